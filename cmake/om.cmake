@@ -1,0 +1,73 @@
+# One function for each kind of target, so that a folder's CMakeLists.txt is a list of names.
+
+add_library(om_flags INTERFACE)
+target_compile_features(om_flags INTERFACE cxx_std_20 c_std_11)
+target_compile_options(om_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wno-sign-conversion>
+  $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra>)
+target_include_directories(om_flags INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/include)
+target_compile_definitions(om_flags INTERFACE _GNU_SOURCE SPDLOG_FMT_EXTERNAL
+  OM_VERSION="${PROJECT_VERSION}")
+
+# om_library(name SOURCES a.cc b.cc USES om_base posix-package ...)
+function(om_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;USES" ${ARGN})
+  if(ARG_SOURCES)
+    add_library(${name} STATIC ${ARG_SOURCES})
+    target_link_libraries(${name} PUBLIC om_flags ${ARG_USES})
+  else()
+    add_library(${name} INTERFACE)
+    target_link_libraries(${name} INTERFACE om_flags ${ARG_USES})
+  endif()
+endfunction()
+
+# om_program(name SOURCES main.cc USES om_server): goes to bin/
+function(om_program name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;USES" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE om_flags ${ARG_USES})
+endfunction()
+
+# om_test(name SOURCES x_test.cc USES om_x): a GoogleTest program, one ctest per program
+function(om_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;USES" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE om_flags ${ARG_USES} GTest::gtest_main GTest::gmock)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/test)
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 300)
+endfunction()
+
+# om_fuzz(name SOURCES x_fuzz.cc USES om_x): a libFuzzer program; a short run is a ctest
+function(om_fuzz name)
+  if(NOT OM_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;USES" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE om_flags ${ARG_USES})
+  target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/test)
+  set(seconds 10)
+  if(DEFINED ENV{OM_FUZZ_SECONDS})
+    set(seconds $ENV{OM_FUZZ_SECONDS})
+  endif()
+  file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz/${name})
+  add_test(NAME ${name}
+    COMMAND ${name} -max_total_time=${seconds} -timeout=20 -print_final_stats=1
+            ${CMAKE_BINARY_DIR}/fuzz/${name} ${CMAKE_SOURCE_DIR}/tests/fuzz-corpus/${name})
+  set_tests_properties(${name} PROPERTIES LABELS fuzz)
+  file(MAKE_DIRECTORY ${CMAKE_SOURCE_DIR}/tests/fuzz-corpus/${name})
+endfunction()
+
+# om_script_test(name COMMAND ... [LABELS ...] [TIMEOUT s]): a test that drives whole processes
+function(om_script_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "COMMAND;LABELS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  add_test(NAME ${name} COMMAND ${ARG_COMMAND})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+    ENVIRONMENT "OM_BUILD_DIR=${CMAKE_BINARY_DIR};OM_SOURCE_DIR=${CMAKE_SOURCE_DIR};PYTHONDONTWRITEBYTECODE=1;PYTHONPATH=${CMAKE_SOURCE_DIR}/tests")
+endfunction()

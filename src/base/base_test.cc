@@ -1,0 +1,56 @@
+#include <gtest/gtest.h>
+
+#include "base/checksum.h"
+#include "base/clock.h"
+#include "base/result.h"
+#include "base/units.h"
+
+namespace om {
+namespace {
+
+TEST(Size, ReadsWhatPeopleWrite) {
+  const std::pair<const char*, std::uint64_t> rows[] = {
+      {"0", 0},           {"4096", 4096},
+      {"64K", 65536},     {"64KB", 65536},
+      {"64kb", 65536},    {"64KiB", 65536},
+      {"1.5G", 3u << 29}, {"2T", std::uint64_t{2} << 40},
+      {"17b", 17},        {"9007199254740993", 9007199254740993U},
+  };
+  for (const auto& [text, bytes] : rows) {
+    const auto size = parse_size(text);
+    ASSERT_TRUE(size) << text;
+    EXPECT_EQ(*size, bytes) << text;
+  }
+}
+
+TEST(Size, RefusesWhatIsNone) {
+  for (const char* text :
+       {"", "K", "-1", "+1", " 1", "1 K", "1X", "1KK", "1e9", "99999999999T", "0x10", "nan", "inf"})
+    EXPECT_FALSE(parse_size(text)) << text;
+}
+
+TEST(Size, WritesTheShortForm) {
+  EXPECT_EQ(format_size(17), "17");
+  EXPECT_EQ(format_size(65536), "64K");
+  EXPECT_EQ(format_size(3U << 29), "1.5G");
+}
+
+Result<int> half(int n) {
+  if (n % 2 != 0) return Error{Errc::kMalformed, 0, "odd"};
+  return n / 2;
+}
+Result<int> quarter(int n) { return OM_TRY(half(OM_TRY(half(n)))); }
+
+TEST(Result, LeavesWithTheFirstError) {
+  EXPECT_EQ(*quarter(8), 2);
+  EXPECT_EQ(quarter(6).error().what, "odd");
+  EXPECT_EQ(describe(quarter(6).error()), "malformed: odd");
+}
+
+TEST(Checksum, DependsOnEveryByte) {
+  EXPECT_NE(hash_key("a"), hash_key("b"));
+  EXPECT_EQ(hash_key("a"), hash_key(std::string("a")));
+}
+
+}  // namespace
+}  // namespace om

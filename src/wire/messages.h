@@ -1,0 +1,469 @@
+// The messages of docs/protocol.md as types. One message is one SOCK_SEQPACKET packet: a Header of
+// 24 bytes, then the fields of the message in the order of its fields() function, little endian,
+// strings and lists with a u32 count in front. A message that is too short, too long or breaks a
+// limit of base/limits.h is malformed, never guessed at.
+//
+// No I/O here. A descriptor is "the next one received": messages say how many they bring and in
+// which order.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/limits.h"
+#include "base/result.h"
+
+namespace om::wire {
+
+inline constexpr std::uint32_t kMagic = 0x50414d4f;  // "OMAP"
+inline constexpr std::uint16_t kVersion = 1;
+inline constexpr std::uint64_t kUnknownLength = ~std::uint64_t{0};
+
+enum class Type : std::uint16_t {
+  kHello = 1,
+  kGet = 2,
+  kRelease = 3,  // one way: no reply
+  kReserve = 4,
+  kExtend = 5,
+  kCommit = 6,
+  kAbort = 7,
+  kDelete = 8,
+  kStat = 9,
+  kList = 10,
+  kRegion = 11,
+  kRegionList = 12,
+  kRegionDrop = 13,
+  kStatus = 14,
+  kDescribe = 15,
+  kSubscribe = 16,
+  kEvent = 17,  // from the daemon, unasked: request id 0
+};
+
+// Header flags.
+inline constexpr std::uint16_t kReplyFlag = 1;
+
+struct Header {
+  static constexpr std::size_t kBytes = 24;
+  std::uint32_t length = 0;  // of the whole packet, header included
+  Type type{};
+  std::uint16_t flags = 0;
+  std::uint64_t request_id = 0;
+  Errc status = Errc::kOk;  // in replies; a failed reply's body is one string: the reason
+  std::uint32_t descriptors = 0;
+};
+
+// --- parts
+// ------------------------------------------------------------------------------------------------------------
+
+// Bytes of a segment. Whether they fit the segment is checked where the segment is known.
+struct Extent {
+  std::uint64_t segment = 0;
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+  template <class A>
+  void fields(A& a) {
+    a(segment), a(offset), a(length);
+  }
+};
+
+enum class SegmentKind : std::uint8_t {
+  kMemory = 0,   // shared by many objects, slots are recycled: map it
+  kFile = 1,     // a disk file of one object, immutable once published: pread or sendfile it
+  kPack = 2,     // a disk file of many small objects, append only
+  kStaging = 3,  // a memfd of one PUT; the daemon copies it at commit
+  kRegion = 4,   // the memory of a region
+};
+
+// A segment that the message speaks of. `with_descriptor`: its descriptor is the next one of the
+// packet's.
+struct Segment {
+  std::uint64_t id = 0;
+  std::uint64_t size_bytes = 0;
+  std::uint8_t kind = 0;
+  std::uint8_t writable = 0;
+  std::uint8_t with_descriptor = 0;
+  template <class A>
+  void fields(A& a) {
+    a(id), a(size_bytes), a(kind), a(writable), a(with_descriptor);
+  }
+};
+
+// What is known of an object. total_bytes and offset are for slices of a larger object: without
+// them total is length.
+struct ObjectInfo {
+  std::uint64_t object_id = 0;
+  std::uint64_t length = 0;
+  std::uint64_t total_bytes = 0;
+  std::uint64_t offset = 0;
+  std::uint64_t created_ns = 0;  // since 1970
+  std::uint64_t expires_ns = 0;  // since 1970; 0: never
+  std::uint8_t ephemeral = 0;    // memory only, gone with a reboot
+  std::uint8_t tier = 0;         // 0 memory, 1 disk
+  std::string metadata;
+  std::vector<std::string> tags;
+  template <class A>
+  void fields(A& a) {
+    a(object_id), a(length), a(total_bytes), a(offset), a(created_ns), a(expires_ns), a(ephemeral),
+        a(tier);
+    a(metadata, kMetadataBytesMax), a(tags, kTagsMax, kTagBytesMax);
+  }
+};
+
+// --- HELLO
+// ------------------------------------------------------------------------------------------------------------
+
+struct Hello {
+  static constexpr Type kType = Type::kHello;
+  std::uint32_t magic = kMagic;
+  std::uint16_t version_min = kVersion;
+  std::uint16_t version_max = kVersion;
+  std::uint64_t features = 0;
+  std::string name;  // of the program, for people
+  template <class A>
+  void fields(A& a) {
+    a(magic), a(version_min), a(version_max), a(features), a(name, std::size_t{255});
+  }
+};
+struct HelloReply {
+  std::uint16_t version = kVersion;
+  std::uint64_t features = 0;
+  std::uint64_t daemon_epoch = 0;  // another number after every start of the daemon
+  std::uint8_t may_read = 0;       // what the daemon's groups allow this peer
+  std::uint8_t may_write = 0;
+  std::uint8_t may_admin = 0;
+  std::uint32_t packet_bytes_max = kPacketBytesMax;
+  std::uint32_t descriptors_max = kFdsPerMessageMax;
+  std::uint32_t key_bytes_max = kKeyBytesMax;
+  std::uint32_t metadata_bytes_max = kMetadataBytesMax;
+  std::uint32_t keys_per_get_max = kKeysPerGetMax;
+  std::string version_text;
+  template <class A>
+  void fields(A& a) {
+    a(version), a(features), a(daemon_epoch), a(may_read), a(may_write), a(may_admin),
+        a(packet_bytes_max);
+    a(descriptors_max), a(key_bytes_max), a(metadata_bytes_max), a(keys_per_get_max),
+        a(version_text, std::size_t{255});
+  }
+};
+
+// --- GET: leases on published objects. Never creates.
+// ------------------------------------------------------------------
+
+struct Get {
+  static constexpr Type kType = Type::kGet;
+  std::vector<std::string> keys;  // 1 to kKeysPerGetMax
+  template <class A>
+  void fields(A& a) {
+    a(keys, kKeysPerGetMax, kKeyBytesMax);
+  }
+};
+struct GetItem {
+  std::uint32_t status =
+      0;  // an Errc: ok, not found, no space for the answer in this packet (busy: ask again), quota
+  std::uint64_t lease_id = 0;
+  ObjectInfo info;
+  std::vector<Extent> extents;  // in the order of the body
+  template <class A>
+  void fields(A& a) {
+    a(status), a(lease_id), a(info), a(extents, std::size_t{4096});
+  }
+};
+struct GetReply {
+  std::vector<Segment> segments;  // those that this connection meets for the first time
+  std::vector<GetItem> items;     // one for each key, in order
+  template <class A>
+  void fields(A& a) {
+    a(segments, std::size_t{4096}), a(items, kKeysPerGetMax);
+  }
+};
+
+// Gives leases back. One way.
+struct Release {
+  static constexpr Type kType = Type::kRelease;
+  std::vector<std::uint64_t> leases;
+  template <class A>
+  void fields(A& a) {
+    a(leases, std::size_t{8192});
+  }
+};
+
+// --- PUT: reserve, (extend), commit or abort
+// ---------------------------------------------------------------------------
+
+inline constexpr std::uint32_t kReserveEphemeral = 1;
+inline constexpr std::uint32_t kReserveOrGet =
+    2;  // answer a hit when it is there; wait when somebody is writing it
+inline constexpr std::uint32_t kReserveDirect =
+    4;  // ask for the final place; only trusted peers get it
+inline constexpr std::uint32_t kReserveDisk = 8;  // straight to the disk tier
+
+struct Reserve {
+  static constexpr Type kType = Type::kReserve;
+  std::string key;
+  std::uint64_t length = 0;  // or kUnknownLength
+  std::uint32_t flags = 0;
+  std::uint64_t expires_ns = 0;
+  std::uint32_t wait_ms = 0;  // kReserveOrGet: how long to wait for another writer
+  std::string metadata;
+  std::vector<std::string> tags;
+  template <class A>
+  void fields(A& a) {
+    a(key, kKeyBytesMax), a(length), a(flags), a(expires_ns), a(wait_ms);
+    a(metadata, kMetadataBytesMax), a(tags, kTagsMax, kTagBytesMax);
+  }
+};
+enum class ReserveOutcome : std::uint8_t { kYours = 0, kHit = 1 };
+struct ReserveReply {
+  std::uint8_t outcome = 0;
+  std::uint64_t put_id = 0;       // kYours
+  std::vector<Segment> segments;  // with writable descriptors for kYours
+  std::vector<Extent> extents;    // where the body's bytes go, in order; write nowhere else
+  GetItem hit;                    // kHit
+  template <class A>
+  void fields(A& a) {
+    a(outcome), a(put_id), a(segments, std::size_t{4096}), a(extents, std::size_t{4096}), a(hit);
+  }
+};
+// More room for a PUT of unknown length. The reply names all that is new.
+struct Extend {
+  static constexpr Type kType = Type::kExtend;
+  std::uint64_t put_id = 0;
+  std::uint64_t more_bytes = 0;
+  template <class A>
+  void fields(A& a) {
+    a(put_id), a(more_bytes);
+  }
+};
+struct ExtendReply {
+  std::vector<Segment> segments;
+  std::vector<Extent> extents;
+  template <class A>
+  void fields(A& a) {
+    a(segments, std::size_t{4096}), a(extents, std::size_t{4096});
+  }
+};
+struct Commit {
+  static constexpr Type kType = Type::kCommit;
+  std::uint64_t put_id = 0;
+  std::uint64_t length = 0;  // written; must be the declared length where there was one
+  template <class A>
+  void fields(A& a) {
+    a(put_id), a(length);
+  }
+};
+struct CommitReply {
+  std::uint64_t object_id = 0;
+  std::uint64_t created_ns = 0;
+  template <class A>
+  void fields(A& a) {
+    a(object_id), a(created_ns);
+  }
+};
+struct Abort {
+  static constexpr Type kType = Type::kAbort;
+  std::uint64_t put_id = 0;
+  template <class A>
+  void fields(A& a) {
+    a(put_id);
+  }
+};
+struct Empty {
+  template <class A>
+  void fields(A& /*a*/) {}
+};
+
+// --- removal
+// -----------------------------------------------------------------------------------------------------------
+
+enum class DeleteBy : std::uint8_t { kKey = 0, kPrefix = 1, kTag = 2 };
+struct Delete {
+  static constexpr Type kType = Type::kDelete;
+  std::uint8_t by = 0;
+  std::string what;
+  template <class A>
+  void fields(A& a) {
+    a(by), a(what, kKeyBytesMax);
+  }
+};
+struct DeleteReply {
+  std::uint64_t removed = 0;  // 0 with DeleteBy::kKey comes as status "not found"
+  template <class A>
+  void fields(A& a) {
+    a(removed);
+  }
+};
+
+// --- looking
+// -----------------------------------------------------------------------------------------------------------
+
+struct Stat {
+  static constexpr Type kType = Type::kStat;
+  std::string key;
+  template <class A>
+  void fields(A& a) {
+    a(key, kKeyBytesMax);
+  }
+};
+struct StatReply {
+  ObjectInfo info;
+  template <class A>
+  void fields(A& a) {
+    a(info);
+  }
+};
+inline constexpr std::uint32_t kListRegions =
+    1;  // objects of regions (owner's keys) instead of shared ones
+struct List {
+  static constexpr Type kType = Type::kList;
+  std::string prefix;
+  std::string after;        // the last key of the page before; empty: from the start
+  std::uint32_t limit = 0;  // 0: as many as fit
+  std::uint32_t flags = 0;
+  template <class A>
+  void fields(A& a) {
+    a(prefix, kKeyBytesMax), a(after, kKeyBytesMax), a(limit), a(flags);
+  }
+};
+struct ListEntry {
+  std::string key;
+  std::uint64_t length = 0;
+  std::uint64_t created_ns = 0;
+  std::uint64_t expires_ns = 0;
+  std::uint8_t tier = 0;
+  std::string url;  // of a region's object
+  template <class A>
+  void fields(A& a) {
+    a(key, kKeyBytesMax), a(length), a(created_ns), a(expires_ns), a(tier), a(url, kKeyBytesMax);
+  }
+};
+struct ListReply {
+  std::vector<ListEntry> entries;  // in the order of their keys' bytes
+  std::uint8_t more = 0;
+  template <class A>
+  void fields(A& a) {
+    a(entries, std::size_t{8192}), a(more);
+  }
+};
+struct StatusRequest {
+  static constexpr Type kType = Type::kStatus;
+  template <class A>
+  void fields(A& /*a*/) {}
+};
+// Numbers and texts by name, such as memory.used_bytes. The names are the Prometheus names' stems.
+struct StatusItem {
+  std::string name;
+  std::uint64_t number = 0;
+  std::string text;  // empty: the number is meant
+  template <class A>
+  void fields(A& a) {
+    a(name, std::size_t{255}), a(number), a(text, std::size_t{4096});
+  }
+};
+struct StatusReply {
+  std::vector<StatusItem> items;
+  template <class A>
+  void fields(A& a) {
+    a(items, std::size_t{1024});
+  }
+};
+
+// --- regions
+// -----------------------------------------------------------------------------------------------------------
+
+// Opens the owner's region, making it when there is none. The reply brings one writable descriptor
+// with an open file description of its own: hold flock(LOCK_EX) on it for as long as the region is
+// in use.
+struct RegionOpen {
+  static constexpr Type kType = Type::kRegion;
+  std::string owner;  // "<instance>/<store>"
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t disk_bytes = 0;
+  template <class A>
+  void fields(A& a) {
+    a(owner, kOwnerBytesMax), a(memory_bytes), a(disk_bytes);
+  }
+};
+struct RegionReply {
+  std::uint64_t region_id = 0;
+  std::uint8_t fresh = 0;  // nothing of an earlier life in it
+  Segment memory;          // with_descriptor
+  std::uint64_t disk_bytes = 0;
+  std::uint8_t with_directory = 0;  // then the next descriptor is the region's disk directory
+  template <class A>
+  void fields(A& a) {
+    a(region_id), a(fresh), a(memory), a(disk_bytes), a(with_directory);
+  }
+};
+struct RegionListRequest {
+  static constexpr Type kType = Type::kRegionList;
+  template <class A>
+  void fields(A& /*a*/) {}
+};
+struct RegionEntry {
+  std::string owner;
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t disk_bytes = 0;
+  std::uint8_t held = 0;  // its lock is held
+  std::uint32_t pid = 0;  // of the peer that opened it last, 0: not since the daemon's start
+  template <class A>
+  void fields(A& a) {
+    a(owner, kOwnerBytesMax), a(memory_bytes), a(disk_bytes), a(held), a(pid);
+  }
+};
+struct RegionListReply {
+  std::vector<RegionEntry> regions;
+  template <class A>
+  void fields(A& a) {
+    a(regions, std::size_t{1024});
+  }
+};
+// Gives a region's space back. Busy while its lock is held.
+struct RegionDrop {
+  static constexpr Type kType = Type::kRegionDrop;
+  std::string owner;
+  template <class A>
+  void fields(A& a) {
+    a(owner, kOwnerBytesMax);
+  }
+};
+
+// --- descriptors again, and events
+// -----------------------------------------------------------------------------------
+
+// Asks for the descriptors of segments once more: the receiver closed or lost them. The reply is a
+// GetReply without items.
+struct Describe {
+  static constexpr Type kType = Type::kDescribe;
+  std::vector<std::uint64_t> segments;
+  template <class A>
+  void fields(A& a) {
+    a(segments, kFdsPerMessageMax);
+  }
+};
+inline constexpr std::uint32_t kEventPublished = 1;
+inline constexpr std::uint32_t kEventRemoved = 2;
+inline constexpr std::uint32_t kEventRevoked = 4;
+struct Subscribe {
+  static constexpr Type kType = Type::kSubscribe;
+  std::uint32_t events = 0;  // a mask; 0 ends the subscription
+  std::string prefix;
+  template <class A>
+  void fields(A& a) {
+    a(events), a(prefix, kKeyBytesMax);
+  }
+};
+struct Event {
+  static constexpr Type kType = Type::kEvent;
+  std::uint32_t event = 0;
+  std::string key;
+  std::uint64_t object_id = 0;
+  std::uint64_t lease_id = 0;  // kEventRevoked: let go of it
+  template <class A>
+  void fields(A& a) {
+    a(event), a(key, kKeyBytesMax), a(object_id), a(lease_id);
+  }
+};
+
+}  // namespace om::wire
