@@ -21,11 +21,15 @@ inline Error system_error(std::string what) { return {Errc::kSystem, errno, std:
 
 }  // namespace om
 
-// Evaluates to the value, or leaves the enclosing function with the error.
-#define OM_TRY(expr)                           \
-  __extension__({                              \
-    auto om_try_result = (expr);               \
-    if (!om_try_result) [[unlikely]]           \
-      return std::move(om_try_result).error(); \
-    *std::move(om_try_result);                 \
+// Evaluates to the value, or leaves the enclosing function with the error. Nests: each use has a
+// name of its own.
+#define OM_TRY(expr) OM_TRY_NAMED(OM_TRY_JOIN(om_try_result_, __COUNTER__), expr)
+#define OM_TRY_JOIN(a, b) OM_TRY_JOIN_(a, b)
+#define OM_TRY_JOIN_(a, b) a##b
+#define OM_TRY_NAMED(name, expr)      \
+  __extension__({                     \
+    auto name = (expr);               \
+    if (!name) [[unlikely]]           \
+      return std::move(name).error(); \
+    *std::move(name);                 \
   })

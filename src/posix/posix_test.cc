@@ -1,0 +1,187 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/limits.h"
+#include "posix/file.h"
+#include "posix/mapping.h"
+#include "posix/memfd.h"
+#include "posix/range_lock.h"
+#include "posix/unix_socket.h"
+
+namespace om {
+namespace {
+
+class Folder {
+ public:
+  Folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "om-posix-XXXXXX").string();
+    path_ = ::mkdtemp(name.data());
+  }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  ~Folder() { std::filesystem::remove_all(path_); }
+  [[nodiscard]] std::string operator/(const char* name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text));
+}
+
+std::size_t open_descriptors() {
+  std::size_t n = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd"))
+    ++n;
+  return n;
+}
+
+TEST(Packet, BringsItsDescriptorsInOrder) {
+  auto [left, right] = *seqpacket_pair();
+  const auto one = *make_memfd("one", 11);
+  const auto two = *make_memfd("two", 22);
+  const std::array descriptors = {one.borrow(), two.borrow()};
+  ASSERT_TRUE(*send_packet(left.borrow(), bytes_of("hello"), descriptors));
+  std::array<std::byte, 64> buffer{};
+  const auto packet = receive_packet(right.borrow(), buffer);
+  ASSERT_TRUE(packet);
+  ASSERT_EQ((*packet)->bytes, 5U);
+  ASSERT_EQ((*packet)->descriptors.size(), 2U);
+  EXPECT_EQ(*file_size((*packet)->descriptors[0].borrow()), 11U);
+  EXPECT_EQ(*file_size((*packet)->descriptors[1].borrow()), 22U);
+  EXPECT_NE(::fcntl((*packet)->descriptors[0].raw(), F_GETFD) & FD_CLOEXEC, 0);
+}
+
+// CMSG_SPACE rounds up, so that an odd and an even surplus take different ways through the kernel.
+TEST(Packet, ClosesDescriptorsItHasNoRoomFor) {
+  for (const std::size_t surplus : {1U, 2U, 3U}) {
+    auto [left, right] = *seqpacket_pair();
+    const auto file = *make_memfd("many", 1);
+    const std::size_t before = open_descriptors();
+    std::vector<int> raw(kFdsPerMessageMax + surplus, file.raw());
+    std::vector<char> control(CMSG_SPACE(raw.size() * sizeof(int)));
+    std::byte byte{};
+    iovec part{&byte, 1};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(raw.size() * sizeof(int));
+    std::memcpy(CMSG_DATA(rights), raw.data(), raw.size() * sizeof(int));
+    ASSERT_EQ(::sendmsg(left.raw(), &message, 0), 1);
+    std::array<std::byte, 8> buffer{};
+    const auto packet = receive_packet(right.borrow(), buffer);
+    ASSERT_FALSE(packet);
+    EXPECT_EQ(packet.error().code, Errc::kMalformed);
+    EXPECT_EQ(open_descriptors(), before);
+  }
+}
+
+TEST(Packet, TooLongForTheBufferIsMalformed) {
+  auto [left, right] = *seqpacket_pair();
+  ASSERT_TRUE(*send_packet(left.borrow(), bytes_of("0123456789"), {}));
+  std::array<std::byte, 4> buffer{};
+  const auto packet = receive_packet(right.borrow(), buffer);
+  ASSERT_FALSE(packet);
+  EXPECT_EQ(packet.error().code, Errc::kMalformed);
+}
+
+TEST(Packet, OfZeroBytesMeansClosed) {
+  auto [left, right] = *seqpacket_pair();
+  left.reset();
+  std::array<std::byte, 4> buffer{};
+  EXPECT_EQ((*receive_packet(right.borrow(), buffer))->bytes, 0U);
+  EXPECT_EQ(send_packet(right.borrow(), bytes_of("x"), {}).error().code, Errc::kUnavailable);
+}
+
+TEST(Listen, ReplacesAStaleSocketButNotALiveOne) {
+  const Folder folder;
+  const std::string path = folder / "s";
+  {
+    const auto first = listen_seqpacket(path, 0600, 8);
+    ASSERT_TRUE(first);
+    EXPECT_EQ(listen_seqpacket(path, 0600, 8).error().code, Errc::kBusy);
+  }
+  ASSERT_TRUE(std::filesystem::exists(path));
+  const auto second = listen_seqpacket(path, 0600, 8);
+  ASSERT_TRUE(second);
+  const auto client = connect_seqpacket(path, std::chrono::milliseconds(500));
+  ASSERT_TRUE(client);
+  const auto server = accept_connection(second->borrow());
+  ASSERT_TRUE(server && *server);
+  EXPECT_EQ(peer_credentials((*server)->borrow())->pid, ::getpid());
+  EXPECT_EQ(peer_groups((*server)->borrow())->front(), ::getgid());
+}
+
+TEST(Listen, SaysWhatIsWrongWithAPath) {
+  EXPECT_EQ(listen_seqpacket(std::string(200, 'x'), 0600, 8).error().code, Errc::kMalformed);
+  EXPECT_EQ(listen_seqpacket("", 0600, 8).error().code, Errc::kMalformed);
+  const Folder folder;
+  ASSERT_TRUE(open_file(folder / "file", O_CREAT | O_WRONLY));
+  EXPECT_EQ(listen_seqpacket(folder / "file", 0600, 8).error().code, Errc::kExists);
+  EXPECT_EQ(connect_seqpacket(folder / "none", std::chrono::milliseconds(100)).error().code,
+            Errc::kUnavailable);
+}
+
+TEST(File, ReadsAndWritesWhole) {
+  const Folder folder;
+  const auto file = open_file(folder / "f", O_CREAT | O_RDWR);
+  ASSERT_TRUE(file);
+  ASSERT_TRUE(write_exactly(file->borrow(), 3, bytes_of("abc")));
+  std::array<std::byte, 3> back{};
+  ASSERT_TRUE(read_exactly(file->borrow(), 3, back));
+  EXPECT_EQ(std::memcmp(back.data(), "abc", 3), 0);
+  EXPECT_EQ(read_exactly(file->borrow(), 4, back).error().code, Errc::kCorrupt);
+  const auto copy = open_file(folder / "g", O_CREAT | O_RDWR);
+  ASSERT_TRUE(copy_bytes(file->borrow(), 3, copy->borrow(), 0, 3));
+  ASSERT_TRUE(read_exactly(copy->borrow(), 0, back));
+  EXPECT_EQ(std::memcmp(back.data(), "abc", 3), 0);
+}
+
+TEST(File, ReaderOfAReopenedFileCannotWrite) {
+  const auto memfd = *make_memfd("m", 4096);
+  const auto reader = reopen(memfd.borrow(), O_RDONLY);
+  ASSERT_TRUE(reader);
+  EXPECT_FALSE(write_exactly(reader->borrow(), 0, bytes_of("x")));
+  EXPECT_FALSE(Mapping::of(reader->borrow(), 0, 4096, Access::kReadWrite));
+  struct stat status {};
+  ASSERT_EQ(::fstat(memfd.raw(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777U, 0600U);
+}
+
+TEST(Memfd, CannotBeShortenedOnceSealed) {
+  const auto memfd = *make_memfd("m", 4096);
+  ASSERT_TRUE(seal_length(memfd.borrow()));
+  EXPECT_FALSE(resize(memfd.borrow(), 0));
+  EXPECT_FALSE(resize(memfd.borrow(), 8192));
+}
+
+TEST(RangeLock, EndsWithTheLastDescriptorOfItsDescription) {
+  const Folder folder;
+  const std::string path = folder / "locks";
+  auto holder = *open_file(path, O_CREAT | O_RDWR);
+  const auto watcher = *open_file(path, O_RDWR);
+  ASSERT_TRUE(*lock_range_shared(holder.borrow(), 100, 1));
+  EXPECT_TRUE(*range_is_locked(watcher.borrow(), 100, 1));
+  EXPECT_FALSE(*range_is_locked(watcher.borrow(), 101, 1));
+  EXPECT_FALSE(*lock_range_exclusive(watcher.borrow(), 100, 1));
+  auto passed_on = *duplicate(holder.borrow());
+  holder.reset();
+  EXPECT_TRUE(*range_is_locked(watcher.borrow(), 100, 1));
+  passed_on.reset();
+  EXPECT_FALSE(*range_is_locked(watcher.borrow(), 100, 1));
+}
+
+}  // namespace
+}  // namespace om

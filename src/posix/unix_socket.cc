@@ -1,0 +1,201 @@
+#include "posix/unix_socket.h"
+
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <array>
+#include <cstring>
+
+#include "base/limits.h"
+
+namespace om {
+
+namespace {
+
+Result<sockaddr_un> address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof address.sun_path)
+    return Error{Errc::kMalformed, 0,
+                 "socket path \"" + path + "\" is " + std::to_string(path.size()) +
+                     " bytes long: a Unix socket path has 1 to " +
+                     std::to_string(sizeof address.sun_path - 1)};
+  std::memcpy(static_cast<char*>(address.sun_path), path.data(), path.size());
+  return address;
+}
+
+const sockaddr* generic(const sockaddr_un& address) {
+  return reinterpret_cast<const sockaddr*>(&address);
+}
+
+Result<void> set_timeouts(BorrowedFd socket, std::chrono::milliseconds timeout) {
+  if (timeout.count() <= 0) return {};
+  const timeval limit{timeout.count() / 1000, (timeout.count() % 1000) * 1000};
+  for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO})
+    if (::setsockopt(socket.raw(), SOL_SOCKET, option, &limit, sizeof limit) != 0)
+      return system_error("set a time limit on a socket");
+  return {};
+}
+
+}  // namespace
+
+Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int backlog) {
+  const sockaddr_un address = OM_TRY(address_of(path));
+  auto socket =
+      UniqueFd::adopt(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket) return system_error("make a socket");
+  if (::bind(socket.raw(), generic(address), sizeof address) != 0) {
+    if (errno != EADDRINUSE) return system_error("make the socket " + path);
+    struct stat status {};
+    if (::lstat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode))
+      return Error{Errc::kExists, 0,
+                   path + " exists and is not a socket: remove it or choose another --socket"};
+    const auto probe =
+        UniqueFd::adopt(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (probe && (::connect(probe.raw(), generic(address), sizeof address) == 0 || errno == EAGAIN))
+      return Error{Errc::kBusy, 0, "another daemon listens on " + path};
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+      return system_error("remove the stale socket " + path);
+    if (::bind(socket.raw(), generic(address), sizeof address) != 0)
+      return system_error("make the socket " + path);
+  }
+  if (::chmod(path.c_str(), mode) != 0) return system_error("set the mode of " + path);
+  if (::listen(socket.raw(), backlog) != 0) return system_error("listen on " + path);
+  return socket;
+}
+
+Result<UniqueFd> connect_seqpacket(const std::string& path, std::chrono::milliseconds timeout) {
+  const sockaddr_un address = OM_TRY(address_of(path));
+  auto socket = UniqueFd::adopt(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!socket) return system_error("make a socket");
+  OM_TRY(set_timeouts(socket.borrow(), timeout));
+  while (::connect(socket.raw(), generic(address), sizeof address) != 0) {
+    if (errno == EINTR) continue;
+    const int reason = errno;
+    if (reason == EACCES || reason == EPERM)
+      return Error{Errc::kDenied, reason, "connect to " + path};
+    return Error{Errc::kUnavailable, reason, "connect to " + path};
+  }
+  return socket;
+}
+
+Result<std::optional<UniqueFd>> accept_connection(BorrowedFd listener) {
+  while (true) {
+    auto socket =
+        UniqueFd::adopt(::accept4(listener.raw(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (socket) return std::optional<UniqueFd>(std::move(socket));
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    if (errno == EAGAIN) return std::optional<UniqueFd>();
+    return system_error("accept a connection");
+  }
+}
+
+Result<std::pair<UniqueFd, UniqueFd>> seqpacket_pair() {
+  std::array<int, 2> ends{};
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0)
+    return system_error("make a socket pair");
+  return std::pair(UniqueFd::adopt(ends[0]), UniqueFd::adopt(ends[1]));
+}
+
+Result<PeerCredentials> peer_credentials(BorrowedFd socket) {
+  ucred credentials{};
+  socklen_t size = sizeof credentials;
+  if (::getsockopt(socket.raw(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0)
+    return system_error("ask who the peer is");
+  return PeerCredentials{credentials.pid, credentials.uid, credentials.gid};
+}
+
+Result<std::vector<gid_t>> peer_groups(BorrowedFd socket) {
+  const PeerCredentials peer = OM_TRY(peer_credentials(socket));
+  std::vector<gid_t> more(256);
+  socklen_t size = static_cast<socklen_t>(more.size() * sizeof(gid_t));
+  while (::getsockopt(socket.raw(), SOL_SOCKET, SO_PEERGROUPS, more.data(), &size) != 0) {
+    if (errno != ERANGE) return system_error("ask for the peer's groups");
+    more.resize(size / sizeof(gid_t));
+  }
+  more.resize(size / sizeof(gid_t));
+  more.insert(more.begin(), peer.gid);
+  return more;
+}
+
+Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
+                         std::span<const BorrowedFd> descriptors) {
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kFdsPerMessageMax)> control{};
+  iovec part{const_cast<std::byte*>(bytes.data()),
+             bytes.size()};  // NOLINT(cppcoreguidelines-pro-type-const-cast)
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (!descriptors.empty()) {
+    if (descriptors.size() > kFdsPerMessageMax)
+      return Error{Errc::kMalformed, 0, "more descriptors than fit one packet"};
+    message.msg_control = control.data();
+    message.msg_controllen = CMSG_SPACE(sizeof(int) * descriptors.size());
+    cmsghdr* rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int) * descriptors.size());
+    for (std::size_t i = 0; i < descriptors.size(); ++i) {
+      const int raw = descriptors[i].raw();
+      std::memcpy(CMSG_DATA(rights) + i * sizeof raw, &raw, sizeof raw);
+    }
+  }
+  while (::sendmsg(socket.raw(), &message, MSG_NOSIGNAL) < 0) {
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN) return false;
+    if (errno == EPIPE || errno == ECONNRESET)
+      return Error{Errc::kUnavailable, errno, "the other side has closed the connection"};
+    return system_error("send a packet");
+  }
+  return true;
+}
+
+Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::byte> buffer) {
+  // Room for one more than allowed, because CMSG_SPACE rounds up and would admit it silently.
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * (kFdsPerMessageMax + 1))> control{};
+  iovec part{buffer.data(), buffer.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  ssize_t received = 0;
+  while ((received = ::recvmsg(socket.raw(), &message, MSG_CMSG_CLOEXEC)) < 0) {
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN) return std::optional<Packet>();
+    if (errno == ECONNRESET) return std::optional<Packet>(Packet{});
+    return system_error("receive a packet");
+  }
+  Packet packet;
+  packet.bytes = static_cast<std::size_t>(received);
+  for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+    const std::size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int raw = -1;
+      std::memcpy(&raw, CMSG_DATA(c) + i * sizeof raw, sizeof raw);
+      packet.descriptors.push_back(UniqueFd::adopt(raw));
+    }
+  }
+  if ((message.msg_flags & MSG_TRUNC) != 0)
+    return Error{Errc::kMalformed, 0, "a packet is longer than the protocol allows"};
+  if (packet.descriptors.size() > kFdsPerMessageMax)
+    return Error{Errc::kMalformed, 0, "a packet brings more descriptors than the protocol allows"};
+  if ((message.msg_flags & MSG_CTRUNC) != 0) {
+    return Error{Errc::kSystem, EMFILE, "no room for the descriptors of a packet"};
+  }
+  return std::optional<Packet>(std::move(packet));
+}
+
+Result<std::size_t> bytes_in_flight(BorrowedFd socket) {
+  int bytes = 0;
+  if (::ioctl(socket.raw(), SIOCOUTQ, &bytes) != 0) return system_error("ask for unread bytes");
+  return static_cast<std::size_t>(bytes);
+}
+
+}  // namespace om

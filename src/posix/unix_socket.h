@@ -1,0 +1,57 @@
+// Unix sockets of kind SOCK_SEQPACKET: one message, one packet, its descriptors with it (unix(7)).
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "posix/unique_fd.h"
+
+namespace om {
+
+struct PeerCredentials {
+  pid_t pid = 0;
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+
+// A listening socket at `path`, non-blocking, close-on-exec. A stale file that nobody listens on is
+// replaced; one that somebody listens on is kBusy. A path that does not fit sockaddr_un is
+// kMalformed.
+Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int backlog);
+// A blocking connection; `timeout` bounds connect(2) and, by SO_RCVTIMEO and SO_SNDTIMEO, every
+// later call on it (0: none).
+Result<UniqueFd> connect_seqpacket(const std::string& path, std::chrono::milliseconds timeout);
+// nullopt: nobody is waiting. EMFILE and the like are errors of kind kSystem.
+Result<std::optional<UniqueFd>> accept_connection(BorrowedFd listener);
+Result<std::pair<UniqueFd, UniqueFd>> seqpacket_pair();
+Result<PeerCredentials> peer_credentials(BorrowedFd socket);
+// The peer's supplementary groups too (SO_PEERGROUPS); its primary gid is the first.
+Result<std::vector<gid_t>> peer_groups(BorrowedFd socket);
+
+struct Packet {
+  std::size_t bytes = 0;  // of the buffer; 0: the peer has closed
+  std::vector<UniqueFd> descriptors;
+};
+
+// Sends one packet with up to kFdsPerMessageMax descriptors, which the kernel duplicates: they stay
+// the caller's. False: the socket is full (EAGAIN) and nothing was sent.
+Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
+                         std::span<const BorrowedFd> descriptors);
+// Receives one packet. nullopt: nothing there yet (EAGAIN). A packet longer than the buffer, or
+// with more descriptors than kFdsPerMessageMax, is kMalformed and its descriptors are closed; so
+// are those of a packet for which this process has no room (EMFILE shows as MSG_CTRUNC and is
+// kSystem, EMFILE).
+Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::byte> buffer);
+// Descriptors and bytes of packets the peer has not read yet, as far as the kernel tells: bytes
+// (SIOCOUTQ).
+Result<std::size_t> bytes_in_flight(BorrowedFd socket);
+
+}  // namespace om
