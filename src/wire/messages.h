@@ -138,13 +138,17 @@ struct HelloReply {
   std::uint32_t key_bytes_max = kKeyBytesMax;
   std::uint32_t metadata_bytes_max = kMetadataBytesMax;
   std::uint32_t keys_per_get_max = kKeysPerGetMax;
+  // Then the reply's one descriptor is this session's lease file: the daemon read-locks byte N of
+  // it (F_OFD_SETLK) for a lease on object N. Keep it open while a lease of this connection is in
+  // use: that is what proves to the daemon, and to the one after it, that the holder lives.
+  std::uint8_t with_lease_file = 0;
   std::string version_text;
   template <class A>
   void fields(A& a) {
     a(version), a(features), a(daemon_epoch), a(may_read), a(may_write), a(may_admin),
         a(packet_bytes_max);
     a(descriptors_max), a(key_bytes_max), a(metadata_bytes_max), a(keys_per_get_max),
-        a(version_text, std::size_t{255});
+        a(with_lease_file), a(version_text, std::size_t{255});
   }
 };
 
@@ -373,8 +377,8 @@ struct StatusReply {
 // -----------------------------------------------------------------------------------------------------------
 
 // Opens the owner's region, making it when there is none. The reply brings one writable descriptor
-// with an open file description of its own: hold flock(LOCK_EX) on it for as long as the region is
-// in use.
+// with an open file description of its own: hold an exclusive OFD lock on its byte 0
+// (posix/range_lock.h) for as long as the region is in use.
 struct RegionOpen {
   static constexpr Type kType = Type::kRegion;
   std::string owner;  // "<instance>/<store>"
