@@ -1,0 +1,327 @@
+// The C++ interface to objmapperd.
+//
+//   auto client = om::Client::connect({});                 // /run/objmapper/objmapper.sock, 1 s
+//   client->put({.key = "http://a/x"}, bytes);              // visible to others when it returns
+//   auto lease = client->get("http://a/x");                 // optional: a miss is no failure
+//   if (lease && *lease) auto body = (*lease)->read_all();  // the bytes stay while the lease lives
+//
+// A Client is one connection. It may be used by several threads at once; their requests travel
+// together and replies are told apart by their number. It never reconnects: after the daemon has
+// gone, every call answers kUnavailable, while leases that are held stay readable. Pool (below)
+// reconnects, with back-off.
+//
+// Every call has a time limit: ConnectOptions::timeout, from the call to its reply. A call that ran
+// out answers kTimeout and the connection stays usable; what its late reply brings is given back.
+//
+// Do not share a Client across fork(2): the child closes it and connects for itself.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "objmapper/fd.h"
+#include "objmapper/result.h"
+
+namespace om {
+
+namespace client {
+class Connection;
+struct LeaseState;
+struct WriterState;
+struct PoolState;
+}  // namespace client
+
+inline constexpr char kDefaultSocket[] = "/run/objmapper/objmapper.sock";
+
+struct ConnectOptions {
+  std::string socket = kDefaultSocket;
+  std::chrono::milliseconds timeout{1000};
+  std::string name;  // of the program, for `objm status` and the daemon's log
+  // Descriptors of segments that the connection keeps open; one that was closed is asked for again.
+  std::size_t descriptors_max = 256;
+};
+
+// What is known of an object.
+struct ObjectInfo {
+  std::uint64_t object_id = 0;
+  std::uint64_t length = 0;
+  std::uint64_t total_bytes = 0;  // of the whole, where this is a slice of it
+  std::uint64_t offset = 0;       // of this slice
+  std::uint64_t created_ns = 0;   // since 1970
+  std::uint64_t expires_ns = 0;   // since 1970; 0: never
+  bool ephemeral = false;         // memory only, gone with a reboot
+  bool on_disk = false;
+  std::string metadata;
+  std::vector<std::string> tags;
+};
+
+// Bytes in a file. The descriptor belongs to the Lease or Writer that named it.
+struct Slice {
+  int fd = -1;
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+};
+
+// The right to an object's bytes. While it lives, they stay where they are and as they are,
+// whatever happens to the object, the connection or the daemon. Const calls may run at once.
+class [[nodiscard]] Lease {
+ public:
+  Lease() noexcept;
+  Lease(Lease&& other) noexcept;
+  Lease& operator=(Lease&& other) noexcept;
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+  ~Lease();  // gives it back
+
+  [[nodiscard]] const ObjectInfo& info() const;
+  [[nodiscard]] std::uint64_t size() const;
+  [[nodiscard]] std::uint64_t id() const;  // Event::lease_id
+  // The body in its order. Read with pread(2), sendfile(2), splice(2) or mmap(2); descriptors are
+  // read-only and shared: do not close them, do not use their file position.
+  [[nodiscard]] const std::vector<Slice>& slices() const;
+  // Bytes of the body from `offset` on; fewer than asked for only at its end.
+  Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into) const;
+  Result<std::string> read_all() const;
+  // The whole body to a file, pipe or socket, at its position.
+  Result<void> copy_to(int fd) const;
+  // The body as memory, valid while the lease lives. Objects in the memory tier are mapped, those
+  // on disk are read into memory of the lease (a disk error in a mapping would be a SIGBUS).
+  Result<std::vector<std::span<const std::byte>>> map() const;
+  // False after a move or release().
+  [[nodiscard]] explicit operator bool() const noexcept;
+  void release();
+
+ private:
+  friend class client::Connection;
+  explicit Lease(std::unique_ptr<client::LeaseState> state) noexcept;
+  std::unique_ptr<client::LeaseState> state_;
+};
+
+struct PutResult {
+  std::uint64_t object_id = 0;
+  std::uint64_t created_ns = 0;
+};
+
+struct PutOptions {
+  std::string key;
+  std::optional<std::uint64_t> length;  // nullopt: not known yet
+  std::string metadata;
+  std::vector<std::string> tags;
+  std::uint64_t expires_ns = 0;  // since 1970; 0: never. See expires_in()
+  bool ephemeral = false;        // memory only, gone with a reboot
+  bool disk = false;             // straight to the disk tier
+  bool direct = true;            // write to the final place where the daemon lets us
+};
+// For PutOptions::expires_ns: so long from now.
+std::uint64_t expires_in(std::chrono::nanoseconds ttl);
+
+// An object on its way in. Nobody sees it before commit(). One thread at a time. Dropped without
+// commit() it is aborted, and so it is when this process or the daemon dies.
+class [[nodiscard]] Writer {
+ public:
+  Writer() noexcept;
+  Writer(Writer&& other) noexcept;
+  Writer& operator=(Writer&& other) noexcept;
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+  ~Writer();
+
+  // The next bytes of the body. Beyond a declared length: kMalformed. Of unknown length: room is
+  // asked for as needed.
+  Result<void> write(std::span<const std::byte> bytes);
+  // Where the rest of the body goes that there is room for, to be written by the caller with
+  // pwrite(2) or mmap(2); advance() then says how much of it was. Nothing else may be written to.
+  [[nodiscard]] std::vector<Slice> slices() const;
+  Result<void> advance(std::uint64_t bytes);
+  // Room for so many more bytes behind what was written; only with unknown length.
+  Result<void> make_room(std::uint64_t bytes);
+  [[nodiscard]] std::uint64_t written() const;
+  [[nodiscard]] explicit operator bool() const noexcept;
+
+  // Publishes: when it returns, readers find it. An object of the same key is replaced.
+  Result<PutResult> commit() &&;
+  Result<void> abort() &&;
+
+ private:
+  friend class client::Connection;
+  explicit Writer(std::unique_ptr<client::WriterState> state) noexcept;
+  std::unique_ptr<client::WriterState> state_;
+};
+
+struct ListOptions {
+  std::string prefix;
+  std::string after;        // the last key of the page before
+  std::uint32_t limit = 0;  // 0: as many as fit one page
+  bool regions = false;     // objects in regions instead of shared ones
+};
+struct ListEntry {
+  std::string key;
+  std::uint64_t length = 0;
+  std::uint64_t created_ns = 0;
+  std::uint64_t expires_ns = 0;
+  bool on_disk = false;
+  std::string url;  // of a region's object
+};
+struct ListPage {
+  std::vector<ListEntry> entries;  // in the order of their keys' bytes
+  bool more = false;
+};
+// A number, or a text where that is not empty, by name, such as memory_used_bytes.
+struct StatusItem {
+  std::string name;
+  std::uint64_t number = 0;
+  std::string text;
+};
+
+struct RegionRequest {
+  std::string owner;  // "<instance>/<store>"
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t disk_bytes = 0;
+};
+struct RegionGrant {
+  std::uint64_t region_id = 0;
+  bool fresh = true;  // nothing of an earlier life in it
+  Fd memory;          // read and write; an open file description of its own
+  std::uint64_t memory_bytes = 0;
+  Fd directory;  // the region's disk directory; empty without disk
+  std::uint64_t disk_bytes = 0;
+};
+struct RegionEntry {
+  std::string owner;
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t disk_bytes = 0;
+  bool held = false;      // in use at this moment
+  std::uint32_t pid = 0;  // of the process that opened it last, 0: not since the daemon's start
+};
+
+struct Event {
+  enum class Kind : std::uint32_t {
+    kPublished = 1,
+    kRemoved = 2,
+    kRevoked = 4,  // let go of the lease lease_id
+    kMissed = 8,   // events were lost because nobody took them in time: look at everything again
+  };
+  Kind kind = Kind::kMissed;
+  std::string key;
+  std::uint64_t object_id = 0;
+  std::uint64_t lease_id = 0;
+};
+// For subscribe(): kinds to be told of.
+inline constexpr std::uint32_t kPublishedEvents = 1;
+inline constexpr std::uint32_t kRemovedEvents = 2;
+inline constexpr std::uint32_t kRevokedEvents = 4;
+
+struct DaemonInfo {
+  std::uint64_t epoch = 0;  // another number after every start of the daemon
+  bool may_read = false;
+  bool may_write = false;
+  bool may_admin = false;
+  std::string version;
+};
+
+class [[nodiscard]] Client {
+ public:
+  // Connects and says HELLO, now. kUnavailable: nobody listens there; kDenied: the socket or the
+  // daemon does not let us in; kUnsupported: no protocol version in common.
+  static Result<Client> connect(const ConnectOptions& options);
+  // Over a connected SOCK_SEQPACKET socket, such as one that was inherited.
+  static Result<Client> adopt(Fd socket, const ConnectOptions& options);
+  Client(Client&&) noexcept;
+  Client& operator=(Client&&) noexcept;
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+  ~Client();
+
+  [[nodiscard]] const DaemonInfo& daemon() const;
+  // For poll(2): readable means that next_event() or closed() has something to say.
+  [[nodiscard]] int native_handle() const;
+  // Whether the daemon has hung up, or the connection broke. Does not block.
+  [[nodiscard]] bool closed() const;
+  // Ends the connection; calls under way answer kUnavailable. Leases stay readable.
+  void close();
+
+  // --- reading. nullopt: no such object.
+  Result<std::optional<Lease>> get(const std::string& key);
+  // An answer for each key, in order, in as few packets as it takes.
+  Result<std::vector<std::optional<Lease>>> get_many(const std::vector<std::string>& keys);
+  Result<std::optional<ObjectInfo>> stat(const std::string& key);
+  Result<ListPage> list(const ListOptions& options);
+
+  // --- writing
+  Result<Writer> reserve(const PutOptions& options);
+  // The object, or the right to write it: of many that ask at once for a key that is not there, one
+  // writes and the others wait, at most so long, then kBusy.
+  Result<std::variant<Lease, Writer>> reserve_or_get(const PutOptions& options,
+                                                     std::chrono::milliseconds wait);
+  // options.length is not looked at.
+  Result<PutResult> put(const PutOptions& options, std::span<const std::byte> body);
+  Result<PutResult> put(const PutOptions& options, const std::string& body);
+  // False: there was none.
+  Result<bool> remove(const std::string& key);
+  Result<std::uint64_t> remove_prefix(const std::string& prefix);
+  Result<std::uint64_t> remove_tag(const std::string& tag);
+
+  // --- the daemon
+  Result<std::vector<StatusItem>> status();
+  Result<RegionGrant> open_region(const RegionRequest& request);
+  Result<std::vector<RegionEntry>> list_regions();
+  // False: there was none. kBusy while somebody uses it.
+  Result<bool> drop_region(const std::string& owner);
+
+  // --- events. A mask of k...Events; 0 ends it.
+  Result<void> subscribe(std::uint32_t kinds, const std::string& prefix = {});
+  // nullopt: none within the time. Events that come while other calls wait are kept (65536 at
+  // most).
+  Result<std::optional<Event>> next_event(std::chrono::milliseconds wait);
+
+ private:
+  explicit Client(std::shared_ptr<client::Connection> connection);
+  std::shared_ptr<client::Connection> connection_;
+};
+
+// Connections that come back. Hands out a live Client, round robin over at most `connections`; one
+// that broke is replaced. After a failure the next attempt waits 10 ms, doubling up to 1 s, with
+// jitter; until then client() answers with the last failure at once. Thread-safe.
+class [[nodiscard]] Pool {
+ public:
+  struct Options {
+    ConnectOptions connect;
+    std::size_t connections = 1;
+    std::chrono::milliseconds backoff_min{10};
+    std::chrono::milliseconds backoff_max{1000};
+  };
+  explicit Pool(Options options);
+  Pool(Pool&&) noexcept;
+  Pool& operator=(Pool&&) noexcept;
+  ~Pool();
+  // Never waits longer than connecting may take.
+  Result<std::shared_ptr<Client>> client();
+  // Keeps trying, with back-off, for so long.
+  Result<std::shared_ptr<Client>> wait_for_client(std::chrono::milliseconds wait);
+  // What `call(Client&)` says; once more over another connection when the first turned out to be
+  // dead. For calls that may be repeated: all but commit() and abort() of a Writer.
+  template <class Call>
+  auto run(Call call) -> decltype(call(std::declval<Client&>())) {
+    for (int attempt = 0;; ++attempt) {
+      auto connected = client();
+      if (!connected) return connected.error();
+      auto answer = call(**connected);
+      if (answer || attempt == 1 || answer.error().code != Errc::kUnavailable ||
+          !(*connected)->closed())
+        return answer;
+    }
+  }
+
+ private:
+  std::unique_ptr<client::PoolState> state_;
+};
+
+}  // namespace om
