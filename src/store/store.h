@@ -1,0 +1,287 @@
+// The store: keys, objects, the two tiers, leases, puts, regions. It knows no sockets and no
+// messages; the server (src/server) speaks to peers and calls in here.
+//
+// Threads: every call is made on one thread, the daemon's loop. Inside there is one worker thread
+// for what blocks (copies, disk, faulting memory, catalog syncs). Its completions make wakeup_fd()
+// readable; the loop then calls on_wakeup(), which runs the callbacks.
+//
+// Callbacks run from on_wakeup() and tick(); a CommitDone may also run inside commit() itself, as
+// its last act. They may call back into the store. The Listener is the exception: it runs in the
+// middle of things and must only take notes.
+//
+// Descriptors: a BorrowedFd that comes out of here is valid until the next call into the store.
+// Duplicate it, or put it into a packet, before that.
+//
+// Life of a PUT: store/put_state.h. Life of an object and its leases: docs/object-lifetime.md.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/limits.h"
+#include "base/result.h"
+#include "posix/unique_fd.h"
+#include "posix/unix_socket.h"  // PeerCredentials
+
+namespace om::store {
+
+using HolderId = std::uint64_t;
+using PutId = std::uint64_t;
+using LeaseId = std::uint64_t;
+using ObjectId = std::uint64_t;
+using SegmentId = std::uint64_t;
+using WaitToken = std::uint64_t;
+
+struct DiskConfig {
+  std::string path;
+  std::uint64_t bytes = 0;  // 0: the file system less five percent
+};
+
+// What one peer may have at a time (base/limits.h).
+struct HolderLimits {
+  std::size_t puts = kPutsPerPeerMax;
+  std::size_t leases = kLeasesPerPeerMax;
+  // Bytes in puts that are not committed yet; 0: as much as there is.
+  std::uint64_t put_bytes = 0;
+  // Bytes that leases pin; 0: half of each tier.
+  std::uint64_t leased_bytes = 0;
+};
+
+struct Config {
+  std::uint64_t memory_bytes = std::uint64_t{256} << 20;  // regions and shared memory together
+  std::string memory_dir;                                 // tmpfs; made when missing
+  std::vector<DiskConfig> disks;                          // may be none: then memory only
+  std::string state_dir;                                  // the catalog
+  std::uint64_t file_threshold = 64 * 1024;  // disk: from here a file each, below packs
+  std::uint64_t segment_bytes = std::uint64_t{64} << 20;  // of the memory tier
+  std::uint64_t pack_bytes = std::uint64_t{32} << 20;
+  // Objects above this go to disk, where there is one; 0: an eighth of memory_bytes.
+  std::uint64_t memory_object_bytes_max = 0;
+  // Memory for bodies that untrusted peers are writing; 0: as much as memory_bytes.
+  std::uint64_t staging_bytes = 0;
+  // At most this many percent of memory_bytes for regions.
+  unsigned region_percent_max = 100;
+  HolderLimits holder;
+  bool background_faulting = true;
+  std::uint64_t sync_interval_ns = std::uint64_t{1'000'000'000};  // group sync of the catalog
+  // A leased object that is wanted away (revoked) may be kept this long before its holder counts
+  // as rude in status().
+  std::uint64_t revoke_grace_ns = std::uint64_t{10'000'000'000};
+  std::string boot_id;  // empty: the kernel's; tests pretend a reboot with another one
+};
+
+enum class Tier : std::uint8_t { kMemory = 0, kDisk = 1 };
+
+// The numbers are those of wire::SegmentKind.
+enum class SegmentKind : std::uint8_t { kMemory = 0, kFile = 1, kPack = 2, kStaging = 3 };
+
+struct Extent {
+  SegmentId segment = 0;
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+  bool operator==(const Extent&) const = default;
+};
+
+struct ObjectInfo {
+  ObjectId object_id = 0;
+  std::uint64_t length = 0;
+  std::uint64_t total_bytes = 0;  // of the whole, when this is a slice of it; else length
+  std::uint64_t offset = 0;       // of the slice in the whole
+  std::uint64_t created_ns = 0;   // since 1970
+  std::uint64_t expires_ns = 0;   // since 1970; 0: never
+  bool ephemeral = false;
+  Tier tier = Tier::kMemory;
+  std::string metadata;
+  std::vector<std::string> tags;
+};
+
+// A reader's right to the bytes of `extents`, which stay as they are until release().
+struct Leased {
+  LeaseId lease_id = 0;
+  ObjectInfo info;
+  std::vector<Extent> extents;
+};
+
+// A segment as a reader gets it: `descriptor` cannot be written through.
+struct SegmentView {
+  SegmentId id = 0;
+  SegmentKind kind = SegmentKind::kMemory;
+  std::uint64_t size_bytes = 0;
+  BorrowedFd descriptor{-1};
+};
+
+// A segment as a writer gets it. The same id may come again in later puts of this holder (memory
+// segments, recycled staging): then the peer has the descriptor already.
+struct WritableSegment {
+  SegmentId id = 0;
+  SegmentKind kind = SegmentKind::kStaging;
+  std::uint64_t size_bytes = 0;
+  UniqueFd descriptor;
+};
+
+struct ReserveRequest {
+  std::string key;
+  std::optional<std::uint64_t> length;  // nullopt: not known yet
+  std::uint64_t expires_ns = 0;
+  std::string metadata;
+  std::vector<std::string> tags;
+  bool ephemeral = false;  // memory only, gone with a reboot
+  bool direct = false;     // a trusted peer: gets the final place where there can be one
+  bool or_get = false;     // a hit is answered with a lease; one writer at a time
+  bool disk = false;       // straight to the disk tier
+};
+// Yours to write: bytes go to `extents` in order, nowhere else.
+struct Reserved {
+  PutId put_id = 0;
+  std::vector<WritableSegment> segments;
+  std::vector<Extent> extents;
+};
+// Somebody is writing this key: the wake callback runs once, when that ended one way or the other;
+// then reserve again. The store knows no time limit: cancel_wait() when the caller's is over.
+struct Waiting {
+  WaitToken token = 0;
+};
+using Reservation = std::variant<Reserved, Leased, Waiting>;
+
+struct Extension {
+  std::vector<WritableSegment> segments;
+  std::vector<Extent> extents;  // only the new ones
+};
+
+struct Committed {
+  ObjectId object_id = 0;
+  std::uint64_t created_ns = 0;
+};
+using CommitDone = std::function<void(Result<Committed>)>;
+
+struct ListItem {
+  std::string key;
+  std::uint64_t length = 0;
+  std::uint64_t created_ns = 0;
+  std::uint64_t expires_ns = 0;
+  Tier tier = Tier::kMemory;
+  std::string url;  // of a region's object
+};
+struct ListPage {
+  std::vector<ListItem> items;  // in the order of their keys' bytes
+  bool more = false;
+};
+
+struct StatusItem {
+  std::string name;  // such as memory.used_bytes
+  std::uint64_t number = 0;
+  std::string text;  // empty: the number is meant
+};
+
+struct RegionGrant {
+  std::uint64_t region_id = 0;
+  bool fresh = false;  // nothing of an earlier life in it
+  UniqueFd memory;     // O_RDWR, a description of its own: its owner locks byte 0 of it
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t disk_bytes = 0;
+  std::optional<UniqueFd> directory;  // where disk_bytes is not 0
+};
+struct RegionInfo {
+  std::string owner;
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t disk_bytes = 0;
+  bool held = false;
+  std::uint32_t pid = 0;  // that opened it last; 0: not since start
+};
+
+enum class EventKind : std::uint8_t { kPublished, kRemoved, kRevoked };
+struct Event {
+  EventKind kind{};
+  std::string_view key;  // valid during the call
+  ObjectId object_id = 0;
+  LeaseId lease_id = 0;  // kRevoked
+  HolderId holder = 0;   // kRevoked: whose lease it is
+};
+using Listener = std::function<void(const Event&)>;
+
+class Store {
+ public:
+  // Recovers what was published before: after a restart in the same boot all of it, after another
+  // boot what the catalog knows to be durable. Takes a lock on state_dir: kBusy when another
+  // process has it.
+  static Result<std::unique_ptr<Store>> open(Config config, const Clock& clock);
+  // Without shutdown() this is a crash as far as the files are concerned.
+  virtual ~Store() = default;
+  Store() = default;
+  Store(const Store&) = delete;
+  Store& operator=(const Store&) = delete;
+
+  // --- holders: one for each session of a peer
+  virtual Result<HolderId> open_holder(const PeerCredentials& peer) = 0;
+  // The lease file's description that this peer is to be given (O_RDONLY).
+  virtual BorrowedFd lease_descriptor(HolderId holder) = 0;
+  // The session is over: puts are aborted and waits cancelled (without callback) at once; leases
+  // stay for as long as the peer's copy of the lease descriptor proves that it lives.
+  virtual void close_holder(HolderId holder) = 0;
+
+  // --- reading
+  // nullopt: no such object. kQuota: too many leases.
+  virtual Result<std::optional<Leased>> get(HolderId holder, std::string_view key) = 0;
+  // What is not a lease of this holder is ignored.
+  virtual void release(HolderId holder, LeaseId lease) = 0;
+  // Of a segment that this holder has a lease in; kNotFound otherwise.
+  virtual Result<SegmentView> segment(HolderId holder, SegmentId id) = 0;
+
+  // --- writing
+  // `wake` is kept only when the answer is Waiting.
+  virtual Result<Reservation> reserve(HolderId holder, ReserveRequest request,
+                                      std::function<void()> wake) = 0;
+  virtual void cancel_wait(WaitToken token) = 0;
+  // Room for `more` bytes at least, in a put of unknown length. kMalformed in one of known length.
+  virtual Result<Extension> extend(HolderId holder, PutId put, std::uint64_t more) = 0;
+  // Publishes the first `length` bytes. Success or not, the put is over: a put whose length is not
+  // the declared one is aborted with kMalformed.
+  virtual void commit(HolderId holder, PutId put, std::uint64_t length, CommitDone done) = 0;
+  virtual Result<void> abort(HolderId holder, PutId put) = 0;
+
+  // --- removal: how many there were
+  virtual Result<std::uint64_t> remove(std::string_view key) = 0;
+  virtual Result<std::uint64_t> remove_prefix(std::string_view prefix) = 0;
+  virtual Result<std::uint64_t> remove_tag(std::string_view tag) = 0;
+
+  // --- looking
+  virtual Result<std::optional<ObjectInfo>> stat(std::string_view key) = 0;
+  // Keys greater than `after` that begin with `prefix`; limit 0: 1000.
+  virtual Result<ListPage> list(std::string_view prefix, std::string_view after,
+                                std::size_t limit) = 0;
+  // The objects in regions, by the same rules; keys are varnish:<owner>/<vxid>.
+  virtual Result<ListPage> list_region_objects(std::string_view prefix, std::string_view after,
+                                               std::size_t limit) = 0;
+  virtual std::vector<StatusItem> status() = 0;
+  // Asks the holders of leases on `key` to let go (EventKind::kRevoked); how many were asked.
+  virtual Result<std::uint64_t> revoke(std::string_view key) = 0;
+
+  // --- regions
+  // kBusy: its lock is held. kNoSpace: not to be had, with what there is.
+  virtual Result<RegionGrant> open_region(std::string_view owner, std::uint64_t memory_bytes,
+                                          std::uint64_t disk_bytes, std::uint32_t pid) = 0;
+  virtual Result<std::vector<RegionInfo>> list_regions() = 0;
+  // kNotFound, or kBusy while its lock is held.
+  virtual Result<void> drop_region(std::string_view owner) = 0;
+
+  // --- events and the loop
+  virtual void set_listener(Listener listener) = 0;
+  virtual BorrowedFd wakeup_fd() = 0;
+  virtual void on_wakeup() = 0;
+  // About ten times a second: expiry, orphan holders, group sync, compaction.
+  virtual void tick() = 0;
+  // Whether every background job that was asked for is done (for tests).
+  virtual bool idle() = 0;
+  // Ends the worker, syncs, leaves the mark of a clean end. Nothing may be called after it.
+  virtual Result<void> shutdown() = 0;
+};
+
+}  // namespace om::store
