@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""Runs one .vtc against vmod_objmapper with an objmapperd of its own, and judges what the test itself cannot see.
+
+    run_vtc.py [--plain] [--mode M] FILE.vtc     run one test (what ctest does)
+    run_vtc.py ctl DIR start|stop|kill|pause|resume|wait-up
+    run_vtc.py ctl DIR body FILE BYTES           a body in which every eight bytes name their offset
+    run_vtc.py ctl DIR kill-child PID            kill -9 of the child of the varnishd PID
+    run_vtc.py ctl DIR until TEXT -- COMMAND     runs COMMAND until its output has TEXT (10 s at most)
+
+A .vtc says `${om_vcl}` in its VCL and so gets the import, a store named `store` and set_default(). Lines that begin with
+`# om:` tell the runner what is special:
+
+    # om: transient        some objects belong into Transient (pass, hit-for-miss, synthetic, request bodies)
+    # om: fallback         falling back is the subject: other storages and counters above zero are no failure
+    # om: nothing-stored   no object reaches our storage
+    # om: no-daemon        the test starts the daemon itself, or wants none
+    # om: memory=64M       capacity of the daemon        # om: store=24MB    size of the store in ${om_vcl}
+    # om: file-limit=8M    RLIMIT_FSIZE of the daemon    # om: params=a=b    further parameters for varnishd
+
+For every other test the runner asserts that each Storage record of the log names our storage and that every fall-back
+counter is zero at the end. With --plain the same file runs on `-s malloc`, to prove the test and not the storage.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+OUR_TYPE = "objmapper"
+DEADLINE_S = 10
+
+
+def shared_memory():
+    """The memory tier wants a tmpfs; /dev/shm is one everywhere."""
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+class Daemon:
+    """An objmapperd whose whole world is one directory; its pid is in DIR/daemon.pid."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def command(self):
+        with open(self.path("daemon.cmd"), encoding="utf-8") as file:
+            return file.read().split("\n")
+
+    def pid(self):
+        with open(self.path("daemon.pid"), encoding="utf-8") as file:
+            return int(file.read())
+
+    def start(self):
+        with open(self.path("daemon.log"), "ab") as log:
+            process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                       start_new_session=True, close_fds=True)
+        with open(self.path("daemon.pid"), "w", encoding="utf-8") as file:
+            file.write(str(process.pid))
+        self.wait_up(process)
+
+    def wait_up(self, process=None):
+        import socket
+        end = time.monotonic() + DEADLINE_S
+        while time.monotonic() < end:
+            if process is not None and process.poll() is not None:
+                raise SystemExit(f"objmapperd ended with {process.returncode}; see {self.path('daemon.log')}")
+            probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                probe.connect(self.path("om.sock"))
+                return
+            except OSError:
+                time.sleep(0.01)
+            finally:
+                probe.close()
+        raise SystemExit("objmapperd does not listen")
+
+    def alive(self):
+        try:
+            with open(f"/proc/{self.pid()}/stat", encoding="utf-8") as file:
+                return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+        except (OSError, ValueError):
+            return False
+
+    def send(self, number):
+        if self.alive():
+            os.kill(self.pid(), number)
+
+    def end(self, number=signal.SIGTERM):
+        if not self.alive():
+            return
+        pid = self.pid()
+        os.kill(pid, signal.SIGCONT)
+        os.kill(pid, number)
+        end = time.monotonic() + DEADLINE_S
+        while self.alive():
+            try:
+                os.waitpid(pid, os.WNOHANG)  # ours when we started it, else init's
+            except ChildProcessError:
+                pass
+            if time.monotonic() > end:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.005)
+
+
+def write_body(path, size):
+    with open(path, "wb") as file:
+        offset = 0
+        while offset < size:
+            block = b"".join(b"%07x\n" % (at & 0xfffffff) for at in range(offset, min(size, offset + (1 << 20)), 8))
+            file.write(block[:size - offset])
+            offset += len(block)
+
+
+def child_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8") as file:
+        return [int(word) for word in file.read().split()]
+
+
+def until(text, command):
+    end = time.monotonic() + DEADLINE_S
+    while True:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if text in done.stdout:
+            return
+        if time.monotonic() > end:
+            raise SystemExit(f"never saw {text!r} in the output of {command}; last:\n{done.stdout}")
+        time.sleep(0.02)
+
+
+def control(arguments):
+    directory, verb, *rest = arguments
+    daemon = Daemon(directory)
+    if verb == "start":
+        daemon.start()
+    elif verb == "stop":
+        daemon.end(signal.SIGTERM)
+    elif verb == "kill":
+        daemon.end(signal.SIGKILL)
+    elif verb == "pause":
+        daemon.send(signal.SIGSTOP)
+    elif verb == "resume":
+        daemon.send(signal.SIGCONT)
+    elif verb == "wait-up":
+        daemon.wait_up()
+    elif verb == "body":
+        write_body(rest[0], int(rest[1]))
+    elif verb == "kill-child":
+        for pid in child_of(int(rest[0])):
+            os.kill(pid, signal.SIGKILL)
+    elif verb == "until":
+        until(rest[0], rest[rest.index("--") + 1:])
+    else:
+        raise SystemExit(f"unknown verb {verb}")
+
+
+def directives(text):
+    words = {}
+    for line in re.findall(r"^# om: *(.*)$", text, re.M):
+        for word in line.split():
+            name, _, value = word.partition("=")
+            words[name] = value
+    return words
+
+
+def judge(log, words):
+    """What is wrong with the Storage records and the counters of a log, as a list of sentences."""
+    wrong = []
+    # "**** v1 vsl| 1002 Storage b objmapper store"
+    records = re.findall(r"vsl\|\s*\d+ Storage\s+\S\s+(\S+) (\S+)", log)
+    ours = [r for r in records if r[0] == OUR_TYPE]
+    for kind, ident in sorted(set(records)):
+        if kind == OUR_TYPE or "fallback" in words:
+            continue
+        if ident == "Transient" and "transient" in words:
+            continue
+        wrong.append(f"an object went to storage {kind} {ident}")
+    if not ours and "nothing-stored" not in words:
+        wrong.append("no object went to our storage")
+    counters = re.findall(r"VSC (OBJM\.\S+) (\d+)", log)
+    if "fallback" not in words:
+        for name, value in counters:
+            if "fallback" in name and int(value) != 0:
+                wrong.append(f"counter {name} is {value}")
+        if not counters and "nothing-stored" not in words:
+            wrong.append("no OBJM counters found")
+    return wrong
+
+
+def run(path, plain, mode):
+    build = os.environ.get("OM_BUILD_DIR", "")
+    source = os.environ.get("OM_SOURCE_DIR", os.path.dirname(os.path.dirname(HERE)))
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    words = directives(text)
+    name = os.path.splitext(os.path.basename(path))[0]
+    directory = tempfile.mkdtemp(prefix=f"omv.{name[:20]}.", dir=shared_memory())
+    os.chmod(directory, 0o755)
+    daemon = Daemon(directory)
+    vmod = os.path.join(build, "lib", "libvmod_objmapper.so")
+    objmapperd = os.path.join(build, "bin", "objmapperd")
+    with open(os.path.join(directory, "daemon.cmd"), "w", encoding="utf-8") as file:
+        command = [objmapperd, "--socket", f"{directory}/om.sock", "--memory", words.get("memory", "64M"),
+                   "--memory-dir", f"{directory}/mem", "--state-dir", f"{directory}/state", "--log-level", "debug"]
+        if "file-limit" in words:
+            command = ["prlimit", f"--fsize={words['file-limit']}"] + command
+        file.write("\n".join(command))
+
+    load = f'import objmapper from "{vmod}";'
+    store = words.get("store", "24MB")
+    storage = f'objmapper.storage(socket = "{directory}/om.sock", memory = {store}, mode = {mode})'
+    macros = {
+        "om_dir": directory, "om_socket": f"{directory}/om.sock", "om_vmod": vmod,
+        "om_ctl": f"{sys.executable} {os.path.abspath(__file__)} ctl {directory}",
+        "om_import": load, "om_storage": storage, "om_mode": mode,
+        "om_vcl": f"{load}\nsub vcl_init {{ new store = {storage}; store.set_default(); }}\n",
+        "om_include": f'include "{source}/vmod/objmapper.vcl";', "om_type": OUR_TYPE,
+    }
+    epilogue = "\n" + "".join(f"varnish {v} -vsc OBJM.*\n"
+                              for v in sorted(set(re.findall(r"^varnish (v\d)", text, re.M)))
+                              if "no-counters" not in words)
+    if plain:
+        macros.update(om_vcl="", om_import="", om_include="", om_type="malloc")
+        epilogue = ""
+    copy = os.path.join(directory, name + ".vtc")
+    with open(copy, "w", encoding="utf-8") as file:
+        file.write(text + epilogue)
+
+    parameters = ["shortlived=0", "'cc_command=exec tcc -shared -fpic -w -o %o %s'"]
+    parameters += [p for p in words.get("params", "").split(",") if p]
+    command = ["varnishtest", "-v", "-l", "-t", "60", "-b", "16M"]
+    for parameter in parameters:
+        command += ["-p", parameter]
+    for key, value in macros.items():
+        command += ["-D", f"{key}={value}"]
+    environment = dict(os.environ, TMPDIR=directory)
+    failure = None
+    try:
+        if not plain and "no-daemon" not in words:
+            daemon.start()
+        done = subprocess.run(command + [copy], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+                              cwd=directory, timeout=90, check=False)
+        log = done.stdout.decode("utf-8", "replace")
+        wrong = [] if plain else judge(log, words)
+        if done.returncode == 77 or re.search(r"^#\s+top\s+TEST .* skipped", log, re.M):
+            wrong.append("the test was skipped")
+        if done.returncode != 0:
+            failure = f"varnishtest ended with {done.returncode}"
+        elif wrong:
+            failure = "; ".join(wrong)
+        if failure:
+            print(log[-60000:])
+    except subprocess.TimeoutExpired as late:
+        print((late.stdout or b"").decode("utf-8", "replace")[-60000:])
+        failure = "time is up"
+    finally:
+        if not plain and os.path.exists(daemon.path("daemon.pid")):
+            try:
+                daemon.end()
+            except (OSError, ValueError):
+                pass
+    if failure:
+        kept = os.path.join(build or "/tmp", "vtc-failed", name)
+        os.makedirs(kept, exist_ok=True)
+        for item in ("daemon.log", name + ".vtc"):
+            if os.path.exists(os.path.join(directory, item)):
+                shutil.copy(os.path.join(directory, item), kept)
+        try:
+            with open(daemon.path("daemon.log"), encoding="utf-8", errors="replace") as file:
+                print("---- end of objmapperd's log\n" + file.read()[-5000:])
+        except OSError:
+            pass
+        print(f"FAILED: {failure} (files in {kept})")
+    shutil.rmtree(directory, ignore_errors=True)
+    return 1 if failure else 0
+
+
+def main():
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] == "ctl":
+        return control(arguments[1:]) or 0
+    plain = "--plain" in arguments
+    mode = arguments[arguments.index("--mode") + 1] if "--mode" in arguments else os.environ.get("OM_VTC_MODE", "auto")
+    files = [a for a in arguments if a.endswith(".vtc")]
+    if not files:
+        raise SystemExit(__doc__)
+    return max(run(os.path.abspath(file), plain, mode) for file in files)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
