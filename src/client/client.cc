@@ -1,0 +1,332 @@
+// om::Client: each call of the interface as messages.
+#include "objmapper/client.h"
+
+#include <algorithm>
+
+#include "client/state.h"
+#include "posix/unix_socket.h"
+
+namespace om {
+
+namespace client {
+
+ObjectInfo to_info(wire::ObjectInfo info) {
+  return {info.object_id,           info.length,         info.total_bytes,    info.offset,
+          info.created_ns,          info.expires_ns,     info.ephemeral != 0, info.tier != 0,
+          std::move(info.metadata), std::move(info.tags)};
+}
+
+namespace {
+
+Fd to_fd(UniqueFd fd) { return Fd::adopt(fd.release()); }
+
+Error item_error(std::uint32_t status, const std::string& key) {
+  const auto code = static_cast<Errc>(status);
+  if (code == Errc::kQuota)
+    return {code, 0, "too many leases are held: let go of some before asking for " + key};
+  return {code, 0, "get " + key};
+}
+
+Result<void> check_key(const std::string& key, const char* what) {
+  if (key.empty()) return Error{Errc::kMalformed, 0, std::string("an empty ") + what};
+  if (key.size() > kKeyBytesMax)
+    return Error{Errc::kMalformed, 0,
+                 std::string("a ") + what + " of " + std::to_string(key.size()) +
+                     " bytes: " + std::to_string(kKeyBytesMax) + " are the most"};
+  if (key.find('\0') != std::string::npos)
+    return Error{Errc::kMalformed, 0, std::string("a ") + what + " with a NUL byte in it"};
+  return {};
+}
+
+Result<wire::Reserve> to_reserve(const PutOptions& options) {
+  OM_TRY(check_key(options.key, "key"));
+  if (options.metadata.size() > kMetadataBytesMax)
+    return Error{Errc::kMalformed, 0, "more metadata than 64 KiB"};
+  if (options.tags.size() > kTagsMax)
+    return Error{Errc::kMalformed, 0, "more than " + std::to_string(kTagsMax) + " tags"};
+  for (const std::string& tag : options.tags)
+    if (tag.empty() || tag.size() > kTagBytesMax)
+      return Error{Errc::kMalformed, 0,
+                   "a tag has 1 to " + std::to_string(kTagBytesMax) + " bytes"};
+  wire::Reserve request;
+  request.key = options.key;
+  request.length = options.length.value_or(wire::kUnknownLength);
+  if (options.ephemeral) request.flags |= wire::kReserveEphemeral;
+  if (options.direct) request.flags |= wire::kReserveDirect;
+  if (options.disk) request.flags |= wire::kReserveDisk;
+  request.expires_ns = options.expires_ns;
+  request.metadata = options.metadata;
+  request.tags = options.tags;
+  return request;
+}
+
+// How many of `keys` from `from` on go into one packet.
+std::size_t batch_size(const std::vector<const std::string*>& keys, std::size_t from,
+                       std::size_t keys_max) {
+  std::size_t bytes = wire::Header::kBytes + sizeof(std::uint32_t);
+  std::size_t count = 0;
+  while (from + count < keys.size() && count < keys_max) {
+    bytes += sizeof(std::uint32_t) + keys[from + count]->size();
+    if (bytes > kPacketBytesMax) break;
+    ++count;
+  }
+  return std::max<std::size_t>(count, 1);
+}
+
+}  // namespace
+}  // namespace client
+
+using client::Call;
+
+Client::Client(std::shared_ptr<client::Connection> connection)
+    : connection_(std::move(connection)) {}
+Client::Client(Client&&) noexcept = default;
+Client& Client::operator=(Client&&) noexcept = default;
+Client::~Client() = default;
+
+Result<Client> Client::connect(const ConnectOptions& options) {
+  UniqueFd socket = OM_TRY(connect_seqpacket(options.socket, options.timeout));
+  return Client(OM_TRY(client::Connection::start(std::move(socket), options)));
+}
+
+Result<Client> Client::adopt(Fd socket, const ConnectOptions& options) {
+  return Client(OM_TRY(client::Connection::start(UniqueFd::adopt(socket.release()), options)));
+}
+
+const DaemonInfo& Client::daemon() const { return connection_->daemon(); }
+int Client::native_handle() const { return connection_->socket(); }
+bool Client::closed() const { return connection_->closed(); }
+void Client::close() { connection_->close(); }
+
+// --- reading
+
+Result<std::optional<Lease>> Client::get(const std::string& key) {
+  OM_TRY(client::check_key(key, "key"));
+  Call<wire::GetReply> waiting;
+  OM_TRY(connection_->call(wire::Get{{key}}, waiting));
+  if (waiting.reply.items.size() != 1)
+    return Error{Errc::kMalformed, 0, "the daemon answered for another number of keys"};
+  wire::GetItem& item = waiting.reply.items.front();
+  if (static_cast<Errc>(item.status) == Errc::kNotFound) return std::optional<Lease>();
+  if (item.status != 0) return client::item_error(item.status, key);
+  return std::optional<Lease>(OM_TRY(connection_->make_lease(std::move(item), waiting.segments)));
+}
+
+Result<std::vector<std::optional<Lease>>> Client::get_many(const std::vector<std::string>& keys) {
+  std::vector<std::optional<Lease>> answers(keys.size());
+  std::vector<const std::string*> open;  // keys without an answer yet
+  std::vector<std::size_t> places;       // where it goes
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    OM_TRY(client::check_key(keys[i], "key"));
+    open.push_back(&keys[i]);
+    places.push_back(i);
+  }
+  // Answers that did not fit their packet come as "busy": these keys go to the end of the queue.
+  for (std::size_t at = 0; at < open.size();) {
+    const std::size_t count = client::batch_size(open, at, connection_->keys_per_get_max());
+    wire::Get request;
+    for (std::size_t i = 0; i < count; ++i) request.keys.push_back(*open[at + i]);
+    Call<wire::GetReply> waiting;
+    OM_TRY(connection_->call(request, waiting));
+    if (waiting.reply.items.size() != count)
+      return Error{Errc::kMalformed, 0, "the daemon answered for another number of keys"};
+    // First all that is ours, so that an error on the way gives everything back.
+    std::optional<Error> failure;
+    std::size_t answered = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      wire::GetItem& item = waiting.reply.items[i];
+      const auto status = static_cast<Errc>(item.status);
+      if (status == Errc::kOk) {
+        auto lease = connection_->make_lease(std::move(item), waiting.segments);
+        if (lease)
+          answers[places[at + i]] = *std::move(lease);
+        else if (!failure)
+          failure = std::move(lease).error();
+        ++answered;
+      } else if (status == Errc::kNotFound) {
+        ++answered;
+      } else if (status == Errc::kBusy) {
+        open.push_back(open[at + i]);
+        places.push_back(places[at + i]);
+      } else if (!failure) {
+        failure = client::item_error(item.status, *open[at + i]);
+      }
+    }
+    if (failure) return *std::move(failure);
+    if (answered == 0)
+      return client::item_error(static_cast<std::uint32_t>(Errc::kBusy), *open[at]);
+    at += count;
+  }
+  return answers;
+}
+
+Result<std::optional<ObjectInfo>> Client::stat(const std::string& key) {
+  OM_TRY(client::check_key(key, "key"));
+  Call<wire::StatReply> waiting;
+  auto answer = connection_->call(wire::Stat{key}, waiting);
+  if (!answer) {
+    if (answer.error().code == Errc::kNotFound) return std::optional<ObjectInfo>();
+    return std::move(answer).error();
+  }
+  return std::optional<ObjectInfo>(client::to_info(std::move(waiting.reply.info)));
+}
+
+Result<ListPage> Client::list(const ListOptions& options) {
+  Call<wire::ListReply> waiting;
+  OM_TRY(connection_->call(wire::List{options.prefix, options.after, options.limit,
+                                      options.regions ? wire::kListRegions : 0},
+                           waiting));
+  ListPage page;
+  page.more = waiting.reply.more != 0;
+  page.entries.reserve(waiting.reply.entries.size());
+  for (wire::ListEntry& entry : waiting.reply.entries)
+    page.entries.push_back({std::move(entry.key), entry.length, entry.created_ns, entry.expires_ns,
+                            entry.tier != 0, std::move(entry.url)});
+  if (page.more && page.entries.empty())
+    return Error{Errc::kMalformed, 0, "the daemon sent an empty page and says that more follow"};
+  return page;
+}
+
+// --- writing
+
+Result<Writer> Client::reserve(const PutOptions& options) {
+  const wire::Reserve request = OM_TRY(client::to_reserve(options));
+  Call<wire::ReserveReply> waiting;
+  OM_TRY(connection_->call(request, waiting));
+  if (waiting.reply.outcome != static_cast<std::uint8_t>(wire::ReserveOutcome::kYours)) {
+    connection_->release({waiting.reply.hit.lease_id});
+    return Error{Errc::kMalformed, 0, "the daemon answered a reservation with an object"};
+  }
+  return connection_->make_writer(options, std::move(waiting.reply), waiting.segments);
+}
+
+Result<std::variant<Lease, Writer>> Client::reserve_or_get(const PutOptions& options,
+                                                           std::chrono::milliseconds wait) {
+  wire::Reserve request = OM_TRY(client::to_reserve(options));
+  request.flags |= wire::kReserveOrGet;
+  request.wait_ms = static_cast<std::uint32_t>(
+      std::clamp<std::int64_t>(wait.count(), 0, std::int64_t{24} * 3600 * 1000));
+  Call<wire::ReserveReply> waiting;
+  OM_TRY(connection_->call(request, waiting,
+                           std::chrono::steady_clock::now() + connection_->timeout() +
+                               std::chrono::milliseconds(request.wait_ms)));
+  if (waiting.reply.outcome == static_cast<std::uint8_t>(wire::ReserveOutcome::kHit))
+    return std::variant<Lease, Writer>(
+        OM_TRY(connection_->make_lease(std::move(waiting.reply.hit), waiting.segments)));
+  return std::variant<Lease, Writer>(
+      OM_TRY(connection_->make_writer(options, std::move(waiting.reply), waiting.segments)));
+}
+
+Result<PutResult> Client::put(const PutOptions& options, std::span<const std::byte> body) {
+  PutOptions declared = options;
+  declared.length = body.size();
+  Writer writer = OM_TRY(reserve(declared));
+  OM_TRY(writer.write(body));
+  return std::move(writer).commit();
+}
+
+Result<PutResult> Client::put(const PutOptions& options, const std::string& body) {
+  return put(options, std::as_bytes(std::span(body)));
+}
+
+Result<bool> Client::remove(const std::string& key) {
+  OM_TRY(client::check_key(key, "key"));
+  Call<wire::DeleteReply> waiting;
+  auto answer = connection_->call(
+      wire::Delete{static_cast<std::uint8_t>(wire::DeleteBy::kKey), key}, waiting);
+  if (answer) return true;
+  if (answer.error().code == Errc::kNotFound) return false;
+  return std::move(answer).error();
+}
+
+namespace {
+
+// Removal of many takes time of its own.
+constexpr std::chrono::seconds kRemoveManyLimit{60};
+
+Result<std::uint64_t> remove_many(client::Connection& connection, wire::DeleteBy by,
+                                  const std::string& what) {
+  Call<wire::DeleteReply> waiting;
+  auto answer = connection.call(
+      wire::Delete{static_cast<std::uint8_t>(by), what}, waiting,
+      std::chrono::steady_clock::now() +
+          std::max<std::chrono::milliseconds>(connection.timeout(), kRemoveManyLimit));
+  if (answer) return waiting.reply.removed;
+  if (answer.error().code == Errc::kNotFound) return std::uint64_t{0};
+  return std::move(answer).error();
+}
+
+}  // namespace
+
+Result<std::uint64_t> Client::remove_prefix(const std::string& prefix) {
+  return remove_many(*connection_, wire::DeleteBy::kPrefix, prefix);
+}
+
+Result<std::uint64_t> Client::remove_tag(const std::string& tag) {
+  OM_TRY(client::check_key(tag, "tag"));
+  return remove_many(*connection_, wire::DeleteBy::kTag, tag);
+}
+
+// --- the daemon
+
+Result<std::vector<StatusItem>> Client::status() {
+  Call<wire::StatusReply> waiting;
+  OM_TRY(connection_->call(wire::StatusRequest{}, waiting));
+  std::vector<StatusItem> items;
+  for (wire::StatusItem& item : waiting.reply.items)
+    items.push_back({std::move(item.name), item.number, std::move(item.text)});
+  return items;
+}
+
+Result<RegionGrant> Client::open_region(const RegionRequest& request) {
+  if (request.owner.empty() || request.owner.size() > kOwnerBytesMax)
+    return Error{Errc::kMalformed, 0,
+                 "an owner's name has 1 to " + std::to_string(kOwnerBytesMax) + " bytes"};
+  Call<wire::RegionReply> waiting;
+  OM_TRY(connection_->call(
+      wire::RegionOpen{request.owner, request.memory_bytes, request.disk_bytes}, waiting));
+  const wire::RegionReply& reply = waiting.reply;
+  const bool with_directory = reply.with_directory != 0;
+  if (waiting.descriptors.size() != std::size_t{1} + std::size_t{with_directory} ||
+      reply.memory.with_descriptor == 0)
+    return Error{Errc::kMalformed, 0, "a region came without its descriptors"};
+  RegionGrant grant;
+  grant.region_id = reply.region_id;
+  grant.fresh = reply.fresh != 0;
+  grant.memory = client::to_fd(std::move(waiting.descriptors[0]));
+  grant.memory_bytes = reply.memory.size_bytes;
+  if (with_directory) grant.directory = client::to_fd(std::move(waiting.descriptors[1]));
+  grant.disk_bytes = reply.disk_bytes;
+  return grant;
+}
+
+Result<std::vector<RegionEntry>> Client::list_regions() {
+  Call<wire::RegionListReply> waiting;
+  OM_TRY(connection_->call(wire::RegionListRequest{}, waiting));
+  std::vector<RegionEntry> regions;
+  for (wire::RegionEntry& entry : waiting.reply.regions)
+    regions.push_back(
+        {std::move(entry.owner), entry.memory_bytes, entry.disk_bytes, entry.held != 0, entry.pid});
+  return regions;
+}
+
+Result<bool> Client::drop_region(const std::string& owner) {
+  Call<wire::Empty> waiting;
+  auto answer = connection_->call(wire::RegionDrop{owner}, waiting);
+  if (answer) return true;
+  if (answer.error().code == Errc::kNotFound) return false;
+  return std::move(answer).error();
+}
+
+// --- events
+
+Result<void> Client::subscribe(std::uint32_t kinds, const std::string& prefix) {
+  Call<wire::Empty> waiting;
+  return connection_->call(wire::Subscribe{kinds, prefix}, waiting);
+}
+
+Result<std::optional<Event>> Client::next_event(std::chrono::milliseconds wait) {
+  return connection_->next_event(std::chrono::steady_clock::now() + wait);
+}
+
+}  // namespace om

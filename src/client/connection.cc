@@ -1,0 +1,403 @@
+#include "client/connection.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "client/state.h"
+#include "posix/unix_socket.h"
+
+namespace om::client {
+
+namespace {
+
+constexpr std::size_t kEventsQueuedMax = 65536;
+constexpr std::size_t kReleasesPerPacket = 8192;
+
+std::chrono::milliseconds until(Deadline deadline) {
+  const auto left =
+      std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+  return std::max(left, std::chrono::milliseconds(0));
+}
+
+Error hung_up() { return {Errc::kUnavailable, 0, "the daemon has closed the connection"}; }
+
+Error out_of_time() { return {Errc::kTimeout, 0, "the daemon did not answer in time"}; }
+
+}  // namespace
+
+Connection::Connection(UniqueFd socket, const ConnectOptions& options)
+    : socket_(std::move(socket)),
+      timeout_(std::max(options.timeout, std::chrono::milliseconds(1))),
+      cache_(std::max<std::size_t>(options.descriptors_max, 1)),
+      buffer_(kPacketBytesMax) {}
+
+Result<std::shared_ptr<Connection>> Connection::start(UniqueFd socket,
+                                                      const ConnectOptions& options) {
+  // Blocking, with the kernel's time limits: an answer that is on its way needs no poll(2).
+  const int flags = ::fcntl(socket.raw(), F_GETFL);
+  if (flags < 0 || ::fcntl(socket.raw(), F_SETFL, flags & ~O_NONBLOCK) != 0)
+    return system_error("prepare the socket");
+  std::shared_ptr<Connection> connection(new Connection(std::move(socket), options));
+  const auto ms = connection->timeout_.count();
+  const timeval limit{ms / 1000, (ms % 1000) * 1000};
+  for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO})
+    if (::setsockopt(connection->socket_.raw(), SOL_SOCKET, option, &limit, sizeof limit) != 0)
+      return system_error("set a time limit on the socket");
+  OM_TRY(connection->hello(options.name));
+  return connection;
+}
+
+Result<void> Connection::hello(const std::string& name) {
+  wire::Hello hello;
+  hello.name = name.substr(0, 255);
+  Call<wire::HelloReply> waiting;
+  OM_TRY(call(hello, waiting));
+  if (waiting.reply.version != wire::kVersion)
+    return Error{Errc::kUnsupported, 0,
+                 "the daemon answers with protocol version " +
+                     std::to_string(waiting.reply.version) + ", which this library does not speak"};
+  daemon_.epoch = waiting.reply.daemon_epoch;
+  daemon_.may_read = waiting.reply.may_read != 0;
+  daemon_.may_write = waiting.reply.may_write != 0;
+  daemon_.may_admin = waiting.reply.may_admin != 0;
+  daemon_.version = std::move(waiting.reply.version_text);
+  keys_per_get_max_ = std::clamp<std::size_t>(waiting.reply.keys_per_get_max, 1, kKeysPerGetMax);
+  if (!waiting.descriptors.empty()) lease_file_ = std::move(waiting.descriptors.front());
+  return {};
+}
+
+bool Connection::closed() const {
+  if (is_broken_.load(std::memory_order_acquire)) return true;
+  pollfd look{socket_.raw(), POLLRDHUP, 0};
+  return ::poll(&look, 1, 0) > 0 && (look.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+}
+
+void Connection::close() { break_off({Errc::kUnavailable, 0, "the connection was closed"}); }
+
+// --- calls
+
+Result<void> Connection::exchange(Waiter& waiter, wire::Type type, const std::string& packet,
+                                  Deadline deadline) {
+  if (packet.size() > kPacketBytesMax)
+    return Error{Errc::kMalformed, 0, "the request is longer than one packet"};
+  if (has_unreleased_.load(std::memory_order_relaxed)) flush_releases();
+  std::memcpy(&waiter.id_, packet.data() + offsetof(wire::Header, request_id), sizeof waiter.id_);
+  waiter.type_ = type;
+  {
+    const std::lock_guard lock(mutex_);
+    if (broken_) return *broken_;
+    waiters_.push_back(&waiter);
+  }
+  auto sent = send_packet(socket_.borrow(), std::as_bytes(std::span(packet)), {});
+  if (!sent) break_off(std::move(sent).error());
+
+  std::unique_lock lock(mutex_);
+  if (sent && !*sent && forget(waiter)) {
+    pass_role_on();
+    return Error{Errc::kTimeout, 0, "the daemon takes no requests at the moment"};
+  }
+  while (!waiter.done_) {
+    if (!waiter.taking_ && std::chrono::steady_clock::now() >= deadline && forget(waiter)) {
+      pass_role_on();
+      return out_of_time();
+    }
+    if (!reading_) {
+      reading_ = true;
+      lock.unlock();
+      read_one(deadline);
+      lock.lock();
+      reading_ = false;
+    } else if (waiter.taking_) {
+      waiter.wake_.wait(lock);
+    } else {
+      waiter.wake_.wait_until(lock, deadline);
+    }
+  }
+  pass_role_on();
+  if (waiter.failure_) return *std::move(waiter.failure_);
+  return {};
+}
+
+bool Connection::forget(Waiter& waiter) {
+  const auto found = std::find(waiters_.begin(), waiters_.end(), &waiter);
+  if (found == waiters_.end()) return false;
+  *found = waiters_.back();
+  waiters_.pop_back();
+  return true;
+}
+
+void Connection::pass_role_on() {
+  if (reading_) return;
+  if (!waiters_.empty())
+    waiters_.front()->wake_.notify_one();
+  else if (event_waiters_ > 0)
+    event_wake_.notify_one();
+}
+
+bool Connection::post_packet(const std::string& packet) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (broken_) return true;  // whatever it was, it ended with the connection
+  }
+  auto sent = send_packet(socket_.borrow(), std::as_bytes(std::span(packet)), {});
+  if (sent) return *sent;
+  break_off(std::move(sent).error());
+  return true;
+}
+
+void Connection::release(std::vector<std::uint64_t> leases) {
+  for (std::size_t at = 0; at < leases.size(); at += kReleasesPerPacket) {
+    wire::Release message;
+    const std::size_t count = std::min(kReleasesPerPacket, leases.size() - at);
+    message.leases.assign(leases.begin() + static_cast<std::ptrdiff_t>(at),
+                          leases.begin() + static_cast<std::ptrdiff_t>(at + count));
+    if (post(message)) continue;
+    const std::lock_guard lock(mutex_);
+    unreleased_.insert(unreleased_.end(), message.leases.begin(), message.leases.end());
+    has_unreleased_.store(true, std::memory_order_relaxed);
+  }
+}
+
+void Connection::flush_releases() {
+  std::vector<std::uint64_t> leases;
+  {
+    const std::lock_guard lock(mutex_);
+    leases.swap(unreleased_);
+    has_unreleased_.store(false, std::memory_order_relaxed);
+  }
+  release(std::move(leases));
+}
+
+// --- the reader's role
+
+void Connection::read_one(Deadline deadline) {
+  // The socket's own limit serves when about that much time is left; for less we ask poll(2).
+  const auto left = until(deadline);
+  if (left < timeout_ - timeout_ / 8) {
+    pollfd look{socket_.raw(), POLLIN, 0};
+    if (::poll(&look, 1, static_cast<int>(left.count())) <= 0) return;
+  }
+  std::memset(buffer_.data(), 0, wire::Header::kBytes);
+  auto packet = receive_packet(socket_.borrow(), buffer_);
+  if (packet) {
+    if (!packet->has_value()) return;
+    if ((*packet)->bytes == 0) return break_off(hung_up());
+    deliver(std::span(buffer_).first((*packet)->bytes), std::move((*packet)->descriptors), false);
+    return;
+  }
+  if (packet.error().code == Errc::kSystem && packet.error().sys_errno == EMFILE) {
+    // The packet is here, its descriptors are not: this process has no room for them. They are
+    // asked for again, once there is some.
+    cache_.shrink();
+    std::uint32_t length = 0;
+    std::memcpy(&length, buffer_.data(), sizeof length);
+    if (length >= wire::Header::kBytes && length <= buffer_.size())
+      return deliver(std::span(buffer_).first(length), {}, true);
+  }
+  break_off(std::move(packet).error());
+}
+
+void Connection::deliver(std::span<const std::byte> packet, std::vector<UniqueFd> descriptors,
+                         bool descriptors_lost) {
+  std::size_t count = descriptors.size();
+  if (descriptors_lost) {
+    std::uint32_t said = 0;
+    std::memcpy(&said, packet.data() + offsetof(wire::Header, descriptors), sizeof said);
+    count = said;
+  }
+  const auto header = wire::decode_header(packet, count);
+  if (!header)
+    return break_off({Errc::kMalformed, 0, "the daemon sent nonsense: " + header.error().what});
+  if (header->type == wire::Type::kEvent) return deliver_event(packet);
+  if ((header->flags & wire::kReplyFlag) == 0)
+    return break_off({Errc::kMalformed, 0, "the daemon sent a request"});
+
+  Waiter* waiter = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = std::find_if(waiters_.begin(), waiters_.end(),
+                                    [&](const Waiter* w) { return w->id_ == header->request_id; });
+    if (found != waiters_.end()) {
+      waiter = *found;
+      if (waiter->type_ != header->type) {
+        waiter = nullptr;
+      } else {
+        waiter->taking_ = true;
+        *found = waiters_.back();
+        waiters_.pop_back();
+      }
+    }
+  }
+  if (waiter == nullptr) return give_back(*header, packet, std::move(descriptors));
+
+  std::optional<Error> failure;
+  std::optional<Error> broken;
+  if (header->status != Errc::kOk) {
+    failure = wire::decode_failure(*header, packet);
+  } else if (auto taken = waiter->take(*this, packet, descriptors); !taken) {
+    broken = Error{Errc::kMalformed, 0, "the daemon sent nonsense: " + taken.error().what};
+    failure = broken;
+  }
+  if (!failure && descriptors_lost)
+    // Shared segments are asked for again; a descriptor of this reply alone is lost for good.
+    if (header->type != wire::Type::kGet && header->type != wire::Type::kDescribe)
+      failure = Error{Errc::kSystem, EMFILE,
+                      "no room for the descriptors of a reply (raise RLIMIT_NOFILE)"};
+  if (broken) break_off(*broken);
+  const std::lock_guard lock(mutex_);
+  waiter->failure_ = std::move(failure);
+  waiter->done_ = true;
+  waiter->wake_.notify_one();
+}
+
+void Connection::deliver_event(std::span<const std::byte> packet) {
+  auto event = wire::decode_body<wire::Event>(packet);
+  if (!event)
+    return break_off({Errc::kMalformed, 0, "the daemon sent nonsense: " + event.error().what});
+  const std::lock_guard lock(mutex_);
+  if (events_.size() >= kEventsQueuedMax) {
+    events_.pop_front();
+    events_missed_ = true;
+  }
+  events_.push_back({static_cast<Event::Kind>(event->event), std::move(event->key),
+                     event->object_id, event->lease_id});
+  if (event_waiters_ > 0) event_wake_.notify_one();
+}
+
+void Connection::give_back(const wire::Header& header, std::span<const std::byte> packet,
+                           std::vector<UniqueFd> descriptors) {
+  if (header.status != Errc::kOk) return;
+  if (header.type == wire::Type::kGet) {
+    Call<wire::GetReply> late;
+    if (!late.take(*this, packet, descriptors)) return;
+    std::vector<std::uint64_t> leases;
+    for (const auto& item : late.reply.items)
+      if (item.status == 0) leases.push_back(item.lease_id);
+    if (!leases.empty()) release(std::move(leases));
+  } else if (header.type == wire::Type::kReserve) {
+    Call<wire::ReserveReply> late;
+    if (!late.take(*this, packet, descriptors)) return;
+    if (late.reply.outcome == static_cast<std::uint8_t>(wire::ReserveOutcome::kHit))
+      release({late.reply.hit.lease_id});
+    else
+      (void)post(wire::Abort{late.reply.put_id});
+  } else if (header.type == wire::Type::kDescribe) {
+    Call<wire::GetReply> late;  // for the cache: a descriptor is not sent a second time unasked
+    (void)late.take(*this, packet, descriptors);
+  } else if (header.type == wire::Type::kExtend) {
+    Call<wire::ExtendReply> late;
+    (void)late.take(*this, packet, descriptors);
+  }
+}
+
+void Connection::break_off(Error reason) {
+  const std::lock_guard lock(mutex_);
+  if (!broken_) broken_ = std::move(reason);
+  is_broken_.store(true, std::memory_order_release);
+  ::shutdown(socket_.raw(), SHUT_RDWR);
+  for (Waiter* waiter : waiters_) {
+    waiter->failure_ = *broken_;
+    waiter->done_ = true;
+    waiter->wake_.notify_one();
+  }
+  waiters_.clear();
+  event_wake_.notify_all();
+}
+
+// --- segments
+
+Result<std::vector<SegmentRef>> Connection::adopt_segments(
+    const std::vector<wire::Segment>& segments, std::vector<UniqueFd>& descriptors) {
+  std::vector<SegmentRef> adopted;
+  std::size_t next = 0;
+  for (const wire::Segment& description : segments) {
+    if (description.with_descriptor == 0) continue;
+    if (next >= descriptors.size()) break;
+    auto segment = std::make_shared<Segment>(description, std::move(descriptors[next++]));
+    cache_.insert(segment);
+    adopted.push_back(std::move(segment));
+  }
+  descriptors.erase(descriptors.begin(), descriptors.begin() + static_cast<std::ptrdiff_t>(next));
+  return adopted;
+}
+
+Result<SegmentRef> Connection::segment(std::uint64_t id, bool writable,
+                                       const std::vector<SegmentRef>& first) {
+  for (const SegmentRef& candidate : first)
+    if (candidate->id == id && candidate->writable == writable) return candidate;
+  if (SegmentRef known = cache_.find(id, writable)) return known;
+  if (writable)
+    return Error{Errc::kMalformed, 0, "the daemon names a segment that it has not passed"};
+  Call<wire::GetReply> waiting;
+  OM_TRY(call(wire::Describe{{id}}, waiting));
+  for (const SegmentRef& candidate : waiting.segments)
+    if (candidate->id == id && !candidate->writable) return candidate;
+  return Error{Errc::kSystem, EMFILE,
+               "no room for the descriptor of a segment (raise RLIMIT_NOFILE)"};
+}
+
+Result<void> Connection::check(const wire::Extent& extent, const Segment& segment) {
+  if (extent.offset > segment.size || extent.length > segment.size - extent.offset)
+    return Error{Errc::kMalformed, 0, "the daemon names bytes outside a segment"};
+  return {};
+}
+
+Result<Lease> Connection::make_lease(wire::GetItem item,
+                                     const std::vector<SegmentRef>& with_reply) {
+  auto state = std::make_unique<LeaseState>();
+  state->connection = shared_from_this();
+  state->lease_id = item.lease_id;
+  state->info = to_info(std::move(item.info));
+  Lease lease(std::move(state));  // from here on given back by itself
+  LeaseState& s = *lease.state_;
+  std::uint64_t length = 0;
+  for (const wire::Extent& extent : item.extents) {
+    const SegmentRef segment = OM_TRY(this->segment(extent.segment, false, with_reply));
+    OM_TRY(check(extent, *segment));
+    s.slices.push_back({segment->file().raw(), extent.offset, extent.length});
+    s.segments.push_back(segment);
+    length += extent.length;
+  }
+  if (length != s.info.length)
+    return Error{Errc::kMalformed, 0, "the extents of an object are not as long as it is"};
+  return lease;
+}
+
+// --- events
+
+Result<std::optional<Event>> Connection::next_event(Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    if (events_missed_) {
+      events_missed_ = false;
+      return std::optional<Event>(Event{});
+    }
+    if (!events_.empty()) {
+      std::optional<Event> event(std::move(events_.front()));
+      events_.pop_front();
+      return event;
+    }
+    if (broken_) return *broken_;
+    // At least one look at the socket, also with no time left.
+    const bool last = std::chrono::steady_clock::now() >= deadline;
+    if (!reading_) {
+      reading_ = true;
+      lock.unlock();
+      read_one(deadline);
+      lock.lock();
+      reading_ = false;
+      pass_role_on();
+    } else {
+      ++event_waiters_;
+      event_wake_.wait_until(lock, deadline);
+      --event_waiters_;
+    }
+    if (last && events_.empty() && !events_missed_) return std::optional<Event>();
+  }
+}
+
+}  // namespace om::client

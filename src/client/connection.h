@@ -1,0 +1,168 @@
+// One connection to the daemon, shared by the threads that use a Client and by the leases and
+// writers that came from it.
+//
+// A call registers a Waiter, sends its packet and waits. There is no thread of the library's own:
+// of the callers that wait, one at a time has the reader's role; it receives packets, decodes each
+// (in the order of arrival, because a segment's descriptor comes with the first packet that speaks
+// of it) and hands it to its waiter. Who has its own answer passes the role on.
+//
+// A packet that is not what the protocol says breaks the connection: every call, now and later,
+// ends with the reason. Replies that nobody waits for any more (the call had timed out) give back
+// what they bring.
+//
+// Lock order: mutex_ before the cache's own. Nothing is sent or received under mutex_.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "client/segment.h"
+#include "objmapper/client.h"
+#include "posix/unique_fd.h"
+#include "wire/codec.h"
+#include "wire/messages.h"
+
+namespace om::client {
+
+using Deadline = std::chrono::steady_clock::time_point;
+
+// Somebody who waits for the reply of one request.
+class Waiter {
+ public:
+  Waiter() = default;
+  Waiter(const Waiter&) = delete;
+  Waiter& operator=(const Waiter&) = delete;
+  virtual ~Waiter() = default;
+
+  // In the reader's thread; takes what it wants of the descriptors. An error breaks the connection.
+  virtual Result<void> take(Connection& connection, std::span<const std::byte> packet,
+                            std::vector<UniqueFd>& descriptors) = 0;
+
+ private:
+  friend class Connection;
+  std::uint64_t id_ = 0;
+  wire::Type type_{};
+  bool taking_ = false;  // the reader is in take(): wait for done_, whatever the time
+  bool done_ = false;
+  std::optional<Error> failure_;
+  std::condition_variable wake_;
+};
+
+template <class Reply>
+class Call final : public Waiter {
+ public:
+  Reply reply;
+  std::vector<SegmentRef> segments;   // those whose descriptors came with the reply
+  std::vector<UniqueFd> descriptors;  // that are no segment's
+
+  Result<void> take(Connection& connection, std::span<const std::byte> packet,
+                    std::vector<UniqueFd>& received) override;
+};
+
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  // Says HELLO over a connected socket.
+  static Result<std::shared_ptr<Connection>> start(UniqueFd socket, const ConnectOptions& options);
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+  ~Connection() = default;
+
+  [[nodiscard]] const DaemonInfo& daemon() const { return daemon_; }
+  [[nodiscard]] int socket() const { return socket_.raw(); }
+  [[nodiscard]] std::chrono::milliseconds timeout() const { return timeout_; }
+  [[nodiscard]] std::size_t keys_per_get_max() const { return keys_per_get_max_; }
+  [[nodiscard]] bool closed() const;
+  void close();
+
+  // Sends the request and waits for its reply.
+  template <class Request, class Reply>
+  Result<void> call(const Request& request, Call<Reply>& call, Deadline deadline) {
+    return exchange(call, Request::kType, wire::encode_request(next_id(), request), deadline);
+  }
+  template <class Request, class Reply>
+  Result<void> call(const Request& request, Call<Reply>& waiting) {
+    return call(request, waiting, std::chrono::steady_clock::now() + timeout_);
+  }
+  // Sends the request; its reply, if one comes, is of no interest. False: could not be sent now.
+  template <class Request>
+  bool post(const Request& request) {
+    return post_packet(wire::encode_request(next_id(), request));
+  }
+
+  // Gives leases back; those that cannot be sent now go with the next call.
+  void release(std::vector<std::uint64_t> leases);
+  // Builds a Lease from an answer, asking once more for descriptors that are not there.
+  Result<Lease> make_lease(wire::GetItem item, const std::vector<SegmentRef>& with_reply);
+  Result<Writer> make_writer(const PutOptions& options, wire::ReserveReply reply,
+                             const std::vector<SegmentRef>& with_reply);
+  Result<std::optional<Event>> next_event(Deadline deadline);
+
+  // The reader's side of a reply that names segments: owns their descriptors, remembers them.
+  Result<std::vector<SegmentRef>> adopt_segments(const std::vector<wire::Segment>& segments,
+                                                 std::vector<UniqueFd>& descriptors);
+  // The segment, from the reply, the cache or the daemon. Extents are checked to fit by check().
+  Result<SegmentRef> segment(std::uint64_t id, bool writable, const std::vector<SegmentRef>& first);
+  static Result<void> check(const wire::Extent& extent, const Segment& segment);
+  [[nodiscard]] SegmentCache& cache() { return cache_; }
+
+ private:
+  Connection(UniqueFd socket, const ConnectOptions& options);
+  std::uint64_t next_id() { return next_id_.fetch_add(1, std::memory_order_relaxed); }
+  Result<void> hello(const std::string& name);
+  Result<void> exchange(Waiter& waiter, wire::Type type, const std::string& packet,
+                        Deadline deadline);
+  bool post_packet(const std::string& packet);
+  void flush_releases();
+  // With the reader's role and without the lock: receives one packet, if one comes in time, and
+  // delivers it.
+  void read_one(Deadline deadline);
+  void deliver(std::span<const std::byte> packet, std::vector<UniqueFd> descriptors,
+               bool descriptors_lost);
+  void deliver_event(std::span<const std::byte> packet);
+  // A reply that nobody waits for any more.
+  void give_back(const wire::Header& header, std::span<const std::byte> packet,
+                 std::vector<UniqueFd> descriptors);
+  void break_off(Error reason);  // takes the lock
+  void pass_role_on();           // under the lock
+  bool forget(Waiter& waiter);   // under the lock; false: was not registered any more
+
+  UniqueFd socket_;
+  UniqueFd lease_file_;  // its locks prove that our leases live; closed with the last of them
+  const std::chrono::milliseconds timeout_;
+  DaemonInfo daemon_;
+  std::size_t keys_per_get_max_ = 1;
+  std::atomic<std::uint64_t> next_id_{1};
+  SegmentCache cache_;
+  std::vector<std::byte> buffer_;  // the reader's
+
+  std::mutex mutex_;
+  bool reading_ = false;  // somebody has the reader's role
+  std::vector<Waiter*> waiters_;
+  std::optional<Error> broken_;
+  std::atomic<bool> is_broken_{false};
+  std::deque<Event> events_;
+  bool events_missed_ = false;
+  std::size_t event_waiters_ = 0;
+  std::condition_variable event_wake_;
+  std::vector<std::uint64_t> unreleased_;
+  std::atomic<bool> has_unreleased_{false};
+};
+
+template <class Reply>
+Result<void> Call<Reply>::take(Connection& connection, std::span<const std::byte> packet,
+                               std::vector<UniqueFd>& received) {
+  reply = OM_TRY(wire::decode_body<Reply>(packet));
+  if constexpr (requires(Reply & r) { r.segments; })
+    segments = OM_TRY(connection.adopt_segments(reply.segments, received));
+  descriptors = std::move(received);
+  return {};
+}
+
+}  // namespace om::client

@@ -1,0 +1,46 @@
+// What is behind a Lease and a Writer.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "client/connection.h"
+
+namespace om::client {
+
+struct LeaseState {
+  std::shared_ptr<Connection> connection;
+  std::uint64_t lease_id = 0;
+  ObjectInfo info;
+  std::vector<Slice> slices;
+  std::vector<SegmentRef> segments;  // one for each slice
+
+  // For map(): bytes of slices that are not to be mapped, read once.
+  std::mutex copy_mutex;
+  std::vector<std::unique_ptr<std::byte[]>> copies;
+};
+
+// Where a part of the body goes.
+struct Place {
+  SegmentRef segment;
+  std::uint64_t offset = 0;  // in the segment
+  std::uint64_t length = 0;
+};
+
+struct WriterState {
+  std::shared_ptr<Connection> connection;
+  std::uint64_t put_id = 0;
+  std::optional<std::uint64_t> declared;
+  std::uint64_t written = 0;
+  std::uint64_t room = 0;     // of all places together
+  std::vector<Place> places;  // in the order of the body
+  std::size_t place = 0;      // where the next byte goes
+  std::uint64_t used = 0;     // of that place
+};
+
+// From the wire's words to the interface's.
+ObjectInfo to_info(wire::ObjectInfo info);
+
+}  // namespace om::client

@@ -1,0 +1,194 @@
+// om::Writer: filling what was reserved, asking for more, publishing.
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "client/state.h"
+#include "posix/file.h"
+
+namespace om {
+
+namespace client {
+
+namespace {
+
+// Room that is asked for beyond what is needed at once: as much as there was, within these.
+constexpr std::uint64_t kGrowMin = std::uint64_t{256} << 10;
+constexpr std::uint64_t kGrowMax = std::uint64_t{32} << 20;
+
+Result<void> add_places(WriterState& state, const std::vector<wire::Extent>& extents,
+                        const std::vector<SegmentRef>& with_reply) {
+  for (const wire::Extent& extent : extents) {
+    // A later extent may lie in a segment that an earlier one brought.
+    SegmentRef segment;
+    for (const Place& place : state.places)
+      if (place.segment->id == extent.segment) segment = place.segment;
+    for (const SegmentRef& fresh : with_reply)
+      if (fresh->id == extent.segment && fresh->writable) segment = fresh;
+    if (segment == nullptr)
+      segment = OM_TRY(state.connection->segment(extent.segment, true, with_reply));
+    OM_TRY(Connection::check(extent, *segment));
+    state.places.push_back({std::move(segment), extent.offset, extent.length});
+    state.room += extent.length;
+  }
+  return {};
+}
+
+Result<void> extend(WriterState& state, std::uint64_t bytes) {
+  Call<wire::ExtendReply> waiting;
+  OM_TRY(state.connection->call(wire::Extend{state.put_id, bytes}, waiting));
+  const std::uint64_t before = state.room;
+  OM_TRY(add_places(state, waiting.reply.extents, waiting.segments));
+  if (state.room == before)
+    return Error{Errc::kNoSpace, 0, "the daemon gave no more room for this object"};
+  return {};
+}
+
+void give_up(std::unique_ptr<WriterState> state) {
+  if (state != nullptr) (void)state->connection->post(wire::Abort{state->put_id});
+}
+
+}  // namespace
+
+Result<Writer> Connection::make_writer(const PutOptions& options, wire::ReserveReply reply,
+                                       const std::vector<SegmentRef>& with_reply) {
+  auto state = std::make_unique<WriterState>();
+  state->connection = shared_from_this();
+  state->put_id = reply.put_id;
+  state->declared = options.length;
+  Writer writer(std::move(state));  // from here on aborted by itself
+  OM_TRY(add_places(*writer.state_, reply.extents, with_reply));
+  if (options.length && writer.state_->room < *options.length)
+    return Error{Errc::kMalformed, 0, "the daemon gave less room than was asked for"};
+  return writer;
+}
+
+}  // namespace client
+
+Writer::Writer() noexcept = default;
+Writer::Writer(std::unique_ptr<client::WriterState> state) noexcept : state_(std::move(state)) {}
+Writer::Writer(Writer&& other) noexcept = default;
+Writer& Writer::operator=(Writer&& other) noexcept {
+  std::swap(state_, other.state_);
+  return *this;
+}
+Writer::~Writer() { client::give_up(std::move(state_)); }
+
+Writer::operator bool() const noexcept { return state_ != nullptr; }
+std::uint64_t Writer::written() const { return state_->written; }
+
+Result<void> Writer::make_room(std::uint64_t bytes) {
+  client::WriterState& s = *state_;
+  const std::uint64_t left = s.room - s.written;
+  if (bytes <= left) return {};
+  const std::uint64_t needed = bytes - left;
+  if (s.declared)
+    return Error{
+        Errc::kMalformed, 0,
+        "the body is longer than the " + std::to_string(*s.declared) + " bytes that were declared"};
+  const std::uint64_t wanted =
+      std::max(needed, std::clamp(s.room, client::kGrowMin, client::kGrowMax));
+  auto extended = client::extend(s, wanted);
+  // Nearly full: what is needed may fit where what would be convenient does not.
+  if (!extended && extended.error().code == Errc::kNoSpace && wanted > needed)
+    extended = client::extend(s, needed);
+  if (extended && s.room - s.written < bytes) return make_room(bytes);
+  return extended;
+}
+
+Result<void> Writer::write(std::span<const std::byte> bytes) {
+  client::WriterState& s = *state_;
+  if (s.declared && bytes.size() > *s.declared - s.written)
+    return Error{
+        Errc::kMalformed, 0,
+        "the body is longer than the " + std::to_string(*s.declared) + " bytes that were declared"};
+  OM_TRY(make_room(bytes.size()));
+  while (!bytes.empty()) {
+    const client::Place& place = s.places[s.place];
+    if (s.used == place.length) {
+      ++s.place;
+      s.used = 0;
+      continue;
+    }
+    const auto count =
+        static_cast<std::size_t>(std::min<std::uint64_t>(place.length - s.used, bytes.size()));
+    // Shared memory was faulted long ago: copying beats pwrite(2) by far.
+    if (const auto memory = place.segment->map(); !memory.empty())
+      std::memcpy(memory.data() + place.offset + s.used, bytes.data(), count);
+    else
+      OM_TRY(write_exactly(place.segment->file(), place.offset + s.used, bytes.first(count)));
+    s.used += count;
+    s.written += count;
+    bytes = bytes.subspan(count);
+  }
+  return {};
+}
+
+std::vector<Slice> Writer::slices() const {
+  const client::WriterState& s = *state_;
+  std::vector<Slice> slices;
+  std::uint64_t limit = (s.declared ? *s.declared : s.room) - s.written;
+  for (std::size_t i = s.place; i < s.places.size() && limit > 0; ++i) {
+    const client::Place& place = s.places[i];
+    const std::uint64_t used = i == s.place ? s.used : 0;
+    const std::uint64_t length = std::min(place.length - used, limit);
+    if (length == 0) continue;
+    slices.push_back({place.segment->file().raw(), place.offset + used, length});
+    limit -= length;
+  }
+  return slices;
+}
+
+Result<void> Writer::advance(std::uint64_t bytes) {
+  client::WriterState& s = *state_;
+  if (bytes > s.room - s.written || (s.declared && bytes > *s.declared - s.written))
+    return Error{Errc::kMalformed, 0, "more bytes than there was room for"};
+  s.written += bytes;
+  while (bytes > 0) {
+    const std::uint64_t here = std::min(s.places[s.place].length - s.used, bytes);
+    s.used += here;
+    bytes -= here;
+    if (bytes > 0) {
+      ++s.place;
+      s.used = 0;
+    }
+  }
+  return {};
+}
+
+Result<PutResult> Writer::commit() && {
+  auto state = std::move(state_);
+  if (state->declared && state->written != *state->declared) {
+    Error error{Errc::kMalformed, 0,
+                "the body has " + std::to_string(state->written) + " bytes, but " +
+                    std::to_string(*state->declared) + " were declared"};
+    client::give_up(std::move(state));
+    return error;
+  }
+  // Committing may copy the body: the time limit grows with it, as for a disk of 20 MB/s.
+  const auto limit =
+      state->connection->timeout() + std::chrono::milliseconds(state->written / (20 * 1024) + 1);
+  client::Call<wire::CommitReply> waiting;
+  auto committed = state->connection->call(wire::Commit{state->put_id, state->written}, waiting,
+                                           std::chrono::steady_clock::now() + limit);
+  if (!committed) {
+    // Whether it was published is not known after a time-out; if not, this ends it.
+    client::give_up(std::move(state));
+    return std::move(committed).error();
+  }
+  return PutResult{waiting.reply.object_id, waiting.reply.created_ns};
+}
+
+Result<void> Writer::abort() && {
+  const auto state = std::move(state_);
+  client::Call<wire::Empty> waiting;
+  return state->connection->call(wire::Abort{state->put_id}, waiting);
+}
+
+std::uint64_t expires_in(std::chrono::nanoseconds ttl) {
+  const auto when = std::chrono::system_clock::now().time_since_epoch() + ttl;
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(when).count(), 1));
+}
+
+}  // namespace om
