@@ -44,5 +44,7 @@ int exit_code_of(const Error& error);
 // Prints "objm: <error>" on standard error; the code to end with.
 int fail(const Error& error);
 int fail(const std::string& doing, const Error& error);  // "objm: <doing>: <error>"
+// Prints "objm: <what>"; kUsage.
+int misuse(const std::string& what);
 
 }  // namespace om::cli
