@@ -1,0 +1,13 @@
+// Runs a Plan: objmapperd, then varnishd, until somebody says stop.
+#pragma once
+
+#include "base/result.h"
+#include "cli/proxy/plan.h"
+
+namespace om::cli::proxy {
+
+// Returns when SIGINT or SIGTERM was received and both have stopped, or when the first start
+// failed: then with a sentence that says what to do.
+Result<void> supervise(const Plan& plan);
+
+}  // namespace om::cli::proxy
