@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
+
 namespace om {
 
 namespace {
@@ -45,6 +47,19 @@ Result<bool> range_is_locked(BorrowedFd file, std::uint64_t offset, std::uint64_
   struct flock range = range_of(F_WRLCK, offset, length);
   if (::fcntl(file.raw(), F_OFD_GETLK, &range) != 0) return system_error("look for locks");
   return range.l_type != F_UNLCK;
+}
+
+Result<std::optional<LockedRange>> first_locked(BorrowedFd file, std::uint64_t offset,
+                                                std::uint64_t length) {
+  struct flock range = range_of(F_WRLCK, offset, length);
+  if (::fcntl(file.raw(), F_OFD_GETLK, &range) != 0) return system_error("look for locks");
+  if (range.l_type == F_UNLCK) return std::optional<LockedRange>();
+  const std::uint64_t end = offset + length;
+  const std::uint64_t begin = std::max(static_cast<std::uint64_t>(range.l_start), offset);
+  // Length 0 in a lock means: to the end, however long the file gets.
+  const std::uint64_t stop =
+      range.l_len == 0 ? end : static_cast<std::uint64_t>(range.l_start + range.l_len);
+  return std::optional<LockedRange>(LockedRange{begin, std::min(stop, end) - begin});
 }
 
 }  // namespace om

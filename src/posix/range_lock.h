@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "base/result.h"
 #include "posix/unique_fd.h"
@@ -17,5 +18,13 @@ Result<bool> lock_range_exclusive(BorrowedFd file, std::uint64_t offset, std::ui
 Result<void> unlock_range(BorrowedFd file, std::uint64_t offset, std::uint64_t length);
 // Whether another description holds any lock in the range.
 Result<bool> range_is_locked(BorrowedFd file, std::uint64_t offset, std::uint64_t length);
+struct LockedRange {
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+};
+// The first range in it that another description has locked, as far as it lies in it. First by
+// offset only where all locks are one description's.
+Result<std::optional<LockedRange>> first_locked(BorrowedFd file, std::uint64_t offset,
+                                                std::uint64_t length);
 
 }  // namespace om

@@ -1,0 +1,113 @@
+// Who holds what: holders (one for each session), their leases, and the pins that follow from them.
+//
+// Each holder has a lease file, leases/<n>, and one open file description of it that the peer
+// shares. A lease on object N is a read lock (OFD, posix/range_lock.h) on byte N through that
+// description, so that the kernel knows it as long as either side keeps the description open:
+//   live      the session is open; its leases are what it took and did not release
+//   orphan    the session is over, or belonged to an earlier daemon; its locks, looked at through
+//             another description, say what is still held. No lock left: file and holder go.
+// A direct put pins its object's bytes the same way: a writer that was cut off may be writing yet.
+//
+// An object that is pinned by anybody is not moved, recycled or unlinked; `unpinned` is called when
+// its last pin has gone. Loop thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "posix/unique_fd.h"
+#include "store/store.h"
+
+namespace om::store {
+
+class LeaseBook {
+ public:
+  using Unpinned = std::function<void(ObjectId)>;
+  struct Limits {
+    std::size_t leases = 0;
+    std::uint64_t leased_bytes = 0;
+  };
+  // `directory` holds the lease files; those that are there become orphans if they are locked.
+  static Result<std::unique_ptr<LeaseBook>> open(UniqueFd directory, Limits limits,
+                                                 Unpinned unpinned);
+
+  Result<HolderId> open_holder(const PeerCredentials& peer);
+  [[nodiscard]] BorrowedFd descriptor(HolderId holder) const;
+  [[nodiscard]] bool live(HolderId holder) const { return holders_.count(holder) != 0; }
+  void close_holder(HolderId holder);
+
+  Result<LeaseId> lease(HolderId holder, ObjectId object, std::uint64_t bytes);
+  void release(HolderId holder, LeaseId lease);
+  // A direct put: as a lease, but without an id and outside the quota.
+  Result<void> pin_put(HolderId holder, ObjectId object);
+  void unpin_put(HolderId holder, ObjectId object);
+  // Whether this holder has a lease on it.
+  [[nodiscard]] bool holds(HolderId holder, ObjectId object) const;
+  [[nodiscard]] std::vector<ObjectId> objects_of(HolderId holder) const;
+
+  // The store's own pins: bytes that the worker reads.
+  void pin(ObjectId object) { ++pins_[object]; }
+  void unpin(ObjectId object);
+  [[nodiscard]] bool pinned(ObjectId object) const { return pins_.count(object) != 0; }
+  [[nodiscard]] std::vector<ObjectId> pinned_objects() const;
+
+  // Looks at the orphans' locks.
+  void probe();
+  // Every lease on the object of a live holder, each told once: for revocation.
+  std::vector<std::pair<HolderId, LeaseId>> revoke(ObjectId object, std::uint64_t now_ns);
+  // Revoked leases that are kept longer than `grace_ns`.
+  [[nodiscard]] std::size_t overdue(std::uint64_t now_ns, std::uint64_t grace_ns) const;
+
+  [[nodiscard]] std::size_t holders() const { return holders_.size(); }
+  [[nodiscard]] std::size_t orphans() const { return orphans_.size(); }
+  [[nodiscard]] std::size_t leases() const { return lease_count_; }
+  [[nodiscard]] ObjectId highest_object() const { return highest_object_; }
+
+ private:
+  struct Lease {
+    ObjectId object = 0;
+    std::uint64_t bytes = 0;
+    std::uint64_t revoked_ns = 0;
+  };
+  struct Holder {
+    UniqueFd file;  // the description that the peer shares
+    pid_t pid = 0;
+    std::unordered_map<LeaseId, Lease> leases;
+    std::unordered_map<ObjectId, std::uint32_t> objects;  // leases and direct puts on each
+    std::uint64_t leased_bytes = 0;
+  };
+  struct Orphan {
+    UniqueFd probe;  // a description of ours
+    std::unordered_set<ObjectId> objects;
+  };
+
+  LeaseBook(UniqueFd directory, Limits limits, Unpinned unpinned)
+      : directory_(std::move(directory)), limits_(limits), unpinned_(std::move(unpinned)) {}
+  Result<void> recover();
+  Result<void> hold(Holder& holder, ObjectId object);
+  void let_go(Holder& holder, ObjectId object);
+  // Whether anything of it is left.
+  bool probe_one(HolderId id, Orphan& orphan);
+
+  UniqueFd directory_;
+  Limits limits_;
+  Unpinned unpinned_;
+  std::unordered_map<HolderId, Holder> holders_;
+  std::unordered_map<HolderId, Orphan> orphans_;
+  std::unordered_map<ObjectId, std::uint32_t> pins_;
+  HolderId next_holder_ = 1;
+  LeaseId next_lease_ = 1;
+  std::size_t lease_count_ = 0;
+  ObjectId highest_object_ = 0;
+};
+
+}  // namespace om::store

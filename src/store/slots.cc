@@ -1,0 +1,126 @@
+#include "store/slots.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "base/assert.h"
+
+namespace om::store {
+
+void Slots::insert_hole(SegmentId id, std::uint64_t offset, std::uint64_t length) {
+  segments_[id].holes.emplace(offset, length);
+  by_size_.emplace(length, id, offset);
+}
+
+void Slots::erase_hole(SegmentId id, std::uint64_t offset, std::uint64_t length) {
+  segments_[id].holes.erase(offset);
+  by_size_.erase({length, id, offset});
+}
+
+void Slots::add_segment(SegmentId id, std::uint64_t size) {
+  OM_ASSERT(size % kGranule == 0 && segments_.count(id) == 0);
+  segments_[id].size = size;
+  insert_hole(id, 0, size);
+  free_bytes_ += size;
+  total_bytes_ += size;
+}
+
+void Slots::remove_segment(SegmentId id) {
+  OM_ASSERT(is_free(id));
+  const std::uint64_t size = segments_[id].size;
+  by_size_.erase({size, id, 0});
+  segments_.erase(id);
+  free_bytes_ -= size;
+  total_bytes_ -= size;
+}
+
+bool Slots::is_free(SegmentId id) const {
+  const auto found = segments_.find(id);
+  if (found == segments_.end()) return false;
+  const auto& holes = found->second.holes;
+  return holes.size() == 1 && holes.begin()->second == found->second.size;
+}
+
+std::uint64_t Slots::largest_hole() const {
+  return by_size_.empty() ? 0 : std::get<0>(*by_size_.rbegin());
+}
+
+// Takes `length` bytes (or all of it, where it is smaller) from the hole's begin.
+Extent Slots::cut(const Hole& hole, std::uint64_t length) {
+  const auto [hole_length, id, offset] = hole;
+  const std::uint64_t taken = std::min(rounded(length), hole_length);
+  erase_hole(id, offset, hole_length);
+  if (taken < hole_length) insert_hole(id, offset + taken, hole_length - taken);
+  free_bytes_ -= taken;
+  return {id, offset, std::min(length, taken)};
+}
+
+std::optional<std::vector<Extent>> Slots::take(std::uint64_t length) {
+  if (rounded(length) > free_bytes_) return std::nullopt;
+  const auto best = by_size_.lower_bound({rounded(length), 0, 0});
+  if (best != by_size_.end()) return std::vector<Extent>{cut(*best, length)};
+  // No single hole: do the largest ones suffice?
+  std::uint64_t sum = 0;
+  std::size_t count = 0;
+  for (auto hole = by_size_.rbegin(); hole != by_size_.rend() && sum < length; ++hole) {
+    if (++count > kExtentsMax) return std::nullopt;
+    sum += std::get<0>(*hole);
+  }
+  if (sum < length) return std::nullopt;
+  std::vector<Extent> extents;
+  while (length > 0) {
+    extents.push_back(cut(*by_size_.rbegin(), length));
+    length -= extents.back().length;
+  }
+  return extents;
+}
+
+bool Slots::take_exactly(const Extent& extent) {
+  const auto found = segments_.find(extent.segment);
+  const std::uint64_t length = rounded(extent.length);
+  if (found == segments_.end() || extent.offset % kGranule != 0 ||
+      extent.offset > found->second.size || length > found->second.size - extent.offset)
+    return false;
+  auto& holes = found->second.holes;
+  auto hole = holes.upper_bound(extent.offset);
+  if (hole == holes.begin()) return false;
+  --hole;
+  const auto [begin, hole_length] = *hole;
+  const std::uint64_t skip = extent.offset - begin;
+  if (skip > hole_length || length > hole_length - skip) return false;
+  erase_hole(extent.segment, begin, hole_length);
+  if (skip > 0) insert_hole(extent.segment, begin, skip);
+  if (skip + length < hole_length)
+    insert_hole(extent.segment, extent.offset + length, hole_length - skip - length);
+  free_bytes_ -= length;
+  return true;
+}
+
+void Slots::give_back(const Extent& extent) {
+  const auto found = segments_.find(extent.segment);
+  OM_ASSERT(found != segments_.end());
+  auto& holes = found->second.holes;
+  std::uint64_t offset = extent.offset;
+  std::uint64_t length = rounded(extent.length);
+  free_bytes_ += length;
+  auto after = holes.lower_bound(offset);
+  OM_ASSERT(after == holes.end() || after->first >= offset + length);
+  if (after != holes.end() && after->first == offset + length) {
+    const auto [next_offset, next_length] = *after;
+    erase_hole(extent.segment, next_offset, next_length);
+    length += next_length;
+    after = holes.lower_bound(offset);
+  }
+  if (after != holes.begin()) {
+    const auto [before_offset, before_length] = *std::prev(after);
+    OM_ASSERT(before_offset + before_length <= offset);
+    if (before_offset + before_length == offset) {
+      erase_hole(extent.segment, before_offset, before_length);
+      offset = before_offset;
+      length += before_length;
+    }
+  }
+  insert_hole(extent.segment, offset, length);
+}
+
+}  // namespace om::store
