@@ -44,7 +44,7 @@ inline constexpr char kDefaultSocket[] = "/run/objmapper/objmapper.sock";
 struct ConnectOptions {
   std::string socket = kDefaultSocket;
   std::chrono::milliseconds timeout{1000};
-  std::string name;  // of the program, for `objm status` and the daemon's log
+  std::string name{};  // of the program, for `objm status` and the daemon's log
   // Descriptors of segments that the connection keeps open; one that was closed is asked for again.
   std::size_t descriptors_max = 256;
 };
@@ -59,8 +59,8 @@ struct ObjectInfo {
   std::uint64_t expires_ns = 0;   // since 1970; 0: never
   bool ephemeral = false;         // memory only, gone with a reboot
   bool on_disk = false;
-  std::string metadata;
-  std::vector<std::string> tags;
+  std::string metadata{};
+  std::vector<std::string> tags{};
 };
 
 // Bytes in a file. The descriptor belongs to the Lease or Writer that named it.
@@ -110,11 +110,12 @@ struct PutResult {
   std::uint64_t created_ns = 0;
 };
 
+// Every member has an initializer, so that PutOptions{.key = "k"} draws no warning.
 struct PutOptions {
-  std::string key;
-  std::optional<std::uint64_t> length;  // nullopt: not known yet
-  std::string metadata;
-  std::vector<std::string> tags;
+  std::string key{};
+  std::optional<std::uint64_t> length{};  // nullopt: not known yet
+  std::string metadata{};
+  std::vector<std::string> tags{};
   std::uint64_t expires_ns = 0;  // since 1970; 0: never. See expires_in()
   bool ephemeral = false;        // memory only, gone with a reboot
   bool disk = false;             // straight to the disk tier
@@ -157,18 +158,18 @@ class [[nodiscard]] Writer {
 };
 
 struct ListOptions {
-  std::string prefix;
-  std::string after;        // the last key of the page before
+  std::string prefix{};
+  std::string after{};      // the last key of the page before
   std::uint32_t limit = 0;  // 0: as many as fit one page
   bool regions = false;     // objects in regions instead of shared ones
 };
 struct ListEntry {
-  std::string key;
+  std::string key{};
   std::uint64_t length = 0;
   std::uint64_t created_ns = 0;
   std::uint64_t expires_ns = 0;
   bool on_disk = false;
-  std::string url;  // of a region's object
+  std::string url{};  // of a region's object
 };
 struct ListPage {
   std::vector<ListEntry> entries;  // in the order of their keys' bytes
@@ -176,13 +177,13 @@ struct ListPage {
 };
 // A number, or a text where that is not empty, by name, such as memory_used_bytes.
 struct StatusItem {
-  std::string name;
+  std::string name{};
   std::uint64_t number = 0;
-  std::string text;
+  std::string text{};
 };
 
 struct RegionRequest {
-  std::string owner;  // "<instance>/<store>"
+  std::string owner{};  // "<instance>/<store>"
   std::uint64_t memory_bytes = 0;
   std::uint64_t disk_bytes = 0;
 };
@@ -195,7 +196,7 @@ struct RegionGrant {
   std::uint64_t disk_bytes = 0;
 };
 struct RegionEntry {
-  std::string owner;
+  std::string owner{};
   std::uint64_t memory_bytes = 0;
   std::uint64_t disk_bytes = 0;
   bool held = false;      // in use at this moment
@@ -210,7 +211,7 @@ struct Event {
     kMissed = 8,   // events were lost because nobody took them in time: look at everything again
   };
   Kind kind = Kind::kMissed;
-  std::string key;
+  std::string key{};
   std::uint64_t object_id = 0;
   std::uint64_t lease_id = 0;
 };
@@ -224,7 +225,7 @@ struct DaemonInfo {
   bool may_read = false;
   bool may_write = false;
   bool may_admin = false;
-  std::string version;
+  std::string version{};
 };
 
 class [[nodiscard]] Client {
