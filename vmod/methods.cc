@@ -1,1 +1,408 @@
-// filled next
+// methods.cc: an object's way through the store, in the order in which Varnish calls.
+//
+//   allocobj       record in the region, Fetch on the boc
+//   objsetattr     into the record; it never moves
+//   objgetspace    the room that is left in the last piece, or another piece of at most 2 MiB
+//   objextend      publishes bytes to readers (boc->mtx held)
+//   objtrimstore   gives back what the last piece did not need
+//   objsetstate    FINISHED: the record takes the body, is sealed and, when cacheable, published
+//   objbocdone     the Fetch goes, the LRU list takes the object
+//   objslim        body gone, attributes stay
+//   objfree        all gone
+//
+// No exception leaves a callback; no callback waits for anything but locks of ours held briefly.
+#include "methods.h"
+
+#include <algorithm>
+#include <new>
+
+#include "base/limits.h"
+
+namespace om::vmod {
+
+using abi::varnish;
+
+namespace {
+
+// While nothing was evicted a piece below Varnish's own usual chunk is not worth its bookkeeping;
+// when we evict to make room, we take what that gave.
+constexpr std::uint64_t kPieceBytesMin = 16 * 1024;
+constexpr std::uint64_t kPieceBytesMinEvicting = 4 * 1024;
+
+Store& store_of(const struct objcore* oc) {
+  return *static_cast<Store*>(oc->stobj->stevedore->priv);
+}
+
+// A body whose list found no place in the region: priv2 owns it, the object does not survive.
+struct HeapBody {
+  std::vector<region::Extent> list;
+};
+HeapBody* heap_body(const struct objcore* oc) {
+  return reinterpret_cast<HeapBody*>(oc->stobj->priv2);
+}
+
+bool nuke(struct worker* wrk, Store& store) {
+  if (wrk->vsl == nullptr) return false;  // it logs there
+  if (varnish.LRU_NukeOne(wrk, store.stv()->lru) != 0) {
+    count(store.counters().c_nuked);
+    return true;
+  }
+  count(store.counters().c_nuke_limited);
+  return false;
+}
+
+std::string_view text_of(const txt& t) {
+  return t.b == nullptr ? std::string_view{}
+                        : std::string_view(t.b, static_cast<std::size_t>(t.e - t.b));
+}
+
+void free_pieces(region::Region& region, Fetch& fetch) {
+  if (fetch.settled) return;
+  for (const Fetch::Piece& piece : fetch.pieces) region.allocator().free(piece.extent);
+  fetch.pieces.clear();
+}
+
+// Gives back what the last piece does not use. Readers look at lengths only, which do not change.
+void trim_pieces(region::Region& region, Fetch& fetch) {
+  if (fetch.settled || fetch.pieces.empty()) return;
+  region::Extent& last = fetch.pieces.back().extent;
+  if (last.length == 0) {
+    region.allocator().free(last);
+    fetch.pieces.pop_back();
+  } else {
+    region.allocator().shrink(last, last.length);
+  }
+}
+
+// The record takes over the body.
+void settle(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& fetch) noexcept {
+  if (fetch.settled) return;
+  region::Region& region = *store.region();
+  region::Record& record = record_of(oc);
+  std::vector<region::Extent> list;
+  list.reserve(fetch.pieces.size());
+  for (const Fetch::Piece& piece : fetch.pieces)
+    if (piece.extent.length > 0) list.push_back(piece.extent);
+  bool attached = region.attach_body(record, list);
+  while (!attached && nuke(wrk, store)) attached = region.attach_body(record, list);
+  if (!attached) {
+    auto* stobj = const_cast<struct storeobj*>(oc->stobj);
+    stobj->priv2 = reinterpret_cast<std::uintptr_t>(new HeapBody{std::move(list)});
+  }
+  fetch.settled = true;
+}
+
+// Complete: from here on a restart finds it.
+void publish(Store& store, const struct objcore* oc) noexcept {
+  constexpr unsigned kNever = OC_F_PRIVATE | OC_F_HFM | OC_F_HFP | OC_F_FAILED | OC_F_DYING;
+  if ((oc->flags & kNever) != 0) return;
+  region::Region& region = *store.region();
+  region::Record& record = record_of(oc);
+  if (heap_body(oc) != nullptr) {
+    count(store.counters().c_unpublished);
+    return;
+  }
+  record.oa_present = oc->oa_present;
+  set_timers(record, {oc->t_origin, oc->ttl, oc->grace, oc->keep});
+  region::store_double(record.last_used, VTIM_real());
+  // The ban that it was tested against may be merged into another and freed meanwhile.
+  Lck_Lock(varnish.ban_mtx);
+  if (oc->ban != nullptr) region::store_double(record.ban_time, varnish.BAN_Time(oc->ban));
+  Lck_Unlock(varnish.ban_mtx);
+  region.seal(record);
+  if (!region.publish(record)) {
+    count(store.counters().c_unpublished);
+    return;
+  }
+  auto* mutable_oc = const_cast<struct objcore*>(oc);
+  adoption::published(store, mutable_oc, record);
+  // Purged while we were at it.
+  if ((oc->flags & OC_F_DYING) != 0) region.mark_removed(record);
+}
+
+// One piece of a body: `want` bytes if they can be had at once, else the largest there is down to
+// the smallest that is of use, else evict.
+std::optional<region::Block> allocate_piece(struct worker* wrk, Store& store, std::uint64_t want) {
+  region::Allocator& allocator = store.region()->allocator();
+  std::uint64_t smallest = std::min(want, kPieceBytesMin);
+  while (true) {
+    if (auto block = allocator.allocate(want)) return block;
+    const std::uint64_t largest = std::min(allocator.largest(), want);
+    if (largest >= smallest)
+      if (auto block = allocator.allocate(largest)) return block;
+    if (!nuke(wrk, store)) return std::nullopt;
+    smallest = std::min(want, kPieceBytesMinEvicting);
+  }
+}
+
+void objfree(struct worker* wrk, struct objcore* oc) noexcept {
+  Store& store = store_of(oc);
+  region::Region& region = *store.region();
+  region::Record& record = record_of(oc);
+  adoption::freed(store, oc, record);
+  if (oc->boc == nullptr) {
+    varnish.LRU_Remove(oc);
+  } else if (Fetch* fetch = Fetch::of(oc->boc); fetch != nullptr) {
+    free_pieces(region, *fetch);
+    delete fetch;
+    oc->boc->stevedore_priv = nullptr;
+  }
+  if (HeapBody* body = heap_body(oc); body != nullptr) {
+    for (const region::Extent& extent : body->list) region.allocator().free(extent);
+    delete body;
+  }
+  region.destroy(&record);
+  std::memset(oc->stobj, 0, sizeof oc->stobj);
+  abi::n_object_decrement(wrk);
+  uncount(store.counters().g_objects);
+  store.update_gauges();
+}
+
+int objgetspace(struct worker* wrk, struct objcore* oc, ssize_t* size, uint8_t** ptr) noexcept {
+  Store& store = store_of(oc);
+  region::Region& region = *store.region();
+  Fetch* fetch = Fetch::of(oc->boc);
+  if (fetch == nullptr || fetch->settled) return 0;
+  if (fetch->pieces.empty() ||
+      fetch->pieces.back().extent.length == fetch->pieces.back().extent.capacity) {
+    count(store.counters().c_req);
+    std::uint64_t want = static_cast<std::uint64_t>(*size);
+    // Nobody knows how much is to come: as much again as there is.
+    if (!fetch->length_known) want = std::max(want, fetch->total);
+    want = std::min(want, kExtentBytesMax);
+    const auto block = allocate_piece(wrk, store, want);
+    if (!block) {
+      count(store.counters().c_fail);
+      count(store.counters().c_body_failed);
+      return 0;
+    }
+    count(store.counters().c_bytes, block->bytes);
+    Fetch::Piece piece;
+    piece.extent = {block->offset, 0, static_cast<std::uint32_t>(block->bytes)};
+    piece.begin = fetch->total;
+    Lck_Lock(&oc->boc->mtx);
+    fetch->pieces.push_back(piece);
+    Lck_Unlock(&oc->boc->mtx);
+    store.update_gauges();
+  }
+  const region::Extent& last = fetch->pieces.back().extent;
+  *size = last.capacity - last.length;
+  *ptr = reinterpret_cast<uint8_t*>(region.pointer(last.offset + last.length));
+  return 1;
+}
+
+void objextend(struct worker* /*wrk*/, struct objcore* oc, ssize_t length) noexcept {
+  Fetch* fetch = Fetch::of(oc->boc);
+  if (fetch == nullptr || fetch->settled) return;  // a shared body comes with its lengths
+  fetch->pieces.back().extent.length += static_cast<std::uint32_t>(length);
+  fetch->total += static_cast<std::uint64_t>(length);
+}
+
+const void* objgetattr(struct worker* /*wrk*/, struct objcore* oc, enum obj_attr attr,
+                       ssize_t* length) noexcept {
+  ssize_t ignored = 0;
+  if (length == nullptr) length = &ignored;
+  const region::Record& record = record_of(oc);
+  const auto give = [&](const void* at, std::size_t bytes) -> const void* {
+    *length = static_cast<ssize_t>(bytes);
+    return bytes == 0 ? nullptr : at;
+  };
+  switch (attr) {
+    case OA_LEN: return give(record.fixed.len.data(), 8);
+    case OA_VXID: return give(record.fixed.vxid.data(), 4);
+    case OA_FLAGS: return give(record.fixed.flags.data(), 1);
+    case OA_GZIPBITS: return give(record.fixed.gzipbits.data(), 32);
+    case OA_LASTMODIFIED: return give(record.fixed.lastmodified.data(), 8);
+    case OA_VARY:
+    case OA_HEADERS: {
+      const auto bytes = variable(
+          record, attr == OA_VARY ? region::Variable::kVary : region::Variable::kHeaders);
+      return give(bytes.data(), bytes.size());
+    }
+    case OA_ESIDATA:
+      return give(store_of(oc).region()->pointer(record.esi_offset), record.esi_length);
+    default: return give(nullptr, 0);
+  }
+}
+
+void* objsetattr(struct worker* wrk, struct objcore* oc, enum obj_attr attr, ssize_t length,
+                 const void* bytes) noexcept {
+  region::Record& record = record_of(oc);
+  void* place = nullptr;
+  switch (attr) {
+    case OA_LEN: place = record.fixed.len.data(); break;
+    case OA_VXID: place = record.fixed.vxid.data(); break;
+    case OA_FLAGS: place = record.fixed.flags.data(); break;
+    case OA_GZIPBITS: place = record.fixed.gzipbits.data(); break;
+    case OA_LASTMODIFIED: place = record.fixed.lastmodified.data(); break;
+    case OA_VARY:
+    case OA_HEADERS:
+      if (length > 0)
+        place = set_variable(
+            record, attr == OA_VARY ? region::Variable::kVary : region::Variable::kHeaders,
+            static_cast<std::uint32_t>(length));
+      break;
+    case OA_ESIDATA: {
+      if (length <= 0) break;
+      Store& store = store_of(oc);
+      if (record.esi_length == static_cast<std::uint32_t>(length)) {
+        place = store.region()->pointer(record.esi_offset);
+        break;
+      }
+      do place = store.region()->attach_esi(record, static_cast<std::uint32_t>(length));
+      while (place == nullptr && nuke(wrk, store));
+      break;
+    }
+    default: break;
+  }
+  if (place != nullptr && bytes != nullptr)
+    std::memcpy(place, bytes, static_cast<std::size_t>(length));
+  return place;
+}
+
+void objtrimstore(struct worker* /*wrk*/, struct objcore* oc) noexcept {
+  Fetch* fetch = Fetch::of(oc->boc);
+  if (fetch == nullptr) return;
+  Store& store = store_of(oc);
+  Lck_Lock(&oc->boc->mtx);
+  trim_pieces(*store.region(), *fetch);
+  Lck_Unlock(&oc->boc->mtx);
+  store.update_gauges();
+}
+
+void objsetstate(struct worker* wrk, const struct objcore* oc, enum boc_state_e next) noexcept {
+  if (next != BOS_FINISHED) return;
+  Fetch* fetch = Fetch::of(oc->boc);
+  if (fetch == nullptr) return;  // adopted
+  Store& store = store_of(oc);
+  Lck_Lock(&oc->boc->mtx);
+  trim_pieces(*store.region(), *fetch);
+  Lck_Unlock(&oc->boc->mtx);
+  settle(wrk, store, oc, *fetch);
+  publish(store, oc);
+}
+
+void objbocdone(struct worker* wrk, struct objcore* oc, struct boc* boc) noexcept {
+  Store& store = store_of(oc);
+  if (Fetch* fetch = Fetch::of(boc); fetch != nullptr) {
+    if (!fetch->settled) {
+      // Request bodies and the like never reach FINISHED, and are whole nevertheless.
+      trim_pieces(*store.region(), *fetch);
+      if (boc->state == BOS_FAILED || (oc->flags & OC_F_FAILED) != 0)
+        free_pieces(*store.region(), *fetch);
+      else
+        settle(wrk, store, oc, *fetch);
+    }
+    delete fetch;
+    boc->stevedore_priv = nullptr;
+    store.update_gauges();
+  }
+  vtim_real now = wrk->lastused;
+  if (std::isnan(now) || now == 0.) now = VTIM_real();
+  varnish.LRU_Add(oc, now);
+}
+
+void objslim(struct worker* /*wrk*/, struct objcore* oc) noexcept {
+  Store& store = store_of(oc);
+  region::Region& region = *store.region();
+  if (HeapBody* body = heap_body(oc); body != nullptr) {
+    for (const region::Extent& extent : body->list) region.allocator().free(extent);
+    delete body;
+    oc->stobj->priv2 = 0;
+  }
+  region.drop_body(record_of(oc));
+  store.update_gauges();
+}
+
+void objtouch(struct worker* wrk, struct objcore* oc, vtim_real now) noexcept {
+  // As often as LRU_Touch moves it: the order of the list survives with the objects.
+  if (now - oc->last_lru >= (*varnish.cache_param)->lru_interval)
+    region::store_double(record_of(oc).last_used, now);
+  varnish.LRU_Touch(wrk, oc, now);
+}
+
+}  // namespace
+
+std::span<const region::Extent> body_of(const struct objcore* oc, const region::Region& region) {
+  if (const HeapBody* body = heap_body(oc); body != nullptr) return body->list;
+  return region.body(record_of(oc));
+}
+
+Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, unsigned wsl) {
+  region::Region* region = store.region();
+  if (region == nullptr) return Refusal::kNoRegion;
+  if (store.draining()) return Refusal::kDrained;
+  VSC_objm& counters = store.counters();
+  count(counters.c_req);
+
+  region::RecordPlan plan;
+  plan.attribute_bytes = wsl;
+  bool length_known = false;
+  if (const struct busyobj* bo = varnish.THR_GetBusyobj();
+      bo != nullptr && bo->fetch_objcore == oc) {
+    static_assert(sizeof bo->digest == sizeof plan.digest);
+    std::memcpy(plan.digest.data(), bo->digest, sizeof bo->digest);
+    plan.vxid = VXID(bo->vsl->wid);
+    const struct http* request = bo->bereq0 != nullptr ? bo->bereq0 : bo->bereq;
+    plan.url = text_of(request->hd[HTTP_HDR_URL]).substr(0, kKeyBytesMax);
+    const char* host = nullptr;
+    if (http_GetHdr(request, H_Host, &host) != 0 && host != nullptr)
+      plan.host = std::string_view(host).substr(0, 255);
+    if (bo->htc != nullptr && bo->htc->content_length > 0) {
+      length_known = true;
+      // More than the whole store: all would be evicted, and the fetch would fail nevertheless.
+      if (static_cast<std::uint64_t>(bo->htc->content_length) > region->allocator().heap_bytes() &&
+          bo->do_gzip == 0)
+        return Refusal::kTooLarge;
+    }
+  }
+
+  region::Record* record = region->create(plan);
+  while (record == nullptr && nuke(wrk, store)) record = region->create(plan);
+  auto* fetch = record == nullptr ? nullptr : new (std::nothrow) Fetch;
+  if (fetch == nullptr) {
+    if (record != nullptr) region->destroy(record);
+    count(counters.c_fail);
+    return Refusal::kNoSpace;
+  }
+  fetch->length_known = length_known;
+  count(counters.c_bytes, record->record_bytes);
+  count(counters.g_objects);
+  oc->boc->stevedore_priv = fetch;
+  oc->stobj->stevedore = store.stv();
+  oc->stobj->priv = record;
+  oc->stobj->priv2 = 0;
+  store.update_gauges();
+  return Refusal::kNone;
+}
+
+void attach_record(struct worker* wrk, Store& store, struct objcore* oc, region::Record& record) {
+  oc->stobj->stevedore = store.stv();
+  oc->stobj->priv = &record;
+  oc->stobj->priv2 = 0;
+  oc->oa_present = static_cast<std::uint16_t>(record.oa_present);
+  const region::Timers saved = timers(record);
+  oc->t_origin = saved.t_origin;
+  oc->ttl = saved.ttl;
+  oc->grace = saved.grace;
+  oc->keep = saved.keep;
+  oc->boc->len_so_far = record.body_length;
+  abi::n_object_increment(wrk);
+  count(store.counters().g_objects);
+}
+
+const struct obj_methods kMethods = {
+    .objfree = objfree,
+    .objiterator = iterate,
+    .objgetspace = objgetspace,
+    .objextend = objextend,
+    .objgetattr = objgetattr,
+    .objsetattr = objsetattr,
+    .objtrimstore = objtrimstore,
+    .objbocdone = objbocdone,
+    .objslim = objslim,
+    .objtouch = objtouch,
+    .objsetstate = objsetstate,
+};
+
+}  // namespace om::vmod

@@ -1,1 +1,107 @@
-// filled next
+#include "redirect.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "methods.h"
+
+namespace om::vmod {
+
+using abi::varnish;
+
+namespace redirect {
+namespace {
+
+using AllocObj = decltype(stevedore::allocobj);
+
+struct Replaced {
+  const struct stevedore* stv;
+  AllocObj original;
+};
+// Filled by install() before the first pointer is replaced; never changed again.
+std::vector<Replaced> replaced;
+
+struct Default {
+  const struct vcl* vcl;
+  Store* store;
+};
+std::vector<Default> defaults;
+pthread_rwlock_t defaults_lock = PTHREAD_RWLOCK_INITIALIZER;
+
+Store* default_of(const struct vcl* vcl) {
+  Store* found = nullptr;
+  pthread_rwlock_rdlock(&defaults_lock);
+  for (const Default& one : defaults)
+    if (one.vcl == vcl) found = one.store;
+  pthread_rwlock_unlock(&defaults_lock);
+  return found;
+}
+
+AllocObj original_of(const struct stevedore* stv) {
+  for (const Replaced& one : replaced)
+    if (one.stv == stv) return one.original;
+  return stv->allocobj;
+}
+
+int redirected_allocobj(struct worker* wrk, const struct stevedore* stv, struct objcore* oc,
+                        unsigned wsl) noexcept {
+  const struct busyobj* bo = varnish.THR_GetBusyobj();
+  const struct vcl* vcl = nullptr;
+  if (bo != nullptr && bo->fetch_objcore == oc) vcl = bo->vcl;
+  if (Store* store = vcl == nullptr ? nullptr : default_of(vcl); store != nullptr) {
+    if (store->allocate(wrk, oc, wsl)) return 1;
+    wrk->strangelove = static_cast<int>((*varnish.cache_param)->nuke_limit);
+  }
+  return original_of(stv)(wrk, stv, oc, wsl);
+}
+
+}  // namespace
+
+void set_default(const struct vcl* vcl, Store& store) {
+  install();
+  pthread_rwlock_wrlock(&defaults_lock);
+  std::erase_if(defaults, [&](const Default& one) { return one.vcl == vcl; });
+  defaults.push_back({vcl, &store});
+  pthread_rwlock_unlock(&defaults_lock);
+}
+
+void forget(const struct vcl* vcl) {
+  pthread_rwlock_wrlock(&defaults_lock);
+  std::erase_if(defaults, [&](const Default& one) { return one.vcl == vcl; });
+  pthread_rwlock_unlock(&defaults_lock);
+}
+
+void install() {
+  static bool done = false;
+  if (done) return;
+  done = true;
+  std::vector<struct stevedore*> all;
+  struct stevedore* one = nullptr;
+  while (varnish.STV__iter(&one) != 0)
+    if (one != *varnish.stv_transient && Store::of(one) == nullptr &&
+        one->allocobj != fallback_allocobj)
+      all.push_back(one);
+  for (struct stevedore* stv : all) replaced.push_back({stv, stv->allocobj});
+  for (struct stevedore* stv : all)
+    __atomic_store_n(&stv->allocobj, redirected_allocobj, __ATOMIC_RELEASE);
+}
+
+int allocate_elsewhere(struct worker* wrk, struct objcore* oc, unsigned wsl) {
+  wrk->strangelove = static_cast<int>((*varnish.cache_param)->nuke_limit);
+  // Our own entries of the list, if any, are few.
+  for (int tries = 0; tries < 64; ++tries) {
+    const struct stevedore* stv = varnish.STV_next();
+    if (Store::of(stv) != nullptr || stv->allocobj == fallback_allocobj) continue;
+    return original_of(stv)(wrk, stv, oc, wsl);
+  }
+  return 0;
+}
+
+}  // namespace redirect
+
+int fallback_allocobj(struct worker* wrk, const struct stevedore* /*stv*/, struct objcore* oc,
+                      unsigned wsl) {
+  return redirect::allocate_elsewhere(wrk, oc, wsl);
+}
+
+}  // namespace om::vmod

@@ -51,6 +51,9 @@ class Store {
   [[nodiscard]] bool draining() const { return draining_.load(std::memory_order_relaxed); }
   [[nodiscard]] bool happy() const { return region() != nullptr && !draining(); }
 
+  // Makes `oc` an object of this store; false, counted by reason: let another storage take it.
+  bool allocate(struct worker* wrk, struct objcore* oc, unsigned wsl) noexcept;
+
   struct stevedore* stv() { return &stv_; }
   VSC_objm& counters() { return *counters_; }
   Link& link() { return *link_; }

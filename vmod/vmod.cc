@@ -1,1 +1,212 @@
-// filled next
+// vmod.cc: what VCL sees. Everything here runs on the CLI thread, but for the methods that VCL calls
+// in requests, which only read.
+#include <dlfcn.h>
+#include <link.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "base/units.h"
+#include "link.h"
+#include "redirect.h"
+#include "storage.h"
+
+extern "C" {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpedantic"
+#include "vcc_objmapper_if.h"
+#pragma GCC diagnostic pop
+}
+
+namespace om::vmod {
+namespace {
+
+// At VCL load: long enough for a daemon that is starting beside us.
+constexpr std::chrono::milliseconds kFirstGrantWait{2000};
+
+// One for each store name; they stay for good.
+std::vector<std::unique_ptr<Store>>& stores() {
+  static auto* all = new std::vector<std::unique_ptr<Store>>;  // never destroyed: threads use them
+  return *all;
+}
+
+// The child works in varnishd's -n directory: its name, as people give it to -n.
+std::string instance_name() {
+  char directory[4096];
+  if (getcwd(directory, sizeof directory) == nullptr) return "varnishd";
+  std::string name = directory;
+  constexpr std::string_view kUsual = "/var/lib/varnish/";
+  if (name.starts_with(kUsual)) name.erase(0, kUsual.size());
+  return name;
+}
+
+std::string differences(const StoreConfig& have, const StoreConfig& want) {
+  std::string text;
+  const auto add = [&](const char* what, const std::string& is, const std::string& asked) {
+    if (is == asked) return;
+    if (!text.empty()) text += ", ";
+    text += std::string(what) + " is " + is + ", not " + asked;
+  };
+  add("socket", have.socket, want.socket);
+  add("memory", format_size(have.memory_bytes), format_size(want.memory_bytes));
+  add("disk", format_size(have.disk_bytes), format_size(want.disk_bytes));
+  return text;
+}
+
+// The store of that name, made when there is none. nullptr: `refusal` says why.
+Store* store_for(StoreConfig config, std::string& refusal) {
+  for (const auto& store : stores()) {
+    if (store->config().name != config.name) continue;
+    if (const std::string other = differences(store->config(), config); !other.empty())
+      notice(LOG_WARNING, store.get(),
+             "is in use as it was made first: " + other + " (changes with a restart of varnishd)");
+    return store.get();
+  }
+  static bool process_started = false;
+  if (!process_started) {
+    process_started = true;
+    adoption::start_process();
+  }
+  auto store = std::make_unique<Store>(std::move(config));
+  Link::FirstGrant grant = store->link().first_grant(kFirstGrantWait);
+  if (!grant.refusal.empty()) {
+    refusal = grant.refusal;
+    return nullptr;
+  }
+  Store* made = store.get();
+  stores().push_back(std::move(store));
+  if (grant.region) adoption::prepare(*made, std::move(grant.region), true);
+  return made;
+}
+
+}  // namespace
+}  // namespace om::vmod
+
+using om::vmod::Store;
+
+// What a VCL holds: the name of a store.
+struct vmod_objmapper_storage {
+  unsigned magic;
+#define VMOD_OBJMAPPER_STORAGE_MAGIC 0x6f6d7301
+  Store* store;  // nullptr: this varnishd is not one that we know (on_mismatch = passthrough)
+};
+
+extern "C" {
+
+int vmod_event(VRT_CTX, struct vmod_priv* /*priv*/, enum vcl_event_e event) {
+  if (event == VCL_EVENT_DISCARD && om::abi::check().empty()) om::vmod::redirect::forget(ctx->vcl);
+  return 0;
+}
+
+VCL_VOID vmod_storage__init(VRT_CTX, struct vmod_objmapper_storage** handle, const char* vcl_name,
+                            VCL_STRING socket, VCL_BYTES memory, VCL_BYTES disk, VCL_ENUM mode,
+                            VCL_BYTES threshold, VCL_ENUM delivery, VCL_ENUM verify,
+                            VCL_ENUM on_mismatch) {
+  using om::format_size;
+  if (mode == VENUM(native) || mode == VENUM(dual)) {
+    VRT_fail(ctx, "objmapper.storage %s: mode = %s is not there yet; use mapped or auto", vcl_name,
+             mode);
+    return;
+  }
+  if (delivery == VENUM(file)) {
+    VRT_fail(ctx, "objmapper.storage %s: delivery = file is not there yet; use mapped or auto",
+             vcl_name);
+    return;
+  }
+  if (verify != VENUM(none)) {
+    VRT_fail(ctx, "objmapper.storage %s: verify = %s is not there yet; use none", vcl_name, verify);
+    return;
+  }
+  if (memory < static_cast<VCL_BYTES>(om::region::kRegionBytesMin)) {
+    VRT_fail(ctx, "objmapper.storage %s: memory = %s is too little, the least is %s", vcl_name,
+             format_size(static_cast<std::uint64_t>(memory < 0 ? 0 : memory)).c_str(),
+             format_size(om::region::kRegionBytesMin).c_str());
+    return;
+  }
+  if (threshold < 0 || disk < 0) {
+    VRT_fail(ctx, "objmapper.storage %s: a size cannot be negative", vcl_name);
+    return;
+  }
+  if (socket == nullptr || *socket != '/') {
+    VRT_fail(ctx, "objmapper.storage %s: socket must be the absolute path of objmapperd's socket",
+             vcl_name);
+    return;
+  }
+  Store* store = nullptr;
+  if (const std::string& mismatch = om::abi::check(); !mismatch.empty()) {
+    if (on_mismatch != VENUM(passthrough)) {
+      VRT_fail(ctx,
+               "objmapper.storage %s: cannot work inside this varnishd: %s (on_mismatch = "
+               "passthrough would load, and leave all objects to Varnish's own storage)",
+               vcl_name, mismatch.c_str());
+      return;
+    }
+    om::vmod::notice(LOG_ERR, nullptr,
+                     std::string(vcl_name) + ": all objects go to Varnish's own storage: " +
+                         mismatch);
+  } else {
+    om::vmod::StoreConfig config;
+    config.name = vcl_name;
+    config.owner = om::vmod::instance_name() + "/" + vcl_name;
+    config.socket = socket;
+    config.memory_bytes = static_cast<std::uint64_t>(memory);
+    config.disk_bytes = static_cast<std::uint64_t>(disk);
+    std::string refusal;
+    try {
+      store = om::vmod::store_for(std::move(config), refusal);
+    } catch (const std::exception& failure) {
+      refusal = failure.what();
+    }
+    if (store == nullptr) {
+      VRT_fail(ctx, "objmapper.storage %s: objmapperd refuses memory = %s: %s", vcl_name,
+               format_size(static_cast<std::uint64_t>(memory)).c_str(), refusal.c_str());
+      return;
+    }
+  }
+  *handle = new (std::nothrow) vmod_objmapper_storage{VMOD_OBJMAPPER_STORAGE_MAGIC, store};
+  if (*handle == nullptr) VRT_fail(ctx, "objmapper.storage %s: out of memory", vcl_name);
+}
+
+VCL_VOID vmod_storage__fini(struct vmod_objmapper_storage** handle) {
+  delete *handle;
+  *handle = nullptr;
+}
+
+VCL_STEVEDORE vmod_storage_storage(VRT_CTX, struct vmod_objmapper_storage* handle) {
+  (void)ctx;
+  if (handle->store != nullptr) return handle->store->stv();
+  // Any storage of -s will do; s0 is its name unless somebody gave names.
+  VCL_STEVEDORE own = VRT_stevedore("s0");
+  return own != nullptr ? own : VRT_stevedore("Transient");
+}
+
+VCL_VOID vmod_storage_set_default(VRT_CTX, struct vmod_objmapper_storage* handle) {
+  if (handle->store == nullptr) return;
+  if (ctx->method != VCL_MET_INIT) {
+    VRT_fail(ctx, "objmapper: .set_default() is for vcl_init");
+    return;
+  }
+  om::vmod::redirect::set_default(ctx->vcl, *handle->store);
+}
+
+VCL_BYTES vmod_storage_free_space(VRT_CTX, struct vmod_objmapper_storage* handle) {
+  (void)ctx;
+  return handle->store == nullptr ? 0 : handle->store->stv()->var_free_space(handle->store->stv());
+}
+
+VCL_BYTES vmod_storage_used_space(VRT_CTX, struct vmod_objmapper_storage* handle) {
+  (void)ctx;
+  return handle->store == nullptr ? 0 : handle->store->stv()->var_used_space(handle->store->stv());
+}
+
+VCL_BOOL vmod_storage_happy(VRT_CTX, struct vmod_objmapper_storage* handle) {
+  (void)ctx;
+  return handle->store != nullptr && handle->store->happy() ? 1 : 0;
+}
+
+}  // extern "C"
