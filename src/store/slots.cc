@@ -79,7 +79,8 @@ bool Slots::take_exactly(const Extent& extent) {
   const auto found = segments_.find(extent.segment);
   const std::uint64_t length = rounded(extent.length);
   if (found == segments_.end() || extent.offset % kGranule != 0 ||
-      extent.offset > found->second.size || length > found->second.size - extent.offset)
+      extent.length > found->second.size || extent.offset > found->second.size ||
+      length > found->second.size - extent.offset)
     return false;
   auto& holes = found->second.holes;
   auto hole = holes.upper_bound(extent.offset);

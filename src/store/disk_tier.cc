@@ -1,0 +1,551 @@
+#include "store/disk_tier.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdio>
+
+#include "base/assert.h"
+#include "base/units.h"
+#include "posix/file.h"
+#include "store/segment_id.h"
+
+namespace om::store {
+
+namespace {
+
+constexpr std::uint64_t kBlock = 4096;
+constexpr std::size_t kReadersMax = 256;
+constexpr std::uint64_t kFullForNs = std::uint64_t{5} * 1'000'000'000;
+
+std::string object_name(ObjectId object) {
+  std::array<char, 24> text{};
+  (void)std::snprintf(text.data(), text.size(), "%02x/%016llx",
+                      static_cast<unsigned>(object & 0xff),
+                      static_cast<unsigned long long>(object));
+  return text.data();
+}
+
+std::optional<std::uint64_t> parse(const std::string& text, int base) {
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number, base);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return number;
+}
+
+std::uint64_t blocks(std::uint64_t length) {
+  return round_up(std::max<std::uint64_t>(length, 1), kBlock);
+}
+
+std::uint64_t total_length(const std::vector<Extent>& extents) {
+  std::uint64_t sum = 0;
+  for (const auto& extent : extents) sum += extent.length;
+  return sum;
+}
+
+Result<std::uint64_t> read_number(BorrowedFd directory, const std::string& name) {
+  const auto file = OM_TRY(open_at(directory, name, O_RDONLY));
+  std::array<std::byte, 32> bytes{};
+  const std::size_t n = OM_TRY(read_some(file.borrow(), 0, bytes));
+  std::string text(reinterpret_cast<const char*>(bytes.data()), n);
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  const auto number = parse(text, 10);
+  if (!number) return Error{Errc::kCorrupt, 0, name + " holds no number"};
+  return *number;
+}
+
+Result<void> write_number(BorrowedFd directory, const std::string& name, std::uint64_t number) {
+  const std::string text = std::to_string(number) + "\n";
+  const auto file = OM_TRY(open_at(directory, name + ".new", O_WRONLY | O_CREAT | O_TRUNC));
+  OM_TRY(write_exactly(file.borrow(), 0, std::as_bytes(std::span(text))));
+  OM_TRY(sync_data(file.borrow()));
+  return rename_at(directory, name + ".new", name);
+}
+
+Result<UniqueFd> subdirectory(BorrowedFd parent, const std::string& name, mode_t mode = 0700) {
+  if (::mkdirat(parent.raw(), name.c_str(), mode) != 0 && errno != EEXIST)
+    return file_error("make the directory " + name);
+  return open_at(parent, name, O_RDONLY | O_DIRECTORY);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<DiskTier>> DiskTier::open(Options options, const Clock& clock) {
+  std::unique_ptr<DiskTier> tier(new DiskTier(std::move(options), clock));
+  for (const auto& config : tier->options_.disks) {
+    auto disk = std::make_unique<Disk>();
+    disk->path = config.path;
+    if (auto opened = tier->open_disk(*disk, config.bytes); !opened) {
+      disk->failure = describe(opened.error());
+      tier->some_did_not_open_ = true;
+    }
+    tier->disks_.push_back(std::move(disk));
+  }
+  return tier;
+}
+
+Result<void> DiskTier::open_disk(Disk& disk, std::uint64_t bytes) {
+  disk.root = OM_TRY(open_directory(disk.path));
+  if (const int fault = injected("open", disk.path); fault != 0)
+    return Error{Errc::kSystem, fault, "open " + disk.path};
+  if (auto number = read_number(disk.root.borrow(), "disk-id"); number) {
+    if (*number == 0 || *number > kDiskIdMax)
+      return Error{Errc::kCorrupt, 0, disk.path + "/disk-id holds no number from 1 to 4095"};
+    disk.id = static_cast<std::uint16_t>(*number);
+    if (this->disk(disk.id) != nullptr)
+      return Error{Errc::kCorrupt, 0, "two disk directories have the same disk-id"};
+  } else if (number.error().sys_errno == ENOENT) {
+    // From the clock, so that a directory that is away just now keeps its number to itself.
+    std::uint64_t seed = clock_.real_ns() / 1000;
+    do {
+      disk.id = static_cast<std::uint16_t>(seed % kDiskIdMax + 1);
+      ++seed;
+    } while (this->disk(disk.id) != nullptr);
+    OM_TRY(write_number(disk.root.borrow(), "disk-id", disk.id));
+  } else {
+    return std::move(number).error();
+  }
+  disk.objects = OM_TRY(subdirectory(disk.root.borrow(), "objects"));
+  disk.packs_dir = OM_TRY(subdirectory(disk.root.borrow(), "packs"));
+  disk.regions_dir = OM_TRY(subdirectory(disk.root.borrow(), "regions"));
+  OM_TRY(scan(disk));
+  disk.capacity = bytes;
+  if (bytes == 0) {
+    const auto space = OM_TRY(file_system_space(disk.root.borrow()));
+    disk.capacity = (space.free_bytes + disk.used) / 100 * 95;
+  }
+  return {};
+}
+
+// Files of objects, packs and regions that are there. Packs count in full from here on, files when
+// a record claims them.
+Result<void> DiskTier::scan(Disk& disk) {
+  for (unsigned sub = 0; sub < 256; ++sub) {
+    std::array<char, 4> name{};
+    (void)std::snprintf(name.data(), name.size(), "%02x", sub);
+    auto directory = OM_TRY(subdirectory(disk.objects.borrow(), name.data()));
+    for (const auto& file : OM_TRY(list_directory(directory.borrow()))) {
+      const auto object = parse(file, 16);
+      if (!object) continue;
+      disk.unclaimed.insert(*object);
+      highest_object_ = std::max(highest_object_, *object);
+    }
+  }
+  for (const auto& file : OM_TRY(list_directory(disk.packs_dir.borrow()))) {
+    const auto number = parse(file, 16);
+    if (!number) continue;
+    const auto pack = OM_TRY(open_at(disk.packs_dir.borrow(), file, O_RDONLY));
+    Pack entry;
+    entry.size = OM_TRY(file_size(pack.borrow()));
+    entry.tail = entry.size;  // never appended to again: what follows the last record is unknown
+    disk.used += blocks(entry.size);
+    disk.packs.emplace(*number, std::move(entry));
+    next_pack_ = std::max(next_pack_, *number + 1);
+  }
+  for (const auto& file : OM_TRY(list_directory(disk.regions_dir.borrow()))) {
+    if (file.size() < 7 || file.substr(file.size() - 6) != ".bytes") continue;
+    const std::string name = file.substr(0, file.size() - 6);
+    const std::uint64_t bytes = OM_TRY(read_number(disk.regions_dir.borrow(), file));
+    disk.regions[name] = bytes;
+    disk.used += bytes;
+  }
+  return {};
+}
+
+DiskTier::Disk* DiskTier::disk(std::uint16_t id) {
+  for (auto& entry : disks_)
+    if (entry->id == id && id != 0) return entry.get();
+  return nullptr;
+}
+
+const DiskTier::Disk* DiskTier::disk(std::uint16_t id) const {
+  for (const auto& entry : disks_)
+    if (entry->id == id && id != 0) return entry.get();
+  return nullptr;
+}
+
+bool DiskTier::recover(ObjectId object, const std::vector<Extent>& extents, bool check_size) {
+  highest_object_ = std::max(highest_object_, object);
+  for (const auto& extent : extents) {
+    Disk* const found = disk(disk_of(extent.segment));
+    if (found == nullptr || !found->failure.empty()) return false;
+    if (kind_of(extent.segment) == SegmentKind::kPack) {
+      const auto pack = found->packs.find(number_of(extent.segment));
+      if (pack == found->packs.end() || extent.offset > pack->second.size ||
+          extent.length > pack->second.size - extent.offset)
+        return false;
+      pack->second.live += extent.length;
+      ++pack->second.live_objects;
+      pack->second.members.push_back(object);
+      continue;
+    }
+    if (kind_of(extent.segment) != SegmentKind::kFile || found->unclaimed.count(object) == 0)
+      return false;
+    if (check_size) {
+      const auto file = open_segment(extent.segment, O_RDONLY);
+      if (!file) return false;
+      const auto size = file_size(file->borrow());
+      if (!size || *size < extent.offset + extent.length) return false;
+    }
+    found->unclaimed.erase(object);
+    found->used += blocks(extent.length);
+  }
+  return true;
+}
+
+void DiskTier::sweep() {
+  for (auto& entry : disks_) {
+    if (!entry->failure.empty()) continue;
+    for (const ObjectId object : entry->unclaimed)
+      (void)remove_at(entry->objects.borrow(), object_name(object));
+    entry->unclaimed.clear();
+    std::vector<std::uint64_t> dead;
+    for (const auto& [number, pack] : entry->packs)
+      if (pack.live_objects == 0) dead.push_back(number);
+    for (const std::uint64_t number : dead) drop_pack(*entry, number);
+  }
+}
+
+bool DiskTier::may_return(SegmentId id) const {
+  const Disk* const found = disk(disk_of(id));
+  return found != nullptr ? !found->failure.empty() : some_did_not_open_;
+}
+
+std::vector<DiskTier::Disk*> DiskTier::by_room(std::uint64_t bytes) {
+  std::vector<Disk*> candidates;
+  const std::uint64_t now = clock_.monotonic_ns();
+  for (auto& entry : disks_)
+    if (entry->failure.empty() && entry->full_until_ns <= now && entry->used <= entry->capacity &&
+        bytes <= entry->capacity - entry->used)
+      candidates.push_back(entry.get());
+  std::sort(candidates.begin(), candidates.end(), [](const Disk* a, const Disk* b) {
+    return a->capacity - a->used > b->capacity - b->used;
+  });
+  return candidates;
+}
+
+Error DiskTier::judge(Disk& disk, Error error) {
+  if (error.code == Errc::kNoSpace) {
+    disk.full_until_ns = clock_.monotonic_ns() + kFullForNs;
+  } else if (error.sys_errno != EMFILE && error.sys_errno != ENFILE && error.sys_errno != EFBIG) {
+    disk.failure = describe(error);
+  }
+  return error;
+}
+
+Result<DiskTier::NewFile> DiskTier::create_file(ObjectId object, std::uint64_t length) {
+  Error last{Errc::kNoSpace, 0, "the disk tier is full"};
+  const std::string name = object_name(object);
+  for (Disk* const candidate : by_room(blocks(length))) {
+    Result<UniqueFd> file = open_at(candidate->objects.borrow(), name, O_RDWR | O_CREAT | O_EXCL);
+    if (const int fault = injected("create", candidate->path); fault != 0)
+      file = Error{fault == ENOSPC ? Errc::kNoSpace : Errc::kSystem, fault, "open " + name};
+    Result<void> made;
+    if (!file)
+      made = std::move(file).error();
+    else
+      made = resize(file->borrow(), length);
+    if (made) made = allocate(file->borrow(), 0, length);
+    if (made) {
+      candidate->used += blocks(length);
+      return NewFile{segment_id(SegmentKind::kFile, candidate->id, object), *std::move(file)};
+    }
+    (void)remove_at(candidate->objects.borrow(), name);
+    last = judge(*candidate, std::move(made).error());
+  }
+  return last;
+}
+
+Result<void> DiskTier::grow_file(SegmentId id, BorrowedFd file, std::uint64_t from,
+                                 std::uint64_t to) {
+  Disk* const home = disk(disk_of(id));
+  OM_ASSERT(home != nullptr);
+  const std::uint64_t more = blocks(to) - blocks(from);
+  if (home->used > home->capacity || more > home->capacity - home->used)
+    return Error{Errc::kNoSpace, 0, "the disk tier is full"};
+  if (auto made = resize(file, to); !made) return judge(*home, std::move(made).error());
+  if (auto made = allocate(file, from, to - from); !made)
+    return judge(*home, std::move(made).error());
+  home->used += more;
+  return {};
+}
+
+Result<void> DiskTier::trim_file(SegmentId id, BorrowedFd file, std::uint64_t from,
+                                 std::uint64_t to) {
+  Disk* const home = disk(disk_of(id));
+  OM_ASSERT(home != nullptr && to <= from);
+  if (auto made = resize(file, to); !made) return judge(*home, std::move(made).error());
+  home->used -= blocks(from) - blocks(to);
+  return {};
+}
+
+Result<DiskTier::PackSlot> DiskTier::take_pack(ObjectId object, std::uint64_t length) {
+  const auto put_into = [&](Disk& home, std::uint64_t number, Pack& pack) -> Result<PackSlot> {
+    const SegmentId id = segment_id(SegmentKind::kPack, home.id, number);
+    Result<UniqueFd> file = open_segment(id, O_RDWR);
+    if (const int fault = injected("create", home.path); fault != 0)
+      file = Error{fault == ENOSPC ? Errc::kNoSpace : Errc::kSystem, fault, "open a pack"};
+    if (!file) return judge(home, std::move(file).error());
+    PackSlot slot{{id, pack.tail, length}, *std::move(file)};
+    pack.tail += round_up(length, 8);
+    pack.live += length;
+    ++pack.live_objects;
+    pack.members.push_back(object);
+    return slot;
+  };
+  for (auto& entry : disks_) {
+    if (!entry->failure.empty()) continue;
+    for (auto& [number, pack] : entry->packs) {
+      if (!pack.current) continue;
+      if (round_up(length, 8) <= pack.size - pack.tail) {
+        auto slot = put_into(*entry, number, pack);
+        if (slot) return slot;
+        break;
+      }
+      pack.current = false;
+      if (pack.live_objects == 0) drop_pack(*entry, number);
+      break;
+    }
+  }
+  Error last{Errc::kNoSpace, 0, "the disk tier is full"};
+  const std::uint64_t size = std::max(options_.pack_bytes, round_up(length, kBlock));
+  for (Disk* const candidate : by_room(size)) {
+    const std::uint64_t number = next_pack_++;
+    std::array<char, 24> name{};
+    (void)std::snprintf(name.data(), name.size(), "%016llx",
+                        static_cast<unsigned long long>(number));
+    auto file = open_at(candidate->packs_dir.borrow(), name.data(), O_RDWR | O_CREAT | O_EXCL);
+    Result<void> made;
+    if (!file)
+      made = std::move(file).error();
+    else
+      made = resize(file->borrow(), size);
+    if (made) made = allocate(file->borrow(), 0, size);
+    if (!made) {
+      (void)remove_at(candidate->packs_dir.borrow(), name.data());
+      last = judge(*candidate, std::move(made).error());
+      continue;
+    }
+    candidate->used += size;
+    Pack& pack = candidate->packs[number];
+    pack.size = size;
+    pack.current = true;
+    auto slot = put_into(*candidate, number, pack);
+    if (slot) return slot;
+    last = std::move(slot).error();
+  }
+  return last;
+}
+
+std::optional<DiskTier::Sparse> DiskTier::sparse_pack(unsigned live_percent_max) const {
+  for (const auto& entry : disks_) {
+    if (!entry->failure.empty()) continue;
+    for (const auto& [number, pack] : entry->packs)
+      if (!pack.current && pack.live * 100 < pack.size * live_percent_max)
+        return Sparse{segment_id(SegmentKind::kPack, entry->id, number), pack.members};
+  }
+  return std::nullopt;
+}
+
+void DiskTier::drop_pack(Disk& disk, std::uint64_t number) {
+  const SegmentId id = segment_id(SegmentKind::kPack, disk.id, number);
+  forget_reader(id);
+  std::array<char, 24> name{};
+  (void)std::snprintf(name.data(), name.size(), "%016llx", static_cast<unsigned long long>(number));
+  (void)remove_at(disk.packs_dir.borrow(), name.data());
+  const auto pack = disk.packs.find(number);
+  disk.used -= blocks(pack->second.size);
+  disk.packs.erase(pack);
+}
+
+void DiskTier::free(const std::vector<Extent>& extents) {
+  if (extents.empty()) return;
+  for (const auto& extent : extents) {
+    Disk* const home = disk(disk_of(extent.segment));
+    if (home == nullptr) continue;
+    if (kind_of(extent.segment) == SegmentKind::kPack) {
+      const auto pack = home->packs.find(number_of(extent.segment));
+      if (pack == home->packs.end()) continue;
+      pack->second.live -= std::min(pack->second.live, extent.length);
+      if (--pack->second.live_objects == 0 && !pack->second.current) drop_pack(*home, pack->first);
+    } else if (kind_of(extent.segment) == SegmentKind::kFile) {
+      forget_reader(extent.segment);
+      (void)remove_at(home->objects.borrow(), object_name(number_of(extent.segment)));
+      home->used -= std::min(home->used, blocks(total_length(extents)));
+      return;  // one file, however many extents
+    }
+  }
+}
+
+bool DiskTier::readable(SegmentId id) const {
+  const Disk* const home = disk(disk_of(id));
+  return home != nullptr && home->failure.empty();
+}
+
+Result<UniqueFd> DiskTier::open_segment(SegmentId id, int flags) {
+  Disk* const home = disk(disk_of(id));
+  if (home == nullptr || !home->failure.empty())
+    return Error{Errc::kUnavailable, 0, "the disk directory has failed"};
+  if (kind_of(id) == SegmentKind::kFile)
+    return open_at(home->objects.borrow(), object_name(number_of(id)), flags);
+  std::array<char, 24> name{};
+  (void)std::snprintf(name.data(), name.size(), "%016llx",
+                      static_cast<unsigned long long>(number_of(id)));
+  return open_at(home->packs_dir.borrow(), name.data(), flags);
+}
+
+Result<UniqueFd> DiskTier::open_for_copy(SegmentId id) { return open_segment(id, O_RDONLY); }
+
+void DiskTier::forget_reader(SegmentId id) {
+  const auto found = reader_index_.find(id);
+  if (found == reader_index_.end()) return;
+  readers_.erase(found->second);
+  reader_index_.erase(found);
+}
+
+Result<SegmentView> DiskTier::reader(SegmentId id) {
+  auto found = reader_index_.find(id);
+  if (found == reader_index_.end()) {
+    auto file = open_segment(id, O_RDONLY);
+    if (!file) {
+      if (file.error().sys_errno == EIO) report_failure(id, file.error());
+      return std::move(file).error();
+    }
+    readers_.emplace_front(id, *std::move(file));
+    reader_index_[id] = readers_.begin();
+    if (readers_.size() > kReadersMax) forget_reader(readers_.back().first);
+  } else {
+    readers_.splice(readers_.begin(), readers_, found->second);
+  }
+  const BorrowedFd file = readers_.front().second.borrow();
+  return SegmentView{id, kind_of(id), OM_TRY(file_size(file)), file};
+}
+
+Result<UniqueFd> DiskTier::region_directory(const std::string& name, std::uint64_t bytes,
+                                            bool fresh) {
+  Disk* home = nullptr;
+  for (auto& entry : disks_)
+    if (entry->failure.empty() && entry->regions.count(name) != 0) home = entry.get();
+  if (home != nullptr && fresh) {
+    drop_region(name);
+    home = nullptr;
+  }
+  if (home == nullptr) {
+    const auto candidates = by_room(bytes);
+    if (candidates.empty())
+      return Error{Errc::kNoSpace, 0,
+                   "no disk directory has " + format_size(bytes) + " left for a region"};
+    home = candidates.front();
+  }
+  auto& promised = home->regions[name];
+  if (bytes > promised &&
+      (home->used > home->capacity || bytes - promised > home->capacity - home->used)) {
+    if (promised == 0) home->regions.erase(name);
+    return Error{Errc::kNoSpace, 0, home->path + " has not " + format_size(bytes) + " left"};
+  }
+  OM_TRY(write_number(home->regions_dir.borrow(), name + ".bytes", bytes));
+  home->used = home->used - promised + bytes;
+  promised = bytes;
+  // Its owner is another user than we are and creates files by this descriptor alone: nobody gets
+  // here by path, the directory above is ours (0700).
+  auto directory = OM_TRY(subdirectory(home->regions_dir.borrow(), name, 0777));
+  if (::fchmod(directory.raw(), 0777) != 0) return system_error("open a region's directory");
+  return directory;
+}
+
+std::uint64_t DiskTier::region_bytes(const std::string& name) const {
+  for (const auto& entry : disks_)
+    if (const auto found = entry->regions.find(name); found != entry->regions.end())
+      return found->second;
+  return 0;
+}
+
+void DiskTier::drop_region(const std::string& name) {
+  for (auto& entry : disks_) {
+    const auto found = entry->regions.find(name);
+    if (found == entry->regions.end()) continue;
+    if (auto directory = open_at(entry->regions_dir.borrow(), name, O_RDONLY | O_DIRECTORY)) {
+      if (const auto names = list_directory(directory->borrow()))
+        for (const auto& file : *names) (void)remove_at(directory->borrow(), file);
+      (void)::unlinkat(entry->regions_dir.raw(), name.c_str(), AT_REMOVEDIR);
+    }
+    (void)remove_at(entry->regions_dir.borrow(), name + ".bytes");
+    entry->used -= found->second;
+    entry->regions.erase(found);
+  }
+}
+
+bool DiskTier::any() const {
+  return std::any_of(disks_.begin(), disks_.end(),
+                     [](const auto& entry) { return entry->failure.empty(); });
+}
+
+std::uint64_t DiskTier::most_free() const {
+  std::uint64_t most = 0;
+  for (const auto& entry : disks_)
+    if (entry->failure.empty() && entry->used < entry->capacity)
+      most = std::max(most, entry->capacity - entry->used);
+  return most;
+}
+
+void DiskTier::report_failure(SegmentId id, const Error& error) {
+  report_failure(disk_of(id), error);
+}
+
+void DiskTier::report_failure(std::uint16_t id, const Error& error) {
+  if (Disk* const home = disk(id); home != nullptr && home->failure.empty())
+    (void)judge(*home, error);
+}
+
+std::vector<std::pair<std::uint16_t, UniqueFd>> DiskTier::directories() const {
+  std::vector<std::pair<std::uint16_t, UniqueFd>> all;
+  for (const auto& entry : disks_) {
+    if (!entry->failure.empty()) continue;
+    if (auto copy = duplicate(entry->root.borrow())) all.emplace_back(entry->id, *std::move(copy));
+  }
+  return all;
+}
+
+std::string DiskTier::path_of(std::uint16_t id) const {
+  const Disk* const home = disk(id);
+  return home == nullptr ? std::string() : home->path;
+}
+
+std::uint64_t DiskTier::capacity() const {
+  std::uint64_t sum = 0;
+  for (const auto& entry : disks_)
+    if (entry->failure.empty()) sum += entry->capacity;
+  return sum;
+}
+
+std::uint64_t DiskTier::used() const {
+  std::uint64_t sum = 0;
+  for (const auto& entry : disks_)
+    if (entry->failure.empty()) sum += entry->used;
+  return sum;
+}
+
+void DiskTier::add_status(std::vector<StatusItem>& items) const {
+  std::size_t number = 0;
+  std::uint64_t failed = 0;
+  for (const auto& entry : disks_) {
+    const std::string prefix = "disk." + std::to_string(number++) + ".";
+    items.push_back({prefix + "path", 0, entry->path});
+    items.push_back({prefix + "state", 0,
+                     !entry->failure.empty()                        ? "failed: " + entry->failure
+                     : entry->full_until_ns > clock_.monotonic_ns() ? "full"
+                                                                    : "ok"});
+    items.push_back({prefix + "capacity_bytes", entry->capacity, ""});
+    items.push_back({prefix + "used_bytes", entry->used, ""});
+    items.push_back({prefix + "packs", entry->packs.size(), ""});
+    if (!entry->failure.empty()) ++failed;
+  }
+  items.push_back({"disk.capacity_bytes", capacity(), ""});
+  items.push_back({"disk.used_bytes", used(), ""});
+  items.push_back({"disk.failed", failed, ""});
+}
+
+}  // namespace om::store
