@@ -1,4 +1,5 @@
-// Adoption without adoption: what an earlier life left is dropped. Stands in until adopt.cc does it.
+// Adoption without adoption: what an earlier life left is dropped. Stands in until adopt.cc does
+// it.
 #include "storage.h"
 
 namespace om::vmod::adoption {

@@ -18,13 +18,13 @@ struct Fetch {
   static constexpr std::uint32_t kMagic = 0x6f6d6601;
 
   struct Piece {
-    region::Extent extent{};   // length: bytes that are published to readers
-    std::uint64_t begin = 0;   // of its first byte in the body
+    region::Extent extent{};  // length: bytes that are published to readers
+    std::uint64_t begin = 0;  // of its first byte in the body
   };
   std::vector<Piece> pieces;
-  std::uint64_t total = 0;     // bytes of all pieces
-  bool length_known = false;   // the backend sent a Content-Length
-  bool settled = false;        // the record has the body: nothing here is ours to free
+  std::uint64_t total = 0;    // bytes of all pieces
+  bool length_known = false;  // the backend sent a Content-Length
+  bool settled = false;       // the record has the body: nothing here is ours to free
 
   static Fetch* of(const struct boc* boc) {
     auto* fetch = static_cast<Fetch*>(boc->stevedore_priv);

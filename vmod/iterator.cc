@@ -43,7 +43,7 @@ bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* pr
   fetch->total = total;
   fetch->settled = true;
   Lck_Unlock(&target->boc->mtx);
-  ObjExtend(wrk, target, static_cast<ssize_t>(total), 1);
+  varnish.ObjExtend(wrk, target, static_cast<ssize_t>(total), 1);
   count(store->counters().c_shared);
   count(store->counters().c_shared_bytes, total);
   return true;
@@ -77,7 +77,7 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
   if (boc->len_so_far == 0)
     if (const int answer = func(priv, OBJ_ITER_FLUSH, nullptr, 0); answer != 0) return answer;
   while (true) {
-    const std::uint64_t seen = ObjWaitExtend(wrk, oc, sent);
+    const std::uint64_t seen = varnish.ObjWaitExtend(wrk, oc, sent);
     if (boc->state == BOS_FAILED) return -1;
     if (seen == sent) {
       if (boc->state == BOS_FINISHED) break;

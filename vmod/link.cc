@@ -96,8 +96,7 @@ void Link::search_and_watch() {
 
 bool Link::ask_for_region(Client& client) {
   const StoreConfig& config = store_.config();
-  auto granted =
-      client.open_region({config.owner, config.memory_bytes, config.disk_bytes});
+  auto granted = client.open_region({config.owner, config.memory_bytes, config.disk_bytes});
   std::unique_ptr<region::Region> region;
   std::string failure;
   bool refused = false;
@@ -150,8 +149,7 @@ void Link::watch(Client& client) {
     }
     struct pollfd fd = {client.native_handle(), POLLIN | POLLRDHUP, 0};
     (void)poll(&fd, 1, static_cast<int>(kWatchInterval.count()));
-    if ((fd.revents & POLLIN) != 0 && !client.closed())
-      (void)client.next_event(milliseconds(0));
+    if ((fd.revents & POLLIN) != 0 && !client.closed()) (void)client.next_event(milliseconds(0));
   }
 }
 

@@ -55,7 +55,7 @@ class Link {
   bool stopping_ = false;
   bool cli_waits_ = false;
   FirstGrant grant_;
-  bool answered_ = false;  // grant_ is for the CLI thread to take
+  bool answered_ = false;     // grant_ is for the CLI thread to take
   bool have_region_ = false;  // asked for no more
   std::string said_;
 };

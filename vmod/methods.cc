@@ -215,8 +215,8 @@ const void* objgetattr(struct worker* /*wrk*/, struct objcore* oc, enum obj_attr
     case OA_LASTMODIFIED: return give(record.fixed.lastmodified.data(), 8);
     case OA_VARY:
     case OA_HEADERS: {
-      const auto bytes = variable(
-          record, attr == OA_VARY ? region::Variable::kVary : region::Variable::kHeaders);
+      const auto bytes =
+          variable(record, attr == OA_VARY ? region::Variable::kVary : region::Variable::kHeaders);
       return give(bytes.data(), bytes.size());
     }
     case OA_ESIDATA:
@@ -238,9 +238,9 @@ void* objsetattr(struct worker* wrk, struct objcore* oc, enum obj_attr attr, ssi
     case OA_VARY:
     case OA_HEADERS:
       if (length > 0)
-        place = set_variable(
-            record, attr == OA_VARY ? region::Variable::kVary : region::Variable::kHeaders,
-            static_cast<std::uint32_t>(length));
+        place = set_variable(record,
+                             attr == OA_VARY ? region::Variable::kVary : region::Variable::kHeaders,
+                             static_cast<std::uint32_t>(length));
       break;
     case OA_ESIDATA: {
       if (length <= 0) break;
@@ -348,11 +348,11 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
     const char* host = nullptr;
     if (http_GetHdr(request, H_Host, &host) != 0 && host != nullptr)
       plan.host = std::string_view(host).substr(0, 255);
-    if (bo->htc != nullptr && bo->htc->content_length > 0) {
+    const char* announced = nullptr;
+    if (bo->beresp != nullptr && http_GetHdr(bo->beresp, H_Content_Length, &announced) != 0) {
       length_known = true;
       // More than the whole store: all would be evicted, and the fetch would fail nevertheless.
-      if (static_cast<std::uint64_t>(bo->htc->content_length) > region->allocator().heap_bytes() &&
-          bo->do_gzip == 0)
+      if (std::strtoull(announced, nullptr, 10) > region->allocator().heap_bytes())
         return Refusal::kTooLarge;
     }
   }

@@ -1,6 +1,7 @@
 #include "redirect.h"
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "methods.h"
@@ -12,7 +13,7 @@ using abi::varnish;
 namespace redirect {
 namespace {
 
-using AllocObj = decltype(stevedore::allocobj);
+using AllocObj = int (*)(struct worker*, const struct stevedore*, struct objcore*, unsigned);
 
 struct Replaced {
   const struct stevedore* stv;
@@ -83,7 +84,7 @@ void install() {
       all.push_back(one);
   for (struct stevedore* stv : all) replaced.push_back({stv, stv->allocobj});
   for (struct stevedore* stv : all)
-    __atomic_store_n(&stv->allocobj, redirected_allocobj, __ATOMIC_RELEASE);
+    std::atomic_ref<AllocObj>(stv->allocobj).store(redirected_allocobj);
 }
 
 int allocate_elsewhere(struct worker* wrk, struct objcore* oc, unsigned wsl) {

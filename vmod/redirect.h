@@ -2,8 +2,9 @@
 //
 // Varnish asks the storages of -s in turn for each object that names none. Each of them (but
 // Transient) gets our allocobj in place of its own; ours looks up whether the VCL of the request
-// has a default store, and passes on to the replaced one when it has none or the store does not take
-// the object. Pointer stores only, made once; Varnish looks at nothing but oc->stobj afterwards.
+// has a default store, and passes on to the replaced one when it has none or the store does not
+// take the object. Pointer stores only, made once; Varnish looks at nothing but oc->stobj
+// afterwards.
 #pragma once
 
 #include "storage.h"

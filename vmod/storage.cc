@@ -62,8 +62,7 @@ void panic(struct vsb* vsb, const struct objcore* oc) noexcept {
 
 }  // namespace
 
-Store::Store(StoreConfig config)
-    : config_(std::move(config)), vclname_("storage." + config_.name) {
+Store::Store(StoreConfig config) : config_(std::move(config)), vclname_("storage." + config_.name) {
   counters_ = VSC_objm_New(nullptr, &counters_segment_, "%s", config_.name.c_str());
   stv_.magic = OM_STEVEDORE_MAGIC;
   stv_.name = kTypeName;

@@ -54,7 +54,9 @@ class Store {
   // Makes `oc` an object of this store; false, counted by reason: let another storage take it.
   bool allocate(struct worker* wrk, struct objcore* oc, unsigned wsl) noexcept;
 
-  struct stevedore* stv() { return &stv_; }
+  struct stevedore* stv() {
+    return &stv_;
+  }
   VSC_objm& counters() { return *counters_; }
   Link& link() { return *link_; }
   // After bytes came or went: the gauges of varnishstat.
@@ -105,11 +107,11 @@ void attach_record(struct worker* wrk, Store& store, struct objcore* oc, region:
 // What adoption does for a store; adopt.cc defines them.
 namespace adoption {
 // Once per region, after it was locked and mapped, before anything else uses it. On the CLI thread
-// inside vcl_init when the daemon answered in time (`on_cli`): bans may be reloaded, clients are not
-// accepted yet or other VCLs serve them. Otherwise on the store's own thread with clients about:
-// then what an earlier life left cannot be judged and is dropped. When it returns, the region is
-// ready for use: scan() and finish_scan() were called unless it was formatted(). `store.region()`
-// is still nullptr; call store.take() inside when objects are to be attached.
+// inside vcl_init when the daemon answered in time (`on_cli`): bans may be reloaded, clients are
+// not accepted yet or other VCLs serve them. Otherwise on the store's own thread with clients
+// about: then what an earlier life left cannot be judged and is dropped. When it returns, the
+// region is ready for use: scan() and finish_scan() were called unless it was formatted().
+// `store.region()` is still nullptr; call store.take() inside when objects are to be attached.
 // Takes the region; must end in store.take(std::move(region)).
 void prepare(Store& store, std::unique_ptr<region::Region> region, bool on_cli);
 // An object of ours is about to be freed (objfree), its record still there.

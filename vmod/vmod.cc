@@ -1,5 +1,5 @@
-// vmod.cc: what VCL sees. Everything here runs on the CLI thread, but for the methods that VCL calls
-// in requests, which only read.
+// vmod.cc: what VCL sees. Everything here runs on the CLI thread, but for the methods that VCL
+// calls in requests, which only read.
 #include <dlfcn.h>
 #include <link.h>
 #include <syslog.h>
@@ -146,9 +146,9 @@ VCL_VOID vmod_storage__init(VRT_CTX, struct vmod_objmapper_storage** handle, con
                vcl_name, mismatch.c_str());
       return;
     }
-    om::vmod::notice(LOG_ERR, nullptr,
-                     std::string(vcl_name) + ": all objects go to Varnish's own storage: " +
-                         mismatch);
+    om::vmod::notice(
+        LOG_ERR, nullptr,
+        std::string(vcl_name) + ": all objects go to Varnish's own storage: " + mismatch);
   } else {
     om::vmod::StoreConfig config;
     config.name = vcl_name;

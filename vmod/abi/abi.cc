@@ -13,17 +13,17 @@ constexpr const char kVersion[] = "7.1.1";
 std::string find_symbols() {
   struct Entry {
     const char* name;
-    void** place;
+    void* place;  // of a pointer
   };
   const Entry entries[] = {
-#define OM_ABI_ENTRY(name, type) {#name, reinterpret_cast<void**>(&varnish.name)},
+#define OM_ABI_ENTRY(name, type) {#name, static_cast<void*>(&varnish.name)},
       OM_ABI_SYMBOLS(OM_ABI_ENTRY)
 #undef OM_ABI_ENTRY
   };
   for (const Entry& entry : entries) {
-    *entry.place = dlsym(RTLD_DEFAULT, entry.name);
-    if (*entry.place == nullptr)
-      return std::string("this varnishd does not export ") + entry.name;
+    void* const address = dlsym(RTLD_DEFAULT, entry.name);
+    std::memcpy(entry.place, &address, sizeof address);
+    if (address == nullptr) return std::string("this varnishd does not export ") + entry.name;
   }
   return "";
 }

@@ -1,10 +1,13 @@
 // What Varnish 7.1.1 keeps to itself and a storage needs: private layouts and prototypes, nothing
-// else. Another version gets a header of its own beside this one; abi.cc checks before first use that
-// the running varnishd is the one described here.
+// else. Another version gets a header of its own beside this one; abi.cc checks before first use
+// that the running varnishd is the one described here.
 //
 // Every file of the VMOD includes this instead of Varnish's headers: the order of the includes is
 // what makes them compile as C++ (cache_varnishd.h does not).
 #pragma once
+
+#include <pthread.h>
+#include <sys/types.h>
 
 #include <cmath>
 #include <cstddef>
@@ -13,9 +16,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
-
-#include <pthread.h>
-#include <sys/types.h>
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wpedantic"
@@ -84,7 +84,8 @@ struct stevedore {
   const char* vclname;
 };
 static_assert(sizeof(struct stevedore) == 192 && offsetof(struct stevedore, allocobj) == 40 &&
-              offsetof(struct stevedore, methods) == 112 && offsetof(struct stevedore, ident) == 176);
+              offsetof(struct stevedore, methods) == 112 &&
+              offsetof(struct stevedore, ident) == 176);
 
 // Only the first fields: never allocate one.
 struct objhead {
@@ -127,35 +128,38 @@ struct v1l {
 }  // extern "C"
 
 // Every symbol of varnishd that we use beyond the public headers: X(name, type of its address).
-#define OM_ABI_SYMBOLS(X)                                                                  \
-  X(STV__iter, int (*)(struct stevedore**))                                                \
-  X(STV_next, const struct stevedore* (*)())                                               \
-  X(stv_transient, struct stevedore**)                                                     \
-  X(LRU_Alloc, struct lru* (*)())                                                          \
-  X(LRU_NukeOne, int (*)(struct worker*, struct lru*))                                     \
-  X(LRU_Add, void (*)(struct objcore*, vtim_real))                                         \
-  X(LRU_Remove, void (*)(struct objcore*))                                                 \
-  X(LRU_Touch, void (*)(struct worker*, struct objcore*, vtim_real))                       \
-  X(HSH_RefBoc, struct boc* (*)(const struct objcore*))                                    \
-  X(HSH_DerefBoc, void (*)(struct worker*, struct objcore*))                               \
-  X(HSH_DerefObjCore, int (*)(struct worker*, struct objcore**, int))                      \
-  X(HSH_Lookup, int (*)(struct req*, struct objcore**, struct objcore**))                  \
-  X(HSH_Kill, void (*)(struct objcore*))                                                   \
-  X(HSH_Fail, void (*)(struct objcore*))                                                   \
-  X(EXP_Insert, void (*)(struct worker*, struct objcore*))                                 \
-  X(EXP_RefNewObjcore, void (*)(struct objcore*))                                          \
-  X(BAN_Reload, void (*)(const uint8_t*, unsigned))                                        \
-  X(BAN_Time, vtim_real (*)(const struct ban*))                                            \
-  X(ban_time, vtim_real (*)(const uint8_t*))                                               \
-  X(ban_len, unsigned (*)(const uint8_t*))                                                 \
-  X(ban_evaluate, int (*)(struct worker*, const uint8_t*, struct objcore*, const struct http*, \
-                          unsigned*))                                                      \
-  X(ban_mtx, struct lock*)                                                                 \
-  X(ban_head, struct banhead_s*)                                                           \
-  X(ban_start, struct ban* volatile*)                                                      \
-  X(Pool_Task_Any, int (*)(struct pool_task*, enum task_prio))                             \
-  X(THR_GetBusyobj, struct busyobj* (*)())                                                 \
-  X(THR_GetRequest, struct req* (*)())                                                     \
-  X(V1L_Flush, stream_close_t (*)(const struct worker*))                                   \
-  X(cache_param, struct params* volatile*)                                                 \
+#define OM_ABI_SYMBOLS(X)                                                                    \
+  X(STV__iter, int (*)(struct stevedore**))                                                  \
+  X(STV_next, const struct stevedore* (*)())                                                 \
+  X(stv_transient, struct stevedore**)                                                       \
+  X(LRU_Alloc, struct lru* (*)())                                                            \
+  X(LRU_NukeOne, int (*)(struct worker*, struct lru*))                                       \
+  X(LRU_Add, void (*)(struct objcore*, vtim_real))                                           \
+  X(LRU_Remove, void (*)(struct objcore*))                                                   \
+  X(LRU_Touch, void (*)(struct worker*, struct objcore*, vtim_real))                         \
+  X(HSH_RefBoc, struct boc* (*)(const struct objcore*))                                      \
+  X(HSH_DerefBoc, void (*)(struct worker*, struct objcore*))                                 \
+  X(HSH_DerefObjCore, int (*)(struct worker*, struct objcore**, int))                        \
+  X(HSH_Lookup, int (*)(struct req*, struct objcore**, struct objcore**))                    \
+  X(HSH_Kill, void (*)(struct objcore*))                                                     \
+  X(HSH_Fail, void (*)(struct objcore*))                                                     \
+  X(ObjExtend, void (*)(struct worker*, struct objcore*, ssize_t, int))                      \
+  X(ObjWaitExtend, uint64_t (*)(const struct worker*, const struct objcore*, uint64_t))      \
+  X(ObjSetState, void (*)(struct worker*, const struct objcore*, enum boc_state_e))          \
+  X(EXP_Insert, void (*)(struct worker*, struct objcore*))                                   \
+  X(EXP_RefNewObjcore, void (*)(struct objcore*))                                            \
+  X(BAN_Reload, void (*)(const uint8_t*, unsigned))                                          \
+  X(BAN_Time, vtim_real (*)(const struct ban*))                                              \
+  X(ban_time, vtim_real (*)(const uint8_t*))                                                 \
+  X(ban_len, unsigned (*)(const uint8_t*))                                                   \
+  X(ban_evaluate,                                                                            \
+    int (*)(struct worker*, const uint8_t*, struct objcore*, const struct http*, unsigned*)) \
+  X(ban_mtx, struct lock*)                                                                   \
+  X(ban_head, struct banhead_s*)                                                             \
+  X(ban_start, struct ban* volatile*)                                                        \
+  X(Pool_Task_Any, int (*)(struct pool_task*, enum task_prio))                               \
+  X(THR_GetBusyobj, struct busyobj* (*)())                                                   \
+  X(THR_GetRequest, struct req* (*)())                                                       \
+  X(V1L_Flush, stream_close_t (*)(const struct worker*))                                     \
+  X(cache_param, struct params* volatile*)                                                   \
   X(cli_thread, pthread_t*)
