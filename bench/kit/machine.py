@@ -1,0 +1,228 @@
+"""Real servers, started for a benchmark and ended by pid; what they cost, from /proc."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+TICK = os.sysconf("SC_CLK_TCK")
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("OM_BUILD_DIR", ROOT / "build" / "release"))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(condition, seconds=20, what="condition"):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.02)
+    raise TimeoutError("%s did not come true within %d s" % (what, seconds))
+
+
+def answers(port):
+    with socket.socket() as s:
+        s.settimeout(0.5)
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def family(pid):
+    """pid and all its descendants."""
+    children = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open("/proc/%s/stat" % entry) as f:
+                    parent = int(f.read().rsplit(")", 1)[1].split()[1])
+                children.setdefault(parent, []).append(int(entry))
+            except (OSError, IndexError):
+                pass
+    result, todo = [], [pid]
+    while todo:
+        p = todo.pop()
+        result.append(p)
+        todo += children.get(p, [])
+    return result
+
+
+def cpu_seconds(pid):
+    """User and system time of one process, its threads included."""
+    try:
+        with open("/proc/%d/stat" % pid) as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+    except OSError:
+        return 0.0
+
+
+def anonymous_bytes(pid):
+    """RssAnon and page tables of one process."""
+    total = 0
+    with open("/proc/%d/status" % pid) as f:
+        for line in f:
+            if line.startswith(("RssAnon:", "VmPTE:")):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+class Contestant:
+    """Servers that together answer on `port`. A context manager; `pids` are those that count."""
+
+    def __init__(self, name):
+        self.name = name
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="om-bench-"))
+        self.port = free_port()
+        self.processes = []
+
+    def spawn(self, *command, **options):
+        log = open(self.folder / ("log.%d" % len(self.processes)), "w")
+        process = subprocess.Popen(
+            [str(c) for c in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, **options
+        )
+        self.processes.append(process)
+        return process
+
+    def pids(self):
+        return [pid for process in self.processes for pid in family(process.pid)]
+
+    def cpu(self):
+        return sum(cpu_seconds(pid) for pid in self.pids())
+
+    def ready(self):
+        wait_for(lambda: answers(self.port), what=self.name + " to listen")
+
+    def __enter__(self):
+        try:
+            self.start()
+            self.ready()
+        except BaseException:
+            for log in sorted(self.folder.glob("log.*")):
+                print(log.name, log.read_text()[-2000:])
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for process in reversed(self.processes):
+            process.send_signal(signal.SIGTERM)
+        for process in reversed(self.processes):
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Origin(Contestant):
+    """nginx on a folder of files, with headers that make them cacheable."""
+
+    def __init__(self, files):
+        super().__init__("origin")
+        self.files = files
+
+    def start(self):
+        (self.folder / "nginx.conf").write_text(
+            """
+worker_processes 1; daemon off; error_log stderr; pid %(folder)s/pid;
+events { worker_connections 1024; }
+http { access_log off; sendfile on; keepalive_requests 1000000; etag off;
+  client_body_temp_path %(folder)s/t1; proxy_temp_path %(folder)s/t2; fastcgi_temp_path %(folder)s/t3;
+  uwsgi_temp_path %(folder)s/t4; scgi_temp_path %(folder)s/t5;
+  server { listen 127.0.0.1:%(port)d; root %(files)s; add_header Cache-Control "max-age=86400"; } }
+"""
+            % {"folder": self.folder, "port": self.port, "files": self.files}
+        )
+        self.folder.chmod(0o755)
+        self.spawn("nginx", "-e", "stderr", "-c", self.folder / "nginx.conf")
+
+
+class Varnish(Contestant):
+    """Stock varnishd with a storage of its own (-s)."""
+
+    def __init__(self, name, origin, storage="malloc,2g", parameters=()):
+        super().__init__(name)
+        self.origin = origin
+        self.storage = storage
+        self.parameters = parameters
+
+    def vcl(self):
+        return 'vcl 4.1; backend default { .host = "127.0.0.1"; .port = "%d"; }' % self.origin.port
+
+    def start(self):
+        self.folder.chmod(0o755)
+        (self.folder / "v.vcl").write_text(self.vcl())
+        command = ["varnishd", "-F", "-n", self.folder / "v", "-f", self.folder / "v.vcl"]
+        command += ["-a", "127.0.0.1:%d" % self.port, "-s", self.storage]
+        for parameter in self.parameters:
+            command += ["-p", parameter]
+        self.spawn(*command)
+
+    def child(self):
+        """The process that serves."""
+        return family(self.processes[-1].pid)[-1]
+
+    def counter(self, name):
+        out = subprocess.run(
+            ["varnishstat", "-n", self.folder / "v", "-j", "-1", "-f", name],
+            capture_output=True, text=True, check=True,
+        ).stdout
+        counters = json.loads(out).get("counters", {})
+        return sum(c["value"] for c in counters.values())
+
+
+class Objmapper(Varnish):
+    """The same varnishd with its cache in objmapper."""
+
+    def __init__(self, name, origin, memory="2G", mode="mapped", daemon_memory=None, parameters=()):
+        super().__init__(name, origin, "malloc,64m", parameters)
+        self.memory = memory
+        self.mode = mode
+        self.daemon_memory = daemon_memory or memory
+
+    def vcl(self):
+        return super().vcl() + """
+import objmapper from "%s/lib/libvmod_objmapper.so";
+sub vcl_init { new store = objmapper.storage(socket = "%s/s", memory = %sB, mode = %s); store.set_default(); }
+""" % (BUILD, self.folder, self.memory, self.mode)
+
+    def start(self):
+        # The memory tier lies on a tmpfs, as in production.
+        self.memory_dir = pathlib.Path(tempfile.mkdtemp(prefix="om-bench-", dir="/dev/shm"))
+        self.spawn(
+            BUILD / "bin" / "objmapperd", "--socket", self.folder / "s", "--memory",
+            self.daemon_memory, "--memory-dir", self.memory_dir, "--state-dir", self.folder / "state",
+        )
+        wait_for(lambda: (self.folder / "s").exists(), what="objmapperd")
+        os.chmod(self.folder / "s", 0o666)
+        super().start()
+
+    def __exit__(self, *_):
+        super().__exit__()
+        shutil.rmtree(getattr(self, "memory_dir", "/nonexistent"), ignore_errors=True)
+
+
+def load(contestant, urls, **options):
+    """Runs objm-load against a contestant; its JSON, with `server_cpu` added."""
+    command = [str(BUILD / "bin" / "objm-load"), "--port", str(contestant.port), "--urls", str(urls)]
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        command += [flag] if value is True else [flag, str(value)]
+    before = contestant.cpu()
+    done = subprocess.run(command, capture_output=True, text=True)
+    after = contestant.cpu()
+    if not done.stdout.startswith("{"):
+        raise RuntimeError("objm-load: " + done.stderr)
+    result = json.loads(done.stdout)
+    result["server_cpu"] = after - before
+    return result

@@ -1,0 +1,39 @@
+"""Medians and their intervals.
+
+A claim is a ratio of two contestants measured in interleaved pairs: the median of the pairs' ratios
+with a bootstrap interval of 95 % (Efron, 1979). An interval that straddles the bound decides nothing.
+"""
+
+import random
+import statistics
+
+
+def median_interval(samples, seed=1, rounds=4000):
+    """(median, low, high): the percentile bootstrap of the median at 95 %."""
+    if not samples:
+        return (float("nan"),) * 3
+    if len(samples) == 1:
+        return (samples[0],) * 3
+    draw = random.Random(seed)
+    medians = sorted(
+        statistics.median(draw.choices(samples, k=len(samples))) for _ in range(rounds)
+    )
+    return (
+        statistics.median(samples),
+        medians[int(0.025 * rounds)],
+        medians[int(0.975 * rounds) - 1],
+    )
+
+
+def verdict(interval, at_most=None, at_least=None):
+    """"met", "missed" or "undecided", for an interval (median, low, high) and a bound."""
+    _, low, high = interval
+    if at_most is not None:
+        return "met" if high <= at_most else "missed" if low > at_most else "undecided"
+    if at_least is not None:
+        return "met" if low >= at_least else "missed" if high < at_least else "undecided"
+    return ""
+
+
+def show(interval):
+    return "%.3f [%.3f, %.3f]" % interval
