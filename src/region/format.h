@@ -164,14 +164,14 @@ struct RegionHeader {
   std::array<std::uint8_t, 192> reserved1;
 
   // Mutable words from here.
-  Word index_root;    // encode_pointer(offset of the first index page), or 0
-  Word clean;         // 1 = let go in order; 0 = in use, or its user died
-  Word adopting;      // slot that was being adopted, plus 1; stays when that crashed
-  Word bytes;         // size of the region at the last open: for people
-  Word opened;        // times it was opened since it was formatted
-  Word bans_current;  // number of the current half of the ban log: it is half (n & 1)
-  Word bans_lost;     // double: some ban of this time or before was not recorded
-  Word reserved2;
+  Word index_root;       // encode_pointer(offset of the first index page), or 0
+  Word clean;            // 1 = let go in order; 0 = in use, or its user died
+  Word adopting;         // slot that was being adopted, plus 1; stays when that crashed
+  Word bytes;            // size of the region at the last open: for people
+  Word opened;           // times it was opened since it was formatted
+  Word bans_current;     // number of the current half of the ban log: it is half (n & 1)
+  Word bans_lost;        // double: some ban of this time or before was not recorded
+  Word bans_lost_again;  // the same, stored after it
 };
 static_assert(std::is_standard_layout_v<RegionHeader> && sizeof(RegionHeader) == 576);
 static_assert(offsetof(RegionHeader, version) == 16 && offsetof(RegionHeader, index_root) == 512);

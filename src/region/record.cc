@@ -14,10 +14,6 @@ namespace {
 
 // Fields start at multiples of 8: Varnish reads VARY and HEADERS as they lie.
 constexpr std::uint64_t kFieldAlign = 8;
-// A record's own bytes beyond which nothing of ours can be right: 64 KiB of headers is Varnish's
-// http_resp_size many times over.
-constexpr std::uint64_t kRecordBytesMax = std::uint64_t{16} << 20;
-
 const std::byte* bytes_of(const Record& record) {
   return reinterpret_cast<const std::byte*>(&record);
 }

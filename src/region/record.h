@@ -12,6 +12,10 @@
 
 namespace om::region {
 
+// A record's own bytes, beyond which nothing of ours can be right: Varnish's http_resp_size (32 KiB
+// of headers) many times over.
+inline constexpr std::uint64_t kRecordBytesMax = std::uint64_t{16} << 20;
+
 // What is known of an object when its record is made; url and host are copied.
 struct RecordPlan {
   std::array<std::uint8_t, 32> digest{};

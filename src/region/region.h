@@ -78,6 +78,8 @@ class Region {
   void clear_adopting();
   // Reads the whole body. True also for records without a body checksum.
   [[nodiscard]] bool verify_body(const Record& record) const;
+  // XXH3 of the bytes of these extents: what attach_body() takes and verify_body() compares.
+  [[nodiscard]] std::uint64_t body_checksum(std::span<const Extent> list) const;
 
   // --- in use: any thread ---
 
@@ -92,6 +94,8 @@ class Region {
   bool share_body(Record& record, const Record& from);
   // A block of its own for ESIDATA; nullptr: no space. Fill it before seal().
   std::byte* attach_esi(Record& record, std::uint32_t length);
+  // Empty when there is none.
+  [[nodiscard]] std::span<const std::byte> esi(const Record& record) const;
   void seal(Record& record);
   // Makes it survive. False: no space for an index page.
   bool publish(Record& record);
@@ -128,7 +132,7 @@ class Region {
   }
   // Faults in [offset, offset + bytes) without changing it; a background thread's work. False: the
   // kernel is older than MADV_POPULATE_WRITE (5.14), or memory is short.
-  bool populate(std::uint64_t offset, std::uint64_t bytes);
+  bool populate(std::uint64_t offset, std::uint64_t bytes) const;
   // In order: nothing was under way.
   void mark_clean();
   [[nodiscard]] RegionHeader* header() const { return reinterpret_cast<RegionHeader*>(base()); }
@@ -140,7 +144,16 @@ class Region {
   void format(std::string_view owner);
   [[nodiscard]] Word& slot_word(std::uint64_t slot) const;
   IndexPage* add_index_page();
+  bool attach_list(Record& record, std::span<const Extent> list);
   void release_body(std::span<const Extent> list);
+  struct Range {
+    std::uint64_t begin;
+    std::uint64_t end;
+  };
+  static void merge(std::vector<Range>& ranges);
+  static bool touches(const std::vector<Range>& ranges, std::uint64_t offset, std::uint64_t bytes);
+  void find_shared(const ScanReport& report, const std::vector<ScanReport::Candidate>& second_look,
+                   std::vector<Range>& conflicts_out);
   [[nodiscard]] Drop check_candidate(std::uint64_t slot, std::uint64_t offset) const;
 
   UniqueFd file_;
@@ -150,6 +163,10 @@ class Region {
   std::optional<Allocator> allocator_;
   BanLog bans_;
   std::atomic<std::uint64_t> published_{0};
+
+  // Between scan() and finish_scan().
+  std::vector<ScanReport::Candidate> candidates_;
+  std::vector<std::uint64_t> rejected_;
 
   std::mutex index_mutex_;
   std::vector<IndexPage*> pages_;

@@ -1,0 +1,551 @@
+#include "region/region.h"
+
+#include <sys/mman.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <random>
+
+#include "base/assert.h"
+#include "base/checksum.h"
+#include "base/units.h"
+#include "posix/file.h"
+#include "posix/range_lock.h"
+
+namespace om::region {
+
+namespace {
+
+std::uint64_t slots_per_page(const RegionHeader& header) {
+  return (header.index_page_bytes - sizeof(IndexPage)) / sizeof(Word);
+}
+
+Word* slots_of(IndexPage* page) { return reinterpret_cast<Word*>(page + 1); }
+
+std::uint64_t random_id() {
+  std::random_device device;
+  return (std::uint64_t{device()} << 32 | device()) | 1;
+}
+
+// Calls fn(offset, bytes) for each block that the record has to itself, and fn for its body's too.
+template <class Own, class Body>
+void for_each_block(const Record& record, const std::byte* base, Own own, Body body) {
+  own(record.self, std::uint64_t{record.record_bytes});
+  if (record.extents_block != 0) {
+    own(record.extents_block, extents_block_bytes(record.extent_count));
+  }
+  if (record.esi_offset != 0) own(record.esi_offset, round_up(record.esi_length, kGranule));
+  for (const Extent& extent : extents(record, base)) {
+    body(extent.offset, std::uint64_t{extent.capacity});
+  }
+}
+
+}  // namespace
+
+Region::~Region() = default;
+
+Result<std::unique_ptr<Region>> Region::open(UniqueFd memory, std::uint64_t size,
+                                             std::string_view owner, bool fresh) {
+  size &= ~(kPage - 1);
+  if (size < kRegionBytesMin || size > kRegionBytesMax) {
+    return Error{Errc::kMalformed, 0,
+                 "a region takes from " + format_size(kRegionBytesMin) + " to " +
+                     format_size(kRegionBytesMax) + ", not " + format_size(size)};
+  }
+  if (owner.empty() || owner.size() > kOwnerBytesMax) {
+    return Error{Errc::kMalformed, 0, "an owner's name has 1 to 255 bytes"};
+  }
+  // The lock first: before it the bytes belong to whoever holds it.
+  if (!OM_TRY(lock_range_exclusive(memory.borrow(), 0, 1))) {
+    return Error{Errc::kBusy, 0, "the region of " + std::string(owner) + " is in use"};
+  }
+  if (OM_TRY(file_size(memory.borrow())) < size) {
+    return Error{Errc::kMalformed, 0, "the region's file is shorter than " + format_size(size)};
+  }
+  auto mapping = OM_TRY(Mapping::of(memory.borrow(), 0, size, Access::kReadWrite));
+  std::unique_ptr<Region> region(new Region(std::move(memory), std::move(mapping)));
+  region->format_reason_ = fresh ? "new" : region->check_header();
+  RegionHeader* header = region->header();
+  if (region->format_reason_.empty()) {
+    const std::string_view theirs(header->owner.data(), header->owner_length);
+    if (theirs != owner) {
+      return Error{Errc::kDenied, 0,
+                   "the region belongs to " + std::string(theirs) + ", not " + std::string(owner)};
+    }
+  } else {
+    region->format(owner);
+  }
+  region->bans_ = BanLog(header, region->base() + header->ban_log_offset, header->ban_log_bytes);
+  if (region->formatted()) region->bans_.format();
+  region->allocator_.emplace(region->base(), header->heap_offset, size);
+  if (region->formatted()) {
+    // Only now is it one: a crash before leaves a header that does not check out.
+    header->magic = kRegionMagic;
+    region->allocator_->start_empty();
+  }
+  region->was_clean_ = header->clean.exchange(0) == 1;
+  header->opened.fetch_add(1);
+  header->bytes.store(size);
+  return region;
+}
+
+std::string Region::check_header() const {
+  const RegionHeader& header = *this->header();
+  if (header.magic != kRegionMagic) return header.magic == 0 ? "empty" : "not a region";
+  if (header.version != kRegionVersion) {
+    return "version " + std::to_string(header.version) + " instead of " +
+           std::to_string(kRegionVersion);
+  }
+  if (header.checksum != header_checksum(header)) return "the header's checksum does not match";
+  if (header.owner_length == 0 || header.owner_length > kOwnerBytesMax ||
+      header.ban_log_offset != kPage || header.ban_log_bytes < 2 * kPage ||
+      header.ban_log_bytes % (2 * kPage) != 0 || header.ban_log_bytes > kRegionBytesMax ||
+      header.heap_offset != header.ban_log_offset + header.ban_log_bytes ||
+      (header.index_page_bytes != kIndexPageBytesSmall &&
+       header.index_page_bytes != kIndexPageBytesLarge)) {
+    return "the header makes no sense";
+  }
+  if (header.heap_offset + 4 * header.index_page_bytes > size()) return "it has become too small";
+  return {};
+}
+
+void Region::format(std::string_view owner) {
+  RegionHeader* header = this->header();
+  header->magic = 0;
+  std::atomic_thread_fence(std::memory_order_release);
+  std::memset(base(), 0, kPage);
+  header = new (base()) RegionHeader{};
+  const Layout layout = layout_for(size());
+  header->version = kRegionVersion;
+  header->owner_length = static_cast<std::uint16_t>(owner.size());
+  header->region_id = random_id();
+  header->ban_log_offset = layout.ban_log_offset;
+  header->ban_log_bytes = layout.ban_log_bytes;
+  header->heap_offset = layout.heap_offset;
+  header->index_page_bytes = layout.index_page_bytes;
+  std::memcpy(header->owner.data(), owner.data(), owner.size());
+  header->checksum = header_checksum(*header);
+}
+
+// --- adoption ---
+
+Drop Region::check_candidate(std::uint64_t slot, std::uint64_t offset) const {
+  const std::uint64_t heap_begin = header()->heap_offset;
+  const std::uint64_t heap_end = size();
+  if (offset < heap_begin || offset >= heap_end) return Drop::kBadPointer;
+  if (const Drop drop = check_record({pointer(offset), heap_end - offset}, offset, region_id(),
+                                     heap_begin, heap_end);
+      drop != Drop::kNone) {
+    return drop;
+  }
+  const auto& record = *reinterpret_cast<const Record*>(pointer(offset));
+  // Of two slots that point here, one is wrong.
+  if (record.slot.load() != slot + 1) return Drop::kBadRecord;
+  const Timers times = timers(record);
+  if (!std::isfinite(times.t_origin) || !std::isfinite(times.ttl) || !std::isfinite(times.grace) ||
+      !std::isfinite(times.keep) || !std::isfinite(load_double(record.ban_time))) {
+    return Drop::kBadRecord;
+  }
+  const auto inside = [&](std::uint64_t at, std::uint64_t bytes) {
+    return at >= heap_begin && at % kGranule == 0 && at <= heap_end && bytes <= heap_end - at;
+  };
+  if (record.extents_block != 0) {
+    if (!inside(record.extents_block, extents_block_bytes(record.extent_count))) {
+      return Drop::kBadExtents;
+    }
+    const auto& block = *reinterpret_cast<const ExtentsBlock*>(pointer(record.extents_block));
+    const std::size_t bytes = sizeof(ExtentsBlock) + record.extent_count * sizeof(Extent);
+    if (block.record != offset || block.count != record.extent_count ||
+        block.checksum != extents_block_checksum({pointer(record.extents_block), bytes})) {
+      return Drop::kBadChecksum;
+    }
+  }
+  if (const Drop drop = check_extents(record, extents(record, base()), heap_begin, heap_end);
+      drop != Drop::kNone) {
+    return drop;
+  }
+  if (record.esi_offset != 0) {
+    if (record.esi_length == 0 || !inside(record.esi_offset, record.esi_length)) {
+      return Drop::kBadRecord;
+    }
+    if (record.esi_checksum != checksum({pointer(record.esi_offset), record.esi_length})) {
+      return Drop::kBadChecksum;
+    }
+  }
+  return Drop::kNone;
+}
+
+ScanReport Region::scan() {
+  ScanReport report;
+  const auto drop = [&](std::uint64_t slot, Drop why) {
+    ++report.dropped[static_cast<std::size_t>(why)];
+    rejected_.push_back(slot);
+  };
+  pages_.clear();
+  rejected_.clear();
+  shared_.clear();
+  allocator_->begin_rebuild();
+
+  const RegionHeader& header = *this->header();
+  const std::uint64_t crashed = header.adopting.load();
+  const std::uint64_t per_page = slots_per_page(header);
+  const Word* link = &header.index_root;
+  while (const std::uint64_t word = link->load(std::memory_order_acquire)) {
+    const std::uint64_t offset = decode_pointer(word);
+    // claim() also says whether the page lies inside the heap; a list that bites its own tail ends
+    // at a page that is claimed already.
+    if (offset == 0 || !allocator_->claim(offset, header.index_page_bytes)) break;
+    auto* page = reinterpret_cast<IndexPage*>(pointer(offset));
+    if (page->magic != kIndexMagic || page->checksum != index_page_checksum(*page) ||
+        page->self != offset || page->bytes != header.index_page_bytes ||
+        page->region_id != header.region_id || page->first != pages_.size() * per_page) {
+      break;
+    }
+    pages_.push_back(page);
+    link = &page->next;
+  }
+  report.index_damaged = link->load() != 0;
+
+  // A claim that fails is either a body that is shared, or an overlap.
+  std::vector<ScanReport::Candidate> second_look;
+  std::vector<Range> conflicts;
+  for (IndexPage* page : pages_) {
+    for (std::uint64_t i = 0; i < per_page; ++i) {
+      const std::uint64_t word = slots_of(page)[i].load(std::memory_order_acquire);
+      if (word == 0) continue;
+      const std::uint64_t slot = page->first + i;
+      ++report.slots_in_use;
+      const std::uint64_t offset = decode_pointer(word);
+      const Drop why = slot + 1 == crashed ? Drop::kCrashedAt
+                       : offset == 0       ? Drop::kBadPointer
+                                           : check_candidate(slot, offset);
+      if (why != Drop::kNone) {
+        drop(slot, why);
+        continue;
+      }
+      auto* record = reinterpret_cast<Record*>(pointer(offset));
+      bool body_taken = false;
+      for_each_block(
+          *record, base(),
+          [&](std::uint64_t at, std::uint64_t bytes) {
+            if (!allocator_->claim(at, bytes)) conflicts.push_back({at, at + bytes});
+          },
+          [&](std::uint64_t at, std::uint64_t bytes) {
+            body_taken = body_taken || !allocator_->claim(at, bytes);
+          });
+      report.candidates.push_back({slot, record});
+      if (body_taken) second_look.push_back({slot, record});
+    }
+  }
+  if (!second_look.empty()) find_shared(report, second_look, conflicts);
+  if (!conflicts.empty()) {
+    // Which of them tells the truth cannot be known: none is believed.
+    merge(conflicts);
+    std::erase_if(report.candidates, [&](const ScanReport::Candidate& candidate) {
+      bool bad = false;
+      const auto look = [&](std::uint64_t at, std::uint64_t bytes) {
+        bad = bad || touches(conflicts, at, bytes);
+      };
+      for_each_block(*candidate.record, base(), look, look);
+      if (bad) drop(candidate.slot, Drop::kOverlap);
+      return bad;
+    });
+  }
+  candidates_ = report.candidates;
+  return report;
+}
+
+// Sorted, without overlaps.
+void Region::merge(std::vector<Range>& ranges) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  std::size_t kept = 0;
+  for (const Range& range : ranges) {
+    if (kept > 0 && range.begin < ranges[kept - 1].end) {
+      ranges[kept - 1].end = std::max(ranges[kept - 1].end, range.end);
+    } else {
+      ranges[kept++] = range;
+    }
+  }
+  ranges.resize(kept);
+}
+
+bool Region::touches(const std::vector<Range>& ranges, std::uint64_t offset, std::uint64_t bytes) {
+  const auto after =
+      std::upper_bound(ranges.begin(), ranges.end(), offset,
+                       [](std::uint64_t at, const Range& range) { return at < range.end; });
+  return after != ranges.end() && after->begin < offset + bytes;
+}
+
+// Records whose bodies were claimed already: shared when another record names exactly the same
+// extents, else in conflict.
+void Region::find_shared(const ScanReport& report,
+                         const std::vector<ScanReport::Candidate>& second_look,
+                         std::vector<Range>& conflicts_out) {
+  std::unordered_map<std::uint64_t, const Record*> first_claimant;
+  for (const auto& candidate : second_look) {
+    first_claimant[body(*candidate.record).front().offset] = nullptr;
+  }
+  for (const auto& candidate : report.candidates) {
+    const auto list = body(*candidate.record);
+    if (list.empty()) continue;
+    const auto found = first_claimant.find(list.front().offset);
+    if (found != first_claimant.end() && found->second == nullptr) {
+      found->second = candidate.record;
+    }
+  }
+  for (const auto& candidate : second_look) {
+    const auto list = body(*candidate.record);
+    const Record* first = first_claimant[list.front().offset];
+    const auto theirs = body(*first);
+    if (first != candidate.record && std::ranges::equal(list, theirs)) {
+      shared_[list.front().offset] = 0;  // counted by finish_scan
+      continue;
+    }
+    for (const Extent& extent : list) {
+      conflicts_out.push_back({extent.offset, extent.offset + extent.capacity});
+    }
+  }
+}
+
+void Region::finish_scan(std::span<const std::uint64_t> kept) {
+  RegionHeader* header = this->header();
+  const std::uint64_t per_page = slots_per_page(*header);
+  std::vector<bool> keep(pages_.size() * per_page, false);
+  for (const std::uint64_t slot : kept) {
+    if (slot < keep.size()) keep[slot] = true;
+  }
+  // What goes is unlinked first, then the links of free blocks are written over it.
+  for (const std::uint64_t slot : rejected_) slot_word(slot).store(0, std::memory_order_release);
+  for (const auto& candidate : candidates_) {
+    if (!keep[candidate.slot]) slot_word(candidate.slot).store(0, std::memory_order_release);
+  }
+  (pages_.empty() ? header->index_root : pages_.back()->next).store(0, std::memory_order_release);
+  header->adopting.store(0, std::memory_order_release);
+
+  allocator_->begin_rebuild();
+  for (const IndexPage* page : pages_) OM_ASSERT(allocator_->claim(page->self, page->bytes));
+  std::uint64_t count = 0;
+  for (const auto& candidate : candidates_) {
+    if (!keep[candidate.slot]) continue;
+    ++count;
+    const auto list = body(*candidate.record);
+    const auto shared = list.empty() ? shared_.end() : shared_.find(list.front().offset);
+    const bool again = shared != shared_.end() && shared->second++ > 0;
+    const auto claim = [&](std::uint64_t at, std::uint64_t bytes) {
+      OM_ASSERT(allocator_->claim(at, bytes));
+    };
+    for_each_block(*candidate.record, base(), claim, [&](std::uint64_t at, std::uint64_t bytes) {
+      if (!again) claim(at, bytes);
+    });
+  }
+  allocator_->finish_rebuild();
+  std::erase_if(shared_, [](const auto& entry) { return entry.second < 2; });
+  shared_count_.store(shared_.size());
+  published_.store(count);
+
+  free_slots_.clear();
+  free_slots_.reserve(keep.size());
+  for (std::uint64_t slot = keep.size(); slot-- > 0;) {
+    if (slot_word(slot).load() == 0) free_slots_.push_back(slot);
+  }
+  candidates_ = {};
+  rejected_ = {};
+}
+
+void Region::set_adopting(std::uint64_t slot) { header()->adopting.store(slot + 1); }
+void Region::clear_adopting() { header()->adopting.store(0); }
+
+std::uint64_t Region::body_checksum(std::span<const Extent> list) const {
+  XXH3_state_t* state = XXH3_createState();
+  OM_ASSERT(state != nullptr);
+  (void)XXH3_64bits_reset(state);
+  for (const Extent& extent : list) {
+    (void)XXH3_64bits_update(state, pointer(extent.offset), extent.length);
+  }
+  const std::uint64_t sum = XXH3_64bits_digest(state);
+  (void)XXH3_freeState(state);
+  return sum;
+}
+
+bool Region::verify_body(const Record& record) const {
+  return (record.flags & kHasBodyChecksum) == 0 ||
+         body_checksum(body(record)) == record.body_checksum;
+}
+
+// --- in use ---
+
+Record* Region::create(const RecordPlan& plan) {
+  const std::optional<Block> block = allocator_->allocate(record_bytes(plan));
+  if (!block) return nullptr;
+  return init_record(pointer(block->offset), block->offset, region_id(), plan);
+}
+
+bool Region::attach_list(Record& record, std::span<const Extent> list) {
+  OM_ASSERT(record.extent_count == 0 && record.slot.load() == 0);
+  if (list.size() <= kInlineExtents) {
+    std::copy(list.begin(), list.end(), record.extents.begin());
+  } else {
+    const auto block = allocator_->allocate(extents_block_bytes(list.size()));
+    if (!block) return false;
+    auto* header = new (pointer(block->offset)) ExtentsBlock{0, record.self, list.size()};
+    std::memcpy(header + 1, list.data(), list.size_bytes());
+    header->checksum =
+        extents_block_checksum({pointer(block->offset), sizeof(ExtentsBlock) + list.size_bytes()});
+    record.extents_block = block->offset;
+  }
+  record.extent_count = static_cast<std::uint32_t>(list.size());
+  record.body_length = 0;
+  for (const Extent& extent : list) record.body_length += extent.length;
+  record.total_length = record.body_length;
+  return true;
+}
+
+bool Region::attach_body(Record& record, std::span<const Extent> body,
+                         std::optional<std::uint64_t> body_checksum) {
+  if (!attach_list(record, body)) return false;
+  if (body_checksum) {
+    record.flags |= kHasBodyChecksum;
+    record.body_checksum = *body_checksum;
+  }
+  return true;
+}
+
+bool Region::share_body(Record& record, const Record& from) {
+  const auto list = body(from);
+  if (!attach_list(record, list)) return false;
+  record.flags |= from.flags & kHasBodyChecksum;
+  record.body_checksum = from.body_checksum;
+  if (list.empty()) return true;
+  const std::lock_guard lock(shared_mutex_);
+  std::uint32_t& count = shared_[list.front().offset];
+  count = count == 0 ? 2 : count + 1;
+  shared_count_.store(shared_.size(), std::memory_order_release);
+  return true;
+}
+
+std::byte* Region::attach_esi(Record& record, std::uint32_t length) {
+  OM_ASSERT(record.esi_offset == 0 && length > 0);
+  const auto block = allocator_->allocate(length);
+  if (!block) return nullptr;
+  record.esi_offset = block->offset;
+  record.esi_length = length;
+  return pointer(block->offset);
+}
+
+std::span<const std::byte> Region::esi(const Record& record) const {
+  if (record.esi_offset == 0) return {};
+  return {pointer(record.esi_offset), record.esi_length};
+}
+
+void Region::seal(Record& record) {
+  if (record.esi_offset != 0) record.esi_checksum = checksum(esi(record));
+  seal_record(record);
+}
+
+Word& Region::slot_word(std::uint64_t slot) const {
+  const std::uint64_t per_page = slots_per_page(*header());
+  return slots_of(pages_[slot / per_page])[slot % per_page];
+}
+
+IndexPage* Region::add_index_page() {
+  const std::uint64_t bytes = header()->index_page_bytes;
+  const std::uint64_t per_page = slots_per_page(*header());
+  const auto block = allocator_->allocate(bytes);
+  if (!block) return nullptr;
+  free_slots_.reserve((pages_.size() + 1) * per_page);
+  std::memset(pointer(block->offset), 0, bytes);
+  auto* page = new (pointer(block->offset)) IndexPage{};
+  page->magic = kIndexMagic;
+  page->self = block->offset;
+  page->bytes = bytes;
+  page->first = pages_.size() * per_page;
+  page->region_id = region_id();
+  page->checksum = index_page_checksum(*page);
+  (pages_.empty() ? header()->index_root : pages_.back()->next)
+      .store(encode_pointer(block->offset), std::memory_order_release);
+  pages_.push_back(page);
+  for (std::uint64_t i = per_page; i-- > 0;) free_slots_.push_back(page->first + i);
+  return page;
+}
+
+bool Region::publish(Record& record) {
+  OM_ASSERT(record.magic.load() == kRecordMagic && record.slot.load() == 0);  // sealed, once
+  const std::lock_guard lock(index_mutex_);
+  if (free_slots_.empty() && add_index_page() == nullptr) return false;
+  const std::uint64_t slot = free_slots_.back();
+  free_slots_.pop_back();
+  record.slot.store(slot + 1, std::memory_order_release);
+  slot_word(slot).store(encode_pointer(record.self), std::memory_order_release);
+  published_.fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+void Region::retire(Record& record) {
+  // The exchange makes one of two callers do it. A crash after it leaves a slot whose record does
+  // not name it, which is dropped.
+  const std::uint64_t slot = record.slot.exchange(0, std::memory_order_acq_rel);
+  if (slot == 0) return;
+  const std::lock_guard lock(index_mutex_);
+  slot_word(slot - 1).store(0, std::memory_order_release);
+  free_slots_.push_back(slot - 1);
+  published_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void Region::mark_removed(Record& record) {
+  record.removed.store(1, std::memory_order_release);
+  retire(record);
+}
+
+void Region::release_body(std::span<const Extent> list) {
+  if (list.empty()) return;
+  if (shared_count_.load(std::memory_order_acquire) != 0) {
+    const std::lock_guard lock(shared_mutex_);
+    const auto found = shared_.find(list.front().offset);
+    if (found != shared_.end()) {
+      // The last one to name it owns it alone, and frees it without this map.
+      if (--found->second == 1) {
+        shared_.erase(found);
+        shared_count_.store(shared_.size(), std::memory_order_release);
+      }
+      return;
+    }
+  }
+  for (const Extent& extent : list) allocator_->free(extent);
+}
+
+void Region::drop_body(Record& record) {
+  retire(record);
+  record.magic.store(0, std::memory_order_release);
+  release_body(body(record));
+  if (record.extents_block != 0) {
+    allocator_->free(Block{record.extents_block, extents_block_bytes(record.extent_count)});
+  }
+  if (record.esi_offset != 0) {
+    allocator_->free(Block{record.esi_offset, round_up(record.esi_length, kGranule)});
+  }
+  record.extents_block = 0;
+  record.extent_count = 0;
+  record.esi_offset = 0;
+  record.esi_length = 0;
+}
+
+void Region::destroy(Record* record) {
+  drop_body(*record);
+  allocator_->free(Block{record->self, record->record_bytes});
+}
+
+bool Region::populate(std::uint64_t offset, std::uint64_t bytes) const {
+  if (offset >= size()) return false;
+  const std::uint64_t begin = offset & ~(kPage - 1);
+  const std::uint64_t end = std::min(size(), round_up(offset + bytes, kPage));
+  constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, Linux 5.14; not in all headers
+  return ::madvise(pointer(begin), end - begin, kPopulateWrite) == 0;
+}
+
+void Region::mark_clean() { header()->clean.store(1, std::memory_order_release); }
+
+}  // namespace om::region
