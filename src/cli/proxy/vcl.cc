@@ -107,6 +107,9 @@ constexpr char kRecvEnd[] = R"vcl(
 	# the origin is sick, or has just failed, an old copy is better than none (see vcl_hit).
 	if (req.http.X-Objm-Want-Fresh) {
 		set req.grace = 10s;
+	} elsif (req.http.X-Objm-Want-Stale) {
+		# A restart keeps the value from before.
+		set req.grace = 365d;
 	}
 }
 )vcl";
