@@ -55,6 +55,8 @@ struct Options {
   // For tests: another journal directory than the real one, and hashes that collide.
   LogDirectory* journal_directory = nullptr;
   KeyHash (*hash)(std::string_view) = hash_key;
+  // For tests: runs before each transaction of a group sync; an error is a crash there.
+  std::function<Result<void>()> before_batch;
 };
 
 // What open() found. Numbers of records are of the journal.

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -69,5 +70,7 @@ Result<void> check_limits(const Record& record);
 void encode_record(const Record& record, std::string& out);
 // kCorrupt for anything that encode_record() does not write: short, surplus, unknown flags, limits.
 Result<Record> decode_record(std::span<const std::byte> bytes);
+// Only the key, looking at nothing else: a view into `bytes`.
+Result<std::string_view> encoded_key(std::span<const std::byte> bytes);
 
 }  // namespace om::catalog

@@ -1,0 +1,437 @@
+#include "store/catalog/catalog.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/assert.h"
+#include "base/limits.h"
+#include "store/catalog/impl.h"
+
+namespace om::catalog {
+namespace {
+
+std::span<const std::byte> bytes_of(std::string_view text) {
+  return {reinterpret_cast<const std::byte*>(text.data()), text.size()};
+}
+
+}  // namespace
+
+// --- under mutex_
+
+const OverlayEntry* Catalog::Impl::overlaid(std::string_view key) const {
+  const OverlayEntry* const entry = active_.find(key);
+  return entry != nullptr ? entry : frozen_.find(key);
+}
+
+Result<std::string> Catalog::Impl::payload_of(const OverlayEntry& entry) {
+  std::string payload(entry.payload_bytes, '\0');
+  const auto got = OM_TRY(entry.file->log->read_at(
+      entry.payload_offset, {reinterpret_cast<std::byte*>(payload.data()), payload.size()}));
+  if (got != payload.size()) return Error{Errc::kCorrupt, 0, "the journal lost an entry"};
+  return payload;
+}
+
+Result<Record> Catalog::Impl::record_of(const OverlayEntry& entry) {
+  const std::string payload = OM_TRY(payload_of(entry));
+  auto record = OM_TRY(decode_record(bytes_of(payload)));
+  if (record.sequence != entry.sequence)
+    return Error{Errc::kCorrupt, 0, "the journal has another entry where one was written"};
+  return record;
+}
+
+// --- changes
+
+Result<std::optional<Record>> Catalog::Impl::change(EntryType type, Record record,
+                                                    bool expect_object) {
+  auto old = OM_TRY(find(record.key));
+  if (type == EntryType::kRemove && !old) return std::optional<Record>();
+  if (expect_object) {
+    if (!old || old->object_id != record.object_id) return std::optional<Record>();
+    Place place = std::move(record.place);
+    record = *old;
+    record.place = std::move(place);
+  }
+  const std::lock_guard lock(mutex_);
+  bool hides_durable = old && old->durable;  // from the index
+  if (const OverlayEntry* entry = active_.find(record.key)) {
+    hides_durable = entry->hides_durable;  // what it published never reaches the index
+  } else if (const OverlayEntry* frozen = frozen_.find(record.key)) {
+    hides_durable = frozen->hides_durable || (frozen->live && frozen->survives_boot);
+  }
+  record.sequence = sequence_ + 1;
+  const KeyHash hash = options.hash(record.key);
+  EntryHeader header{};
+  header.type = static_cast<std::uint16_t>(type);
+  header.sequence = record.sequence;
+  header.synced_sequence = std::max(synced_, applied_);
+  header.key_high = hash.high;
+  header.key_low = hash.low;
+  header.object_id = type == EntryType::kRemove ? old->object_id : record.object_id;
+  std::string payload;
+  if (type == EntryType::kRemove) {
+    payload = record.key;
+  } else {
+    OM_TRY(check_limits(record));
+    encode_record(record, payload);
+  }
+  const auto written = OM_TRY(journal_->append(header, bytes_of(payload)));
+  sequence_ = record.sequence;
+  OverlayEntry entry;
+  entry.hash = hash;
+  entry.object_id = header.object_id;
+  entry.sequence = record.sequence;
+  entry.file = written.file;
+  entry.payload_offset = written.payload_offset;
+  entry.payload_bytes = static_cast<std::uint32_t>(payload.size());
+  entry.live = type != EntryType::kRemove;
+  entry.tagged = entry.live && !record.tags.empty();
+  entry.survives_boot = entry.live && record.survives_boot();
+  entry.hides_durable = hides_durable;
+  active_.put(record.key, entry);
+  if (entry.live && !old) ++objects_;
+  if (!entry.live) --objects_;
+  if (old) old->durable = hides_durable;
+  return old;
+}
+
+// --- looking
+
+Result<std::optional<Record>> Catalog::Impl::find(std::string_view key) {
+  if (key.empty() || key.size() > kKeyBytesMax) return std::optional<Record>();
+  {
+    const std::lock_guard lock(mutex_);
+    if (const OverlayEntry* entry = overlaid(key)) {
+      if (!entry->live) return std::optional<Record>();
+      return std::optional<Record>(OM_TRY(record_of(*entry)));
+    }
+  }
+  return index_->find(options.hash(key), key);
+}
+
+Result<std::optional<Record>> Catalog::Impl::find_object(std::uint64_t object_id) {
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Overlay* overlay : {&active_, &frozen_}) {
+      const std::string* const key = overlay->key_of(object_id);
+      if (key == nullptr) continue;
+      const OverlayEntry* const entry = overlaid(*key);
+      if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
+      return std::optional<Record>(OM_TRY(record_of(*entry)));
+    }
+  }
+  auto found = OM_TRY(index_->find_object(object_id));
+  if (!found) return found;
+  const std::lock_guard lock(mutex_);
+  if (const OverlayEntry* entry = overlaid(found->key)) {
+    // Removed or replaced since, or (written to the index between the two looks) the very same.
+    if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
+  }
+  return found;
+}
+
+Result<void> Catalog::Impl::for_each(const std::function<void(const Record&)>& fn) {
+  const std::lock_guard lock(mutex_);
+  OM_TRY(index_->for_each([&](const Record& record) {
+    if (overlaid(record.key) == nullptr) fn(record);
+    return true;
+  }));
+  for (const Overlay* overlay : {&active_, &frozen_}) {
+    for (const auto& [key, entry] : overlay->entries()) {
+      if (!entry.live || overlaid(key) != &entry) continue;
+      fn(OM_TRY(record_of(entry)));
+    }
+  }
+  return {};
+}
+
+Result<void> Catalog::Impl::list(std::string_view prefix, std::string_view after, std::size_t limit,
+                                 const std::function<bool(const Record&)>& fn) {
+  if (limit == 0) return {};
+  const std::lock_guard lock(mutex_);
+  using Live = std::pair<std::string_view, const OverlayEntry*>;
+  std::vector<Live> lives;
+  for (const Overlay* overlay : {&active_, &frozen_}) {
+    for (const auto& [key, entry] : overlay->entries()) {
+      if (entry.live && std::string_view(key) > after &&
+          key.compare(0, prefix.size(), prefix) == 0 && overlaid(key) == &entry) {
+        lives.emplace_back(key, &entry);
+      }
+    }
+  }
+  std::sort(lives.begin(), lives.end());
+  auto next = lives.begin();
+  std::size_t given = 0;
+  bool go_on = true;
+  Result<void> failed;
+  const auto give = [&](const Record& record) {
+    ++given;
+    go_on = fn(record) && given < limit;
+  };
+  const auto give_until = [&](const std::string* key) {
+    for (; go_on && next != lives.end() && (key == nullptr || next->first <= *key); ++next) {
+      auto record = record_of(*next->second);
+      if (!record) {
+        failed = std::move(record).error();
+        go_on = false;
+        return;
+      }
+      give(*record);
+    }
+  };
+  OM_TRY(index_->list(prefix, after, [&](const Record& record) {
+    give_until(&record.key);
+    if (go_on && overlaid(record.key) == nullptr) give(record);
+    return go_on;
+  }));
+  give_until(nullptr);
+  return failed;
+}
+
+Result<std::vector<std::string>> Catalog::Impl::keys_with_tag(std::string_view tag) {
+  std::vector<std::string> keys;
+  const std::lock_guard lock(mutex_);
+  OM_TRY(index_->with_tag(tag, [&](std::string_view key) {
+    if (overlaid(key) == nullptr) keys.emplace_back(key);
+  }));
+  for (const Overlay* overlay : {&active_, &frozen_}) {
+    for (const auto& [key, entry] : overlay->entries()) {
+      if (!entry.live || !entry.tagged || overlaid(key) != &entry) continue;
+      const Record record = OM_TRY(record_of(entry));
+      if (std::find(record.tags.begin(), record.tags.end(), tag) != record.tags.end())
+        keys.push_back(key);
+    }
+  }
+  return keys;
+}
+
+// --- durability
+
+Result<void> Catalog::Impl::sync_removals() {
+  struct Work {
+    Journal::FilePtr file;
+    std::uint64_t last = 0;
+  };
+  std::vector<Work> work;
+  std::uint64_t target = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    target = sequence_;
+    if (std::max(synced_, applied_) >= target) return {};
+    for (const auto& file : journal_->files()) {
+      if (file->sync_failed && file->last_sequence > applied_)
+        return Error{Errc::kUnavailable, 0, "the journal could not be synced; wait for the index"};
+      if (file->last_sequence > std::max(file->synced_sequence, applied_))
+        work.push_back({file, file->last_sequence});
+    }
+  }
+  Result<void> outcome;
+  for (const Work& one : work) {
+    const auto synced = one.file->log->sync();
+    const std::lock_guard lock(mutex_);
+    if (synced) {
+      one.file->synced_sequence = std::max(one.file->synced_sequence, one.last);
+    } else {
+      one.file->sync_failed = true;
+      outcome = synced.error();
+    }
+  }
+  if (!outcome) return outcome;
+  const std::lock_guard lock(mutex_);
+  synced_ = std::max(synced_, target);
+  return {};
+}
+
+Result<void> Catalog::Impl::group_sync(const std::function<Result<void>()>& sync_bodies) {
+  std::uint64_t cut = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    OM_ASSERT(frozen_.empty());
+    frozen_.swap(active_);
+    cut = sequence_;
+  }
+  auto outcome = sync_bodies();
+  if (outcome) {
+    // Its failure is remembered in the file. What follows makes the same changes durable, and the
+    // journal then goes on in another file.
+    (void)sync_removals();
+    outcome = write_to_index(cut);
+  }
+  Overlay done;
+  {
+    const std::lock_guard lock(mutex_);
+    if (outcome) {
+      done.swap(frozen_);
+      applied_ = std::max(applied_, cut);
+      ++group_syncs_;
+    } else {
+      thaw();
+    }
+    last_group_sync_ns_ = clock.monotonic_ns();
+  }
+  done.clear();
+  if (!outcome) return outcome;
+  return turn_journal(cut);
+}
+
+void Catalog::Impl::thaw() {
+  for (const auto& [key, entry] : frozen_.entries()) {
+    if (active_.find(key) == nullptr) active_.put(key, entry);
+  }
+  frozen_.clear();
+}
+
+// frozen_ is not changed by anybody else meanwhile, only read. The state goes with the last batch:
+// before it, a change that a later one of the same key has overtaken may be in neither place.
+Result<void> Catalog::Impl::write_to_index(std::uint64_t cut) {
+  using Item = std::pair<const std::string*, const OverlayEntry*>;
+  std::vector<Item> items;
+  items.reserve(frozen_.size());
+  for (const auto& [key, entry] : frozen_.entries()) items.emplace_back(&key, &entry);
+  if (items.empty() && cut == index_->state().applied_sequence) return {};
+  std::sort(items.begin(), items.end(),
+            [](const Item& a, const Item& b) { return a.second->object_id < b.second->object_id; });
+  std::vector<Change> batch;
+  std::size_t at = 0;
+  do {
+    batch.clear();
+    std::size_t bytes = 0;
+    for (; at < items.size() && batch.size() < options.batch_entries && bytes < (4u << 20); ++at) {
+      const auto& [key, entry] = items[at];
+      Change change{entry->hash, *key, entry->sequence, {}};
+      if (entry->live) {
+        change.object = OM_TRY(payload_of(*entry));
+        if (const auto record = decode_record(bytes_of(change.object));
+            !record || record->sequence != entry->sequence) {
+          return Error{Errc::kCorrupt, 0, "the journal changed under us"};
+        }
+      }
+      bytes += change.object.size() + change.key.size();
+      batch.push_back(std::move(change));
+    }
+    if (options.before_batch) OM_TRY(options.before_batch());
+    std::optional<Index::State> state;
+    if (at == items.size()) state = Index::State{cut, boot_};
+    OM_TRY(index_->apply(batch, state));
+  } while (at < items.size());
+  return {};
+}
+
+// Only this thread starts and takes away files, so the current one stays what it is.
+Result<void> Catalog::Impl::turn_journal(std::uint64_t applied) {
+  bool turn = false;
+  std::uint64_t number = 0;
+  std::uint64_t first = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto& current = journal_->current();
+    turn = current->end > options.journal_bytes_max || current->sync_failed;
+    number = journal_->next_number();
+    first = sequence_ + 1;
+  }
+  if (turn) {
+    auto file = OM_TRY(journal_->make_file(number, first, boot_));
+    const std::lock_guard lock(mutex_);
+    journal_->use_file(std::move(file));
+  }
+  std::vector<Journal::FilePtr> obsolete;
+  {
+    const std::lock_guard lock(mutex_);
+    obsolete = journal_->take_obsolete(applied);
+  }
+  for (const auto& file : obsolete) OM_TRY(journal_->delete_file(*file));
+  return {};
+}
+
+bool Catalog::Impl::wants_sync() {
+  const std::lock_guard lock(mutex_);
+  if (active_.empty()) return false;
+  return active_.size() >= options.overlay_entries_wanted ||
+         clock.monotonic_ns() - last_group_sync_ns_ >= options.sync_interval_ns;
+}
+
+Result<void> Catalog::Impl::mark_clean(const std::function<Result<void>()>& sync_bodies) {
+  OM_TRY(group_sync(sync_bodies));
+  {
+    const std::lock_guard lock(mutex_);
+    EntryHeader header{};
+    header.type = static_cast<std::uint16_t>(EntryType::kClean);
+    header.sequence = sequence_ + 1;
+    header.synced_sequence = std::max(synced_, applied_);
+    (void)OM_TRY(journal_->append(header, {}));
+    ++sequence_;
+  }
+  return sync_removals();
+}
+
+Status Catalog::Impl::status() {
+  Status status;
+  const auto sizes = index_->sizes();
+  const std::lock_guard lock(mutex_);
+  status.objects = objects_;
+  status.overlay_entries = active_.size() + frozen_.size();
+  status.sequence = sequence_;
+  status.synced_sequence = std::max(synced_, applied_);
+  status.durable_sequence = applied_;
+  status.journal_bytes = journal_->bytes();
+  status.index_bytes = sizes.used_bytes;
+  status.map_bytes = sizes.map_bytes;
+  status.group_syncs = group_syncs_;
+  status.last_group_sync_ns = last_group_sync_ns_;
+  return status;
+}
+
+// --- the door
+
+Catalog::Catalog(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Catalog::~Catalog() = default;
+
+Result<std::unique_ptr<Catalog>> Catalog::open(const std::string& directory, Options options,
+                                               const Clock& clock) {
+  auto impl = std::make_unique<Impl>(std::move(options), clock);
+  OM_TRY(impl->recover(directory));
+  return std::unique_ptr<Catalog>(new Catalog(std::move(impl)));
+}
+
+Result<std::optional<Record>> Catalog::publish(const Record& record) {
+  OM_TRY(check_limits(record));
+  return impl_->change(EntryType::kPublish, record, false);
+}
+Result<std::optional<Record>> Catalog::remove(std::string_view key) {
+  Record record;
+  record.key = key;
+  return impl_->change(EntryType::kRemove, std::move(record), false);
+}
+Result<std::optional<Record>> Catalog::move(std::string_view key, std::uint64_t object_id,
+                                            const Place& place) {
+  Record record;
+  record.key = key;
+  record.object_id = object_id;
+  record.place = place;
+  return impl_->change(EntryType::kMove, std::move(record), true);
+}
+Result<std::optional<Record>> Catalog::find(std::string_view key) { return impl_->find(key); }
+Result<std::optional<Record>> Catalog::find_object(std::uint64_t object_id) {
+  return impl_->find_object(object_id);
+}
+Result<void> Catalog::for_each(const std::function<void(const Record&)>& fn) {
+  return impl_->for_each(fn);
+}
+Result<void> Catalog::list(std::string_view prefix, std::string_view after, std::size_t limit,
+                           const std::function<bool(const Record&)>& fn) {
+  return impl_->list(prefix, after, limit, fn);
+}
+Result<std::vector<std::string>> Catalog::keys_with_tag(std::string_view tag) {
+  return impl_->keys_with_tag(tag);
+}
+Result<void> Catalog::sync_removals() { return impl_->sync_removals(); }
+Result<void> Catalog::group_sync(const std::function<Result<void>()>& sync_bodies) {
+  return impl_->group_sync(sync_bodies);
+}
+bool Catalog::wants_sync() const { return impl_->wants_sync(); }
+Result<void> Catalog::mark_clean(const std::function<Result<void>()>& sync_bodies) {
+  return impl_->mark_clean(sync_bodies);
+}
+const Recovery& Catalog::recovery() const { return impl_->recovery; }
+Status Catalog::status() const { return impl_->status(); }
+
+}  // namespace om::catalog

@@ -1,0 +1,78 @@
+// impl.h: the inside of Catalog. catalog.cc has the calls, recovery.cc what open() does.
+//
+// Two overlays: `active_` takes changes; `frozen_` is what group_sync() is writing to the index. A
+// look-up goes active, frozen, index, in this order; an entry leaves `frozen_` only after the
+// index's transaction that has it was committed, so nothing falls between.
+//
+// Locks: mutex_ (everything below it), then Index's own. group_sync holds neither while it syncs.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "posix/unique_fd.h"
+#include "store/catalog/catalog.h"
+#include "store/catalog/index.h"
+#include "store/catalog/overlay.h"
+
+namespace om::catalog {
+
+class Catalog::Impl {
+ public:
+  Impl(Options given, const Clock& time) : options(std::move(given)), clock(time) {}
+
+  Result<void> recover(const std::string& directory);
+
+  Result<std::optional<Record>> change(EntryType type, Record record, bool expect_object);
+  Result<std::optional<Record>> find(std::string_view key);
+  Result<std::optional<Record>> find_object(std::uint64_t object_id);
+  Result<void> for_each(const std::function<void(const Record&)>& fn);
+  Result<void> list(std::string_view prefix, std::string_view after, std::size_t limit,
+                    const std::function<bool(const Record&)>& fn);
+  Result<std::vector<std::string>> keys_with_tag(std::string_view tag);
+  Result<void> sync_removals();
+  Result<void> group_sync(const std::function<Result<void>()>& sync_bodies);
+  bool wants_sync();
+  Result<void> mark_clean(const std::function<Result<void>()>& sync_bodies);
+  Status status();
+
+  Recovery recovery;
+
+ private:
+  // --- under mutex_
+  const OverlayEntry* overlaid(std::string_view key) const;
+  static Result<std::string> payload_of(const OverlayEntry& entry);
+  static Result<Record> record_of(const OverlayEntry& entry);
+
+  void thaw();  // frozen_ back into active_: the group sync failed
+  Result<void> write_to_index(std::uint64_t cut);
+  Result<void> turn_journal(std::uint64_t applied);
+
+  // --- recovery
+  void write_report(const Journal::Replay& replay);
+
+  Options options;
+  const Clock& clock;
+  UniqueFd lock_file_;
+  std::unique_ptr<LogDirectory> own_directory_;
+  LogDirectory* directory_ = nullptr;
+  std::unique_ptr<Index> index_;
+  KeyHash boot_;
+
+  mutable std::mutex mutex_;
+  std::unique_ptr<Journal> journal_;
+  Overlay active_;
+  Overlay frozen_;
+  std::uint64_t sequence_ = 0;
+  std::uint64_t synced_ = 0;
+  std::uint64_t applied_ = 0;
+  std::uint64_t objects_ = 0;
+  std::uint64_t group_syncs_ = 0;
+  std::uint64_t last_group_sync_ns_ = 0;
+};
+
+}  // namespace om::catalog
