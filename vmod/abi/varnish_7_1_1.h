@@ -122,6 +122,13 @@ struct v1l {
   stream_close_t werr;
 };
 
+// Events of objects, a mask.
+typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned event);
+#define OEV_INSERT (1U << 1)
+#define OEV_BANCHG (1U << 2)
+#define OEV_TTLCHG (1U << 3)
+#define OEV_EXPIRE (1U << 4)
+
 // wrk->stats is an array of 64 bit counters; this is the place of n_object.
 #define OM_WORKER_STAT_N_OBJECT 33
 
@@ -157,6 +164,9 @@ struct v1l {
   X(ban_mtx, struct lock*)                                                                   \
   X(ban_head, struct banhead_s*)                                                             \
   X(ban_start, struct ban* volatile*)                                                        \
+  X(ObjSubscribeEvents, uintptr_t (*)(obj_event_f*, void*, unsigned))                        \
+  X(VSL_Setup, void (*)(struct vsl_log*, void*, size_t))                                     \
+  X(VSL_Flush, void (*)(struct vsl_log*, int))                                               \
   X(Pool_Task_Any, int (*)(struct pool_task*, enum task_prio))                               \
   X(THR_GetBusyobj, struct busyobj* (*)())                                                   \
   X(THR_GetRequest, struct req* (*)())                                                       \

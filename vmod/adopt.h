@@ -1,0 +1,35 @@
+// adopt.h: which of the objects that survived come back, decided without Varnish.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "region/region.h"
+
+namespace om::vmod::adoption {
+
+// Why a record that checks out is not adopted.
+enum class Reason : std::uint8_t {
+  kExpired,   // or within a moment of it
+  kUnusable,  // timers that are no numbers, attributes that Varnish insists on missing
+  kBanLost,   // a ban that it may have missed is not known any more
+  kReplaced,  // there is a newer one of the same variant
+  kTooLate,   // the time limit was reached
+  kPurged,    // purged while adoption ran
+};
+inline constexpr std::size_t kReasons = 6;
+
+struct Plan {
+  std::vector<region::ScanReport::Candidate> keep;  // least recently used first
+  std::array<std::uint64_t, kReasons> dropped{};
+};
+// `now` in seconds; `oldest_ban`: an object that was not tested against it lost its place in the
+// list; `lost_until`: see BanLog.
+Plan plan(const region::ScanReport& scan, double now, double oldest_ban, double lost_until);
+
+// "3 expired, 1 replaced", or "".
+std::string describe_reasons(const std::array<std::uint64_t, kReasons>& dropped);
+
+}  // namespace om::vmod::adoption

@@ -1,0 +1,141 @@
+#include "bans.h"
+
+#include <syslog.h>
+
+#include <algorithm>
+
+namespace om::vmod::bans {
+
+using abi::varnish;
+
+namespace {
+
+constexpr char kListenerName[] = "objmapper_bans";
+constexpr char kListenerVclName[] = "storage.objmapper_bans";
+
+struct Log {
+  Store* store;
+  region::BanLog* log;
+};
+// Guarded by ban_mtx. Reserved beforehand, so that nothing is allocated under it.
+std::vector<Log>& logs() {
+  static auto* all = new std::vector<Log>;
+  return *all;
+}
+
+void lost(const Log& log) { count(log.store->counters().c_ban_errors); }
+
+// With ban_mtx held, as all of Varnish's calls.
+int baninfo(const struct stevedore* /*stv*/, enum baninfo event, const uint8_t* spec,
+            unsigned length) noexcept {
+  int full = 0;
+  const auto bytes = std::as_bytes(std::span(spec, length));
+  const auto kind = event == BI_NEW ? region::BanEvent::kNew : region::BanEvent::kDrop;
+  for (const Log& one : logs())
+    if (!one.log->append(kind, bytes)) full = 1;
+  return full;  // then Varnish exports everything, which also leaves out what was dropped
+}
+
+void banexport(const struct stevedore* /*stv*/, const uint8_t* specs, unsigned length) noexcept {
+  for (const Log& one : logs())
+    if (!one.log->replace(std::as_bytes(std::span(specs, length)))) lost(one);
+}
+
+VCL_BYTES no_bytes(const struct stevedore* /*stv*/) noexcept { return 0; }
+VCL_BOOL never(const struct stevedore* /*stv*/) noexcept { return 0; }
+
+std::vector<std::byte> current_list() {
+  std::vector<std::byte> all;
+  const struct ban* ban = nullptr;
+  VTAILQ_FOREACH_REVERSE(ban, varnish.ban_head, banhead_s, list) {
+    const auto* spec = reinterpret_cast<const std::byte*>(ban->spec);
+    all.insert(all.end(), spec, spec + varnish.ban_len(ban->spec));
+  }
+  return all;
+}
+
+}  // namespace
+
+void listen() {
+  static struct stevedore listener {};
+  if (listener.magic != 0) return;
+  listener.name = kListenerName;
+  listener.allocobj = fallback_allocobj;
+  listener.baninfo = baninfo;
+  listener.banexport = banexport;
+  listener.var_free_space = no_bytes;
+  listener.var_used_space = no_bytes;
+  listener.var_happy = never;
+  listener.ident = kListenerName;
+  listener.vclname = kListenerVclName;
+  listener.magic = OM_STEVEDORE_MAGIC;
+  // Others walk the list without a lock: everything is in place before the one store that links it,
+  // and it is never taken out.
+  Lck_Lock(varnish.ban_mtx);
+  struct stevedore* last = *varnish.stv_transient;
+  VTAILQ_INSERT_BEFORE(last, &listener, list);
+  Lck_Unlock(varnish.ban_mtx);
+}
+
+void join(Store& store, region::Region& region) {
+  Lck_Lock(varnish.ban_mtx);
+  const Log log{&store, &region.bans()};
+  const std::vector<std::byte> all = current_list();
+  const bool whole = log.log->replace(all);
+  logs().push_back(log);
+  Lck_Unlock(varnish.ban_mtx);
+  if (whole) return;
+  lost(log);
+  notice(LOG_WARNING, &store,
+         "more bans than its log holds: the next restart drops what they may "
+         "have matched");
+}
+
+Restored::Restored(const region::BanLog::Loaded& saved) {
+  double wanted = 0;
+  if (!saved.specs.empty()) wanted = region::ban_spec_time(saved.specs);
+  // The lurker may drop the oldest between the two steps: again, then.
+  for (int tries = 0; pinned_ == nullptr; ++tries) {
+    if (!saved.specs.empty())
+      varnish.BAN_Reload(reinterpret_cast<const uint8_t*>(saved.specs.data()),
+                         static_cast<unsigned>(saved.specs.size()));
+    Lck_Lock(varnish.ban_mtx);
+    struct ban* last = VTAILQ_LAST(varnish.ban_head, banhead_s);
+    if (saved.specs.empty() || varnish.ban_time(last->spec) <= wanted || tries == 1000) {
+      last->refcount++;
+      pinned_ = last;
+      oldest_ = varnish.ban_time(last->spec);
+    }
+    Lck_Unlock(varnish.ban_mtx);
+  }
+}
+
+Restored::~Restored() {
+  Lck_Lock(varnish.ban_mtx);
+  pinned_->refcount--;
+  Lck_Unlock(varnish.ban_mtx);
+}
+
+bool attach(struct objcore* oc, double time) {
+  Lck_Lock(varnish.ban_mtx);
+  struct ban* ban = nullptr;
+  VTAILQ_FOREACH(ban, varnish.ban_head, list)
+  if (varnish.ban_time(ban->spec) <= time) break;
+  if (ban != nullptr) {
+    ban->refcount++;
+    VTAILQ_INSERT_TAIL(&ban->objcore, oc, ban_list);
+    oc->ban = ban;
+  }
+  Lck_Unlock(varnish.ban_mtx);
+  return ban != nullptr;
+}
+
+double tested_until(const struct objcore* oc) {
+  // The ban may be merged into another and freed by the lurker while we look.
+  Lck_Lock(varnish.ban_mtx);
+  const double time = oc->ban == nullptr ? 0. : varnish.BAN_Time(oc->ban);
+  Lck_Unlock(varnish.ban_mtx);
+  return time;
+}
+
+}  // namespace om::vmod::bans

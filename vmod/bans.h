@@ -1,0 +1,47 @@
+// bans.h: Varnish's ban list, kept in the region of every store.
+//
+// A stevedore that stores nothing sits in Varnish's list and hears of every ban, with ban_mtx held
+// and before the ban is answered. What it hears goes into the ban log of each store that joined:
+// memory, one store to commit, nothing that waits. A log that is full makes Varnish export the
+// whole list; what fits nowhere is marked lost, and a restart drops what it might have matched.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "region/region.h"
+#include "storage.h"
+
+namespace om::vmod::bans {
+
+// Puts the listener into Varnish's list. CLI thread, once per process.
+void listen();
+
+// The store's log gets the list as it is now, and every ban from now on, with no gap between the
+// two. After restore() when there was something to restore.
+void join(Store& store, region::Region& region);
+
+// Brings the bans of an earlier life back, with their times, and keeps the lurker from dropping the
+// oldest of them while objects are being attached to them. CLI thread.
+class Restored {
+ public:
+  // `saved` may be empty: then whatever is the oldest is kept.
+  explicit Restored(const region::BanLog::Loaded& saved);
+  Restored(const Restored&) = delete;
+  Restored& operator=(const Restored&) = delete;
+  ~Restored();
+  // Objects that were not tested against this one have no place in the list any more.
+  [[nodiscard]] double oldest() const { return oldest_; }
+
+ private:
+  struct ban* pinned_ = nullptr;
+  double oldest_ = 0;
+};
+
+// Attaches an object to the newest ban that is not newer than `time`. False: there is none.
+bool attach(struct objcore* oc, double time);
+
+// The time of the newest ban that the object was tested against; 0: none.
+double tested_until(const struct objcore* oc);
+
+}  // namespace om::vmod::bans

@@ -1,0 +1,28 @@
+// removals.h: what was removed stays removed, also in the records that a restart finds.
+//
+// Three ways in: objmapper.purge(), which has retired the records of all variants when it returns;
+// events of Varnish (expired, evicted, banned, purged: always before the objcore leaves its
+// objhead); a new object that takes the place of an older one.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "storage.h"
+
+namespace om::vmod::removals {
+
+// Subscribes to Varnish's events. CLI thread, once per process.
+void subscribe();
+
+// All objects of this digest, whatever store of ours they lie in. On a worker with a request.
+void purge(struct worker* wrk, const std::uint8_t* digest);
+
+// While objects of an earlier life are being attached, a purge may come for one that is not there
+// yet: purges are noted from begin on, and attach asks for its digest after it has linked the
+// object.
+void begin_adoption();
+bool purged_meanwhile(const std::uint8_t* digest);
+void end_adoption();
+
+}  // namespace om::vmod::removals
