@@ -448,7 +448,9 @@ struct Describe {
 };
 inline constexpr std::uint32_t kEventPublished = 1;
 inline constexpr std::uint32_t kEventRemoved = 2;
-inline constexpr std::uint32_t kEventRevoked = 4;
+inline constexpr std::uint32_t kEventRevoked = 4;  // of leases of this connection; whatever prefix
+// Always on: this peer did not read and events were lost. Look again, with LIST.
+inline constexpr std::uint32_t kEventLost = 8;
 struct Subscribe {
   static constexpr Type kType = Type::kSubscribe;
   std::uint32_t events = 0;  // a mask; 0 ends the subscription

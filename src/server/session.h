@@ -1,0 +1,146 @@
+// One connection: packets in, calls into the store, packets out.
+//
+//   new        until HELLO; nothing else is answered       (a holder in the store is opened by
+//   HELLO) greeted    requests are answered, in whatever order they are done closed     by the
+//   peer, by a malformed packet or by the daemon's end: the holder is closed,
+//              which aborts puts and cancels waits; leases stay for as long as the peer lives
+//
+// Lives on the loop's thread, in a shared_ptr that the server owns; what finishes later (a commit,
+// a wait) holds a weak_ptr. Backpressure: while the peer does not read its replies, we do not read
+// its requests (update_interest).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+#include <vector>
+
+#include "loop/loop.h"
+#include "posix/unique_fd.h"
+#include "server/outbox.h"
+#include "server/shared.h"
+#include "wire/codec.h"
+#include "wire/messages.h"
+
+namespace om::server {
+
+class Session : public std::enable_shared_from_this<Session> {
+ public:
+  // `ended` is called once, at the end of a turn of work, when the session may be dropped.
+  static Result<std::shared_ptr<Session>> start(Shared& shared, UniqueFd socket,
+                                                std::function<void(Session&)> ended);
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  ~Session();
+
+  // An event of the store, for a subscriber.
+  void on_event(std::uint32_t event, const std::string& key, std::uint64_t object_id,
+                std::uint64_t lease_id);
+  [[nodiscard]] bool wants(std::uint32_t event, std::string_view key) const;
+  [[nodiscard]] std::uint64_t holder() const { return holder_.value_or(0); }
+  // Tries again what the kernel refused for a lack of memory or of descriptors under way.
+  void retry();
+  [[nodiscard]] bool starved() const { return outbox_.starved(); }
+  void look() { outbox_.look(); }
+  [[nodiscard]] pid_t pid() const { return peer_.pid; }
+
+ private:
+  struct Wait {
+    std::uint64_t request_id = 0;
+    wire::Reserve request;
+    store::WaitToken token = 0;
+    Timer timer;
+  };
+  // A reply's segments, and the descriptors that go with it.
+  struct SegmentsOut {
+    std::vector<wire::Segment> segments;
+    std::vector<UniqueFd> descriptors;
+  };
+
+  Session(Shared& shared, UniqueFd socket, PeerCredentials peer, Rights rights,
+          std::function<void(Session&)> ended);
+  void on_ready(std::uint32_t events);
+  void read_packets();
+  void on_packet(std::span<const std::byte> packet, std::size_t descriptors);
+  void dispatch(const wire::Header& header, std::span<const std::byte> packet);
+  template <class T>
+  void handle(const wire::Header& header, std::span<const std::byte> packet,
+              void (Session::*call)(std::uint64_t, T));
+  [[nodiscard]] bool may(wire::Type type) const;
+  void close();
+  void finish_turn();
+  void update_interest();
+
+  // Requests; session_objects.cc and session_other.cc.
+  void hello(std::uint64_t id, wire::Hello request);
+  void get(std::uint64_t id, wire::Get request);
+  void release(std::uint64_t id, wire::Release request);
+  void reserve(std::uint64_t id, wire::Reserve request);
+  void extend(std::uint64_t id, wire::Extend request);
+  void commit(std::uint64_t id, wire::Commit request);
+  void abort(std::uint64_t id, wire::Abort request);
+  void remove(std::uint64_t id, wire::Delete request);
+  void stat(std::uint64_t id, wire::Stat request);
+  void list(std::uint64_t id, wire::List request);
+  void region(std::uint64_t id, wire::RegionOpen request);
+  void region_list(std::uint64_t id, wire::RegionListRequest request);
+  void region_drop(std::uint64_t id, wire::RegionDrop request);
+  void status(std::uint64_t id, wire::StatusRequest request);
+  void describe(std::uint64_t id, wire::Describe request);
+  void subscribe(std::uint64_t id, wire::Subscribe request);
+
+  void reserve_now(std::uint64_t id, wire::Reserve request, std::uint64_t wait_key);
+  void reserved(std::uint64_t id, store::Reserved reserved);
+  void hit(std::uint64_t id, store::Leased leased);
+  // Turns a lease into an item of a reply that has `bytes_left` of room. Where it does not fit, or
+  // a descriptor cannot be had, the lease is given back and the item says so.
+  wire::GetItem take(store::Leased leased, SegmentsOut& out, std::size_t& bytes_left);
+  std::optional<Error> add_segment(store::SegmentId id, SegmentsOut& out);
+  void add_writable(std::vector<store::WritableSegment> segments, SegmentsOut& out);
+  // How many more descriptors may go to this peer now.
+  [[nodiscard]] std::size_t descriptor_budget();
+
+  template <class T>
+  void reply(wire::Type type, std::uint64_t id, const T& message,
+             std::vector<UniqueFd> descriptors = {});
+  void refuse(wire::Type type, std::uint64_t id, const Error& error);
+  // The peer does not speak our protocol: says so, and ends the connection.
+  void malformed(wire::Type type, std::uint64_t id, const std::string& why);
+  void send(OutPacket packet);
+
+  Shared& shared_;
+  UniqueFd socket_;
+  PeerCredentials peer_;
+  Rights rights_;
+  std::shared_ptr<Account> account_;
+  Outbox outbox_;
+  std::function<void(Session&)> ended_;
+  Watch watch_;
+  std::uint32_t interest_ = 0;
+  bool reading_ = true;
+  bool closed_ = false;
+  bool in_turn_ = false;
+  std::optional<store::HolderId> holder_;  // from HELLO on
+  std::string name_;
+  std::unordered_set<store::SegmentId> known_;           // segments whose descriptor the peer had
+  std::unordered_set<store::SegmentId> known_writable_;  // the same, to write
+  std::map<std::uint64_t, Wait> waits_;
+  std::uint64_t wait_number_ = 0;
+  std::uint32_t events_ = 0;  // subscribed to
+  std::string events_prefix_;
+  bool events_lost_ = false;
+};
+
+template <class T>
+void Session::reply(wire::Type type, std::uint64_t id, const T& message,
+                    std::vector<UniqueFd> descriptors) {
+  const auto count = static_cast<std::uint32_t>(descriptors.size());
+  send({wire::encode_reply(type, id, message, count), std::move(descriptors)});
+}
+
+}  // namespace om::server
