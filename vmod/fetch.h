@@ -24,6 +24,7 @@ struct Fetch {
   std::vector<Piece> pieces;
   std::uint64_t total = 0;    // bytes of all pieces
   bool length_known = false;  // the backend sent a Content-Length
+  bool gzips = false;         // Varnish compresses what the backend sends
   bool settled = false;       // the record has the body: nothing here is ours to free
 
   static Fetch* of(const struct boc* boc) {

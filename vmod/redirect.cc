@@ -44,15 +44,22 @@ AllocObj original_of(const struct stevedore* stv) {
   return stv->allocobj;
 }
 
+// The default store of the VCL that fetches, when there is one and it takes the object.
+bool try_default(struct worker* wrk, struct objcore* oc, unsigned wsl) noexcept {
+  const struct busyobj* bo = varnish.THR_GetBusyobj();
+  if (bo == nullptr || bo->fetch_objcore != oc) return false;
+  Store* store = default_of(bo->vcl);
+  return store != nullptr && store->allocate(wrk, oc, wsl);
+}
+
+void restore_nuke_limit(struct worker* wrk) {
+  wrk->strangelove = static_cast<int>((*varnish.cache_param)->nuke_limit);
+}
+
 int redirected_allocobj(struct worker* wrk, const struct stevedore* stv, struct objcore* oc,
                         unsigned wsl) noexcept {
-  const struct busyobj* bo = varnish.THR_GetBusyobj();
-  const struct vcl* vcl = nullptr;
-  if (bo != nullptr && bo->fetch_objcore == oc) vcl = bo->vcl;
-  if (Store* store = vcl == nullptr ? nullptr : default_of(vcl); store != nullptr) {
-    if (store->allocate(wrk, oc, wsl)) return 1;
-    wrk->strangelove = static_cast<int>((*varnish.cache_param)->nuke_limit);
-  }
+  if (try_default(wrk, oc, wsl)) return 1;
+  restore_nuke_limit(wrk);
   return original_of(stv)(wrk, stv, oc, wsl);
 }
 
@@ -88,7 +95,7 @@ void install() {
 }
 
 int allocate_elsewhere(struct worker* wrk, struct objcore* oc, unsigned wsl) {
-  wrk->strangelove = static_cast<int>((*varnish.cache_param)->nuke_limit);
+  restore_nuke_limit(wrk);
   // Our own entries of the list, if any, are few.
   for (int tries = 0; tries < 64; ++tries) {
     const struct stevedore* stv = varnish.STV_next();
@@ -102,6 +109,7 @@ int allocate_elsewhere(struct worker* wrk, struct objcore* oc, unsigned wsl) {
 
 int fallback_allocobj(struct worker* wrk, const struct stevedore* /*stv*/, struct objcore* oc,
                       unsigned wsl) {
+  if (redirect::try_default(wrk, oc, wsl)) return 1;
   return redirect::allocate_elsewhere(wrk, oc, wsl);
 }
 

@@ -124,8 +124,8 @@ void start_process();
 
 // --- the storage that varnishd was started with ------------------------------------------------
 
-// allocobj of one of the storages of -s, never ours: for a stevedore that is in Varnish's list only
-// to hear of bans, and for objects that a store does not take.
+// allocobj for a stevedore that is in Varnish's list only to hear of bans: Varnish takes its turn of
+// the list for objects that name no storage. The default store of the VCL, else a storage of -s.
 int fallback_allocobj(struct worker* wrk, const struct stevedore* stv, struct objcore* oc,
                       unsigned wsl);
 
