@@ -2,6 +2,7 @@
 //
 // Exit codes: 0 asked to end, 1 something failed while serving, 2 flags or configuration are wrong,
 // 3 cannot start with them here (socket taken, directory not writable, no space).
+#include <fcntl.h>
 #include <grp.h>
 #include <sys/resource.h>
 #include <sys/socket.h>

@@ -1,0 +1,267 @@
+// A store for tests of the server: objects in memfds, commits that are done when the test says so
+// or at once, failures on demand. Keeps the rules of store/store.h, nothing of its durability.
+#pragma once
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <deque>
+#include <map>
+#include <set>
+
+#include "posix/file.h"
+#include "posix/memfd.h"
+#include "store/store.h"
+
+namespace om::server {
+
+class FakeStore final : public store::Store {
+ public:
+  explicit FakeStore(const Clock& clock) : clock_(clock) {
+    wake_ = UniqueFd::adopt(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    lease_file_ = *make_memfd("leases", 0);
+  }
+
+  // What tests set and see.
+  std::optional<Error> fail_get;
+  bool hold_commits = false;
+  std::deque<std::function<void()>> held;
+  std::set<store::HolderId> holders;
+  std::map<store::LeaseId, store::ObjectId> leases;
+
+  void run_later(std::function<void()> call) {
+    later_.push_back(std::move(call));
+    const std::uint64_t one = 1;
+    (void)!::write(wake_.raw(), &one, sizeof one);
+  }
+
+  Result<store::HolderId> open_holder(const PeerCredentials& /*peer*/) override {
+    holders.insert(++next_);
+    return next_;
+  }
+  BorrowedFd lease_descriptor(store::HolderId /*holder*/) override { return lease_file_.borrow(); }
+  void close_holder(store::HolderId holder) override {
+    holders.erase(holder);
+    std::erase_if(waits_, [&](const auto& wait) { return wait.second.holder == holder; });
+    for (auto it = puts_.begin(); it != puts_.end();)
+      if (it->second.holder == holder)
+        it = end_put(it);
+      else
+        ++it;
+  }
+  Result<std::optional<store::Leased>> get(store::HolderId /*holder*/,
+                                           std::string_view key) override {
+    if (fail_get) return *fail_get;
+    const auto it = objects_.find(std::string(key));
+    if (it == objects_.end()) return std::optional<store::Leased>();
+    leases[++next_] = it->second.info.object_id;
+    const std::uint64_t id = it->second.info.object_id;
+    return std::optional(store::Leased{next_, it->second.info, {{id, 0, it->second.info.length}}});
+  }
+  void release(store::HolderId /*holder*/, store::LeaseId lease) override { leases.erase(lease); }
+  Result<store::SegmentView> segment(store::HolderId /*holder*/, store::SegmentId id) override {
+    for (const auto& [lease, object] : leases)
+      if (object == id)
+        return store::SegmentView{id, store::SegmentKind::kFile, *file_size(files_[id].borrow()),
+                                  files_[id].borrow()};
+    return Error{Errc::kNotFound, 0, "no such segment"};
+  }
+  Result<store::Reservation> reserve(store::HolderId holder, store::ReserveRequest request,
+                                     std::function<void()> wake) override {
+    if (request.or_get) {
+      if (auto hit = get(holder, request.key); hit && *hit) return store::Reservation(**hit);
+      for (const auto& [id, put] : puts_)
+        if (put.request.key == request.key) {
+          waits_[++next_] = {holder, request.key, std::move(wake)};
+          return store::Reservation(store::Waiting{next_});
+        }
+    }
+    const std::uint64_t length = request.length.value_or(4096);
+    const store::PutId id = ++next_;
+    UniqueFd file = OM_TRY(make_memfd("put", length));
+    store::Reserved reserved{id, {}, {{id, 0, length}}};
+    reserved.segments.push_back(
+        {id, store::SegmentKind::kStaging, length, OM_TRY(duplicate(file.borrow()))});
+    files_[id] = std::move(file);
+    puts_[id] = {holder, std::move(request), length};
+    return store::Reservation(std::move(reserved));
+  }
+  void cancel_wait(store::WaitToken token) override { waits_.erase(token); }
+  Result<store::Extension> extend(store::HolderId holder, store::PutId put,
+                                  std::uint64_t more) override {
+    const auto it = puts_.find(put);
+    if (it == puts_.end() || it->second.holder != holder) return no_put();
+    if (it->second.request.length) return Error{Errc::kMalformed, 0, "its length was declared"};
+    const std::uint64_t from = it->second.room;
+    it->second.room += more;
+    OM_TRY(resize(files_[put].borrow(), it->second.room));
+    return store::Extension{{}, {{put, from, more}}};
+  }
+  void commit(store::HolderId holder, store::PutId put, std::uint64_t length,
+              store::CommitDone done) override {
+    const auto it = puts_.find(put);
+    if (it == puts_.end() || it->second.holder != holder) return done(no_put());
+    if (length > it->second.room ||
+        (it->second.request.length && *it->second.request.length != length)) {
+      end_put(it);
+      return done(Error{Errc::kMalformed, 0, "not the declared length"});
+    }
+    auto publish = [this, put, length, done = std::move(done)] {
+      const auto at = puts_.find(put);
+      if (at == puts_.end()) return;
+      const store::ReserveRequest request = at->second.request;
+      store::ObjectInfo info;
+      info.object_id = put;
+      info.length = info.total_bytes = length;
+      info.created_ns = clock_.real_ns();
+      info.expires_ns = request.expires_ns;
+      info.ephemeral = request.ephemeral;
+      info.metadata = request.metadata;
+      info.tags = request.tags;
+      objects_[request.key] = {info};
+      if (listener_) listener_({store::EventKind::kPublished, request.key, put, 0, 0});
+      end_put(at);
+      done(store::Committed{put, info.created_ns});
+    };
+    if (hold_commits)
+      held.emplace_back(publish);
+    else
+      publish();
+  }
+  Result<void> abort(store::HolderId holder, store::PutId put) override {
+    const auto it = puts_.find(put);
+    if (it == puts_.end() || it->second.holder != holder) return no_put();
+    end_put(it);
+    return {};
+  }
+  Result<std::uint64_t> remove(std::string_view key) override {
+    return erase_where([&](const std::string& k, const Object&) { return k == key; });
+  }
+  Result<std::uint64_t> remove_prefix(std::string_view prefix) override {
+    return erase_where([&](const std::string& k, const Object&) { return k.starts_with(prefix); });
+  }
+  Result<std::uint64_t> remove_tag(std::string_view tag) override {
+    return erase_where([&](const std::string&, const Object& object) {
+      return std::find(object.info.tags.begin(), object.info.tags.end(), tag) !=
+             object.info.tags.end();
+    });
+  }
+  Result<std::optional<store::ObjectInfo>> stat(std::string_view key) override {
+    const auto it = objects_.find(std::string(key));
+    if (it == objects_.end()) return std::optional<store::ObjectInfo>();
+    return std::optional(it->second.info);
+  }
+  Result<store::ListPage> list(std::string_view prefix, std::string_view after,
+                               std::size_t limit) override {
+    store::ListPage page;
+    for (const auto& [key, object] : objects_) {
+      if (key <= after || !key.starts_with(prefix)) continue;
+      if (page.items.size() == limit) {
+        page.more = true;
+        break;
+      }
+      page.items.push_back(
+          {key, object.info.length, object.info.created_ns, 0, store::Tier::kMemory, ""});
+    }
+    return page;
+  }
+  Result<store::ListPage> list_region_objects(std::string_view /*prefix*/,
+                                              std::string_view /*after*/,
+                                              std::size_t /*limit*/) override {
+    return store::ListPage{};
+  }
+  std::vector<store::StatusItem> status() override {
+    return {{"objects.count", objects_.size(), ""}, {"memory.pages", 0, "4k"}};
+  }
+  Result<std::uint64_t> revoke(std::string_view key) override {
+    std::uint64_t asked = 0;
+    for (const auto& [lease, object] : leases)
+      if (listener_)
+        listener_({store::EventKind::kRevoked, key, object, lease, *holders.begin()}), ++asked;
+    return asked;
+  }
+  Result<store::RegionGrant> open_region(std::string_view owner, std::uint64_t memory_bytes,
+                                         std::uint64_t /*disk_bytes*/, std::uint32_t pid) override {
+    const bool fresh = !regions_.contains(std::string(owner));
+    regions_[std::string(owner)] = {std::string(owner), memory_bytes, 0, false, pid};
+    return store::RegionGrant{++next_,      fresh, OM_TRY(make_memfd("region", memory_bytes)),
+                              memory_bytes, 0,     std::nullopt};
+  }
+  Result<std::vector<store::RegionInfo>> list_regions() override {
+    std::vector<store::RegionInfo> list;
+    for (const auto& [owner, info] : regions_) list.push_back(info);
+    return list;
+  }
+  Result<void> drop_region(std::string_view owner) override {
+    if (regions_.erase(std::string(owner)) == 0) return Error{Errc::kNotFound, 0, "no such region"};
+    return {};
+  }
+  void set_listener(store::Listener listener) override { listener_ = std::move(listener); }
+  BorrowedFd wakeup_fd() override { return wake_.borrow(); }
+  void on_wakeup() override {
+    std::uint64_t count = 0;
+    (void)!::read(wake_.raw(), &count, sizeof count);
+    auto calls = std::exchange(later_, {});
+    for (auto& call : calls) call();
+  }
+  void tick() override {}
+  bool idle() override { return later_.empty(); }
+  Result<void> shutdown() override { return {}; }
+
+ private:
+  struct Object {
+    store::ObjectInfo info;
+  };
+  struct Put {
+    store::HolderId holder = 0;
+    store::ReserveRequest request;
+    std::uint64_t room = 0;
+  };
+  struct Wait {
+    store::HolderId holder = 0;
+    std::string key;
+    std::function<void()> wake;
+  };
+  static Error no_put() { return {Errc::kNotFound, 0, "no such put"}; }
+  std::map<store::PutId, Put>::iterator end_put(std::map<store::PutId, Put>::iterator it) {
+    for (auto wait = waits_.begin(); wait != waits_.end();) {
+      if (wait->second.key == it->second.request.key) {
+        run_later(std::move(wait->second.wake));
+        wait = waits_.erase(wait);
+      } else {
+        ++wait;
+      }
+    }
+    return puts_.erase(it);
+  }
+  template <class Match>
+  Result<std::uint64_t> erase_where(Match match) {
+    std::uint64_t count = 0;
+    for (auto it = objects_.begin(); it != objects_.end();) {
+      if (!match(it->first, it->second)) {
+        ++it;
+        continue;
+      }
+      if (listener_)
+        listener_({store::EventKind::kRemoved, it->first, it->second.info.object_id, 0, 0});
+      it = objects_.erase(it);
+      ++count;
+    }
+    return count;
+  }
+
+  const Clock& clock_;
+  UniqueFd wake_;
+  UniqueFd lease_file_;
+  std::uint64_t next_ = 0;
+  std::map<std::string, Object> objects_;
+  std::map<store::ObjectId, UniqueFd> files_;
+  std::map<store::PutId, Put> puts_;
+  std::map<store::WaitToken, Wait> waits_;
+  std::map<std::string, store::RegionInfo> regions_;
+  std::deque<std::function<void()>> later_;
+  store::Listener listener_;
+};
+
+}  // namespace om::server
