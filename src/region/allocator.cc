@@ -18,7 +18,7 @@ struct Allocator::FreeHead {
 
 namespace {
 
-// From here on a block is taken from the back: bodies and extents. Records are smaller.
+// Extents below this are no larger than records, and lie with them.
 constexpr std::uint64_t kLargeBytes = 2048;
 // How many blocks of the exact class are looked at before the next class up is taken.
 constexpr int kSameClassTries = 8;
@@ -98,11 +98,11 @@ void Allocator::remove(std::uint64_t offset, std::uint64_t bytes) {
   set_edge(offset + bytes - kGranule, false);
 }
 
-Block Allocator::carve(Block from, std::uint64_t bytes) {
+Block Allocator::carve(Block from, std::uint64_t bytes, End end) {
   free_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
   if (from.bytes == bytes) return from;
   const std::uint64_t rest = from.bytes - bytes;
-  if (bytes < kLargeBytes) {
+  if (end == End::kFront) {
     insert(from.offset + bytes, rest);
     return {from.offset, bytes};
   }
@@ -110,7 +110,7 @@ Block Allocator::carve(Block from, std::uint64_t bytes) {
   return {from.offset + rest, bytes};
 }
 
-std::optional<Block> Allocator::allocate_locked(std::uint64_t bytes) {
+std::optional<Block> Allocator::allocate_locked(std::uint64_t bytes, End end) {
   const std::uint64_t granules = bytes / kGranule;
   auto [level, step] = class_of(granules);
   // The class that the size lies in: its blocks may be too small, by less than a step.
@@ -119,7 +119,7 @@ std::optional<Block> Allocator::allocate_locked(std::uint64_t bytes) {
     const std::uint64_t size = head(at)->bytes;
     if (size >= bytes) {
       remove(at, size);
-      return carve({at, size}, bytes);
+      return carve({at, size}, bytes, end);
     }
   }
   // Every block of a class further up is large enough.
@@ -133,7 +133,7 @@ std::optional<Block> Allocator::allocate_locked(std::uint64_t bytes) {
   const std::uint64_t offset = lists_[level][static_cast<unsigned>(std::countr_zero(steps))];
   const std::uint64_t size = head(offset)->bytes;
   remove(offset, size);
-  return carve({offset, size}, bytes);
+  return carve({offset, size}, bytes, end);
 }
 
 std::optional<Block> Allocator::take_largest_locked(std::uint64_t at_most) {
@@ -143,7 +143,7 @@ std::optional<Block> Allocator::take_largest_locked(std::uint64_t at_most) {
   const std::uint64_t offset = lists_[level][step];
   const std::uint64_t size = head(offset)->bytes;
   remove(offset, size);
-  return carve({offset, size}, std::min(size, at_most));
+  return carve({offset, size}, std::min(size, at_most), End::kBack);
 }
 
 void Allocator::free_locked(Block block) {
@@ -239,7 +239,7 @@ void Allocator::finish_rebuild() {
 
 std::optional<Block> Allocator::allocate(std::uint64_t bytes) {
   const std::lock_guard lock(mutex_);
-  return allocate_locked(whole(bytes));
+  return allocate_locked(whole(bytes), End::kFront);
 }
 
 bool Allocator::allocate_extents(std::uint64_t bytes, std::uint64_t extent_max,
@@ -253,7 +253,8 @@ bool Allocator::allocate_extents(std::uint64_t bytes, std::uint64_t extent_max,
   if (left > free_bytes()) return false;
   while (left > 0) {
     const std::uint64_t wanted = std::min(left, piece_max);
-    std::optional<Block> block = allocate_locked(wanted);
+    std::optional<Block> block =
+        allocate_locked(wanted, wanted < kLargeBytes ? End::kFront : End::kBack);
     if (!block) block = take_largest_locked(wanted);
     if (block && (block->bytes >= std::min(left, smallest) || block->bytes == wanted) &&
         out.size() - before < kExtentsPerBodyMax) {

@@ -5,8 +5,9 @@
 // 4096 bytes. A free block holds its links in its own first granule and its size in its last; which
 // granules are first or last of a free block says one bit per granule in process memory, so that
 // nothing in the region is believed or touched but free blocks, and neighbours merge at once.
-// Small blocks (records) come from the front of a free block, large ones (bodies) from its back:
-// they meet in the middle instead of mixing.
+// Records, lists and index pages come from the front of a free block, bodies from its back: they
+// meet in the middle instead of mixing, and a region that becomes smaller loses bodies, not its
+// index.
 //
 // Nothing here survives the process: after a crash rebuild() makes the free space out of what
 // adopted records occupy. Any thread; one mutex (docs/adr/0003).
@@ -85,8 +86,9 @@ class Allocator {
   void insert(std::uint64_t offset, std::uint64_t bytes);
   void remove(std::uint64_t offset, std::uint64_t bytes);
   // Takes `bytes` of the free block (already off its list).
-  Block carve(Block from, std::uint64_t bytes);
-  std::optional<Block> allocate_locked(std::uint64_t bytes);
+  enum class End { kFront, kBack };
+  Block carve(Block from, std::uint64_t bytes, End end);
+  std::optional<Block> allocate_locked(std::uint64_t bytes, End end);
   std::optional<Block> take_largest_locked(std::uint64_t at_most);
   void free_locked(Block block);
 

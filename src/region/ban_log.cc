@@ -16,7 +16,7 @@ namespace om::region {
 // At the start of each half. Entries follow; `committed` is where the next one goes.
 struct BanLog::Half {
   Word number;     // as bans_current when this half was the current one
-  Word committed;  // encode_position(): a damaged one is seen
+  Word committed;  // as encode_pointer() does: a damaged one is seen
   std::array<std::uint64_t, 6> reserved;
 };
 
@@ -38,6 +38,8 @@ constexpr double kEverything = std::numeric_limits<double>::infinity();
 
 std::uint64_t encode_position(std::uint64_t position) { return encode_pointer(position * 8); }
 std::uint64_t decode_position(std::uint64_t word) { return decode_pointer(word) / 8; }
+std::uint64_t encode_number(std::uint64_t number) { return encode_pointer(number * kGranule); }
+std::uint64_t decode_number(std::uint64_t word) { return decode_pointer(word) / kGranule; }
 
 std::uint64_t big_endian(std::span<const std::byte> bytes) {
   std::uint64_t value = 0;
@@ -83,7 +85,7 @@ BanLog::Half* BanLog::half(std::uint64_t number) const {
 std::uint64_t BanLog::capacity() const { return half_bytes_ - kHalfHeader; }
 
 std::uint64_t BanLog::used() const {
-  const std::uint64_t number = decode_position(header_->bans_current.load());
+  const std::uint64_t number = decode_number(header_->bans_current.load());
   const std::uint64_t end = decode_position(half(number)->committed.load());
   return end < kHalfHeader ? 0 : end - kHalfHeader;
 }
@@ -95,13 +97,13 @@ void BanLog::format() {
   }
   header_->bans_lost.store(0, std::memory_order_relaxed);
   header_->bans_lost_again.store(0, std::memory_order_relaxed);
-  header_->bans_current.store(encode_position(1), std::memory_order_release);
+  header_->bans_current.store(encode_number(1), std::memory_order_release);
 }
 
 bool BanLog::append(BanEvent event, std::span<const std::byte> spec) {
   const std::size_t length = ban_spec_bytes(spec);
   if (length == 0) return false;
-  const std::uint64_t number = decode_position(header_->bans_current.load());
+  const std::uint64_t number = decode_number(header_->bans_current.load());
   Half* current = half(number);
   const std::uint64_t position = decode_position(current->committed.load());
   if (current->number.load() != number || position < kHalfHeader || position > half_bytes_ ||
@@ -136,7 +138,7 @@ bool BanLog::replace(std::span<const std::byte> specs) {
     total -= entry_bytes(n);
     from += n;
   }
-  const std::uint64_t number = decode_position(header_->bans_current.load()) + 1;
+  const std::uint64_t number = decode_number(header_->bans_current.load()) + 1;
   Half* next = half(number);
   // Nobody reads this half before bans_current names it.
   next->number.store(number, std::memory_order_relaxed);
@@ -148,7 +150,7 @@ bool BanLog::replace(std::span<const std::byte> specs) {
     position += entry_bytes(n);
   }
   next->committed.store(encode_position(position), std::memory_order_relaxed);
-  header_->bans_current.store(encode_position(number), std::memory_order_release);
+  header_->bans_current.store(encode_number(number), std::memory_order_release);
   return all;
 }
 
@@ -172,7 +174,7 @@ BanLog::Loaded BanLog::load() const {
   };
   std::vector<Found> found;
   std::size_t oldest = 0;
-  const std::uint64_t number = decode_position(header_->bans_current.load());
+  const std::uint64_t number = decode_number(header_->bans_current.load());
   const Half* current = half(number);
   const std::uint64_t end = decode_position(current->committed.load());
   const std::span<const std::byte> bytes(reinterpret_cast<const std::byte*>(current), half_bytes_);
