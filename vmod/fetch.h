@@ -19,6 +19,7 @@ struct Fetch {
 
   struct Piece {
     region::Extent extent{};  // length: bytes that are published to readers
+    std::uint32_t limit = 0;  // of its length, while it is filled
     std::uint64_t begin = 0;  // of its first byte in the body
   };
   std::vector<Piece> pieces;

@@ -34,7 +34,7 @@ bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* pr
   pieces.reserve(body.size());
   std::uint64_t total = 0;
   for (const region::Extent& extent : body) {
-    pieces.push_back({extent, total});
+    pieces.push_back({extent, extent.length, total});
     total += extent.length;
   }
   if (!region.share_body(record_of(target), record_of(oc))) return false;

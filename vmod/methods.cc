@@ -163,16 +163,11 @@ int objgetspace(struct worker* wrk, struct objcore* oc, ssize_t* size, uint8_t**
   region::Region& region = *store.region();
   Fetch* fetch = Fetch::of(oc->boc);
   if (fetch == nullptr || fetch->settled) return 0;
-  if (fetch->pieces.empty() ||
-      fetch->pieces.back().extent.length == fetch->pieces.back().extent.capacity) {
+  if (fetch->pieces.empty() || fetch->pieces.back().extent.length == fetch->pieces.back().limit) {
     count(store.counters().c_req);
     std::uint64_t want = static_cast<std::uint64_t>(*size);
-    // Where Varnish's gzip meets the end of a piece just before its own end, with stored blocks, it
-    // notes the wrong bit for ESI to cut at, and panics there (upstream's r01109). The size of what
-    // goes in is the hint: a little more, and what comes out ends well inside.
-    if (fetch->gzips) want += want / 16 + 1024;
     // Nobody knows how much is to come: as much again as there is.
-    if (!fetch->length_known) want = std::max(want, fetch->total);
+    if (!fetch->length_known && !fetch->gzips) want = std::max(want, fetch->total);
     want = std::min(want, kExtentBytesMax);
     const auto block = allocate_piece(wrk, store, want);
     if (!block) {
@@ -184,13 +179,17 @@ int objgetspace(struct worker* wrk, struct objcore* oc, ssize_t* size, uint8_t**
     Fetch::Piece piece;
     piece.extent = {block->offset, 0, static_cast<std::uint32_t>(block->bytes)};
     piece.begin = fetch->total;
+    // Varnish's gzip notes the wrong bits for ESI to cut at, and panics there (upstream's r01109),
+    // when it stores blocks (level 0) into more room than it asked for. So exactly that.
+    piece.limit =
+        static_cast<std::uint32_t>(fetch->gzips ? std::min(want, block->bytes) : block->bytes);
     Lck_Lock(&oc->boc->mtx);
     fetch->pieces.push_back(piece);
     Lck_Unlock(&oc->boc->mtx);
     store.update_gauges();
   }
   const region::Extent& last = fetch->pieces.back().extent;
-  *size = last.capacity - last.length;
+  *size = fetch->pieces.back().limit - last.length;
   *ptr = reinterpret_cast<uint8_t*>(region.pointer(last.offset + last.length));
   return 1;
 }
