@@ -37,9 +37,7 @@ int run(int argc, char** argv) {
   om::cli::add_region(app, context);
   om::cli::add_top(app, context);
   om::cli::add_check(app, context);
-#ifdef OM_CLI_WITH_PROXY
   om::cli::add_proxy(app, context);
-#endif
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -1,0 +1,111 @@
+/* The C interface to objmapperd, over libobjmapper.
+ *
+ * Functions that can fail return 0 or -errno. Those that make something put it into their last
+ * argument and set that to NULL when they fail. What went wrong in words: om_error(), for the last
+ * failed call of this thread.
+ *
+ * The errors: ENOENT no such object, EBUSY somebody else writes or holds it, ENOSPC no space,
+ * EDQUOT this program's account is used up, EINVAL an argument or a message that is none, EACCES
+ * not allowed, ENOTCONN the daemon is gone or not there, ETIMEDOUT no answer in time, EBADMSG bytes
+ * that do not check out, EPROTONOSUPPORT another protocol; else that of a system call.
+ *
+ * A client may be used by several threads at once; a writer and a lease by one at a time. Leases
+ * and writers may be closed after their client.
+ */
+#ifndef OBJMAPPER_H
+#define OBJMAPPER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct om_client om_client;
+typedef struct om_lease om_lease;
+typedef struct om_writer om_writer;
+
+#define OM_DEFAULT_SOCKET "/run/objmapper/objmapper.sock"
+
+/* Never NULL; valid until this thread's next call. */
+const char* om_error(void);
+
+/* socket: NULL for the usual one. timeout_ms: for connecting and for each later call; 0: 1000.
+ * name: of the program, for people; may be NULL. */
+int om_client_open(const char* socket, unsigned timeout_ms, const char* name, om_client** client);
+void om_client_close(om_client* client); /* NULL is fine */
+/* 1 when the daemon has hung up: close it and open another. */
+int om_client_closed(const om_client* client);
+/* For poll(2). */
+int om_client_fd(const om_client* client);
+
+/* --- reading */
+
+typedef struct om_slice {
+  int fd; /* the lease's or writer's: do not close it */
+  uint64_t offset;
+  uint64_t length;
+} om_slice;
+
+typedef struct om_info {
+  uint64_t object_id;
+  uint64_t length;
+  uint64_t created_ns; /* since 1970 */
+  uint64_t expires_ns; /* 0: never */
+  int ephemeral;
+  int on_disk;
+} om_info;
+
+/* -ENOENT: no such object. The bytes stay until the lease is closed. */
+int om_get(om_client* client, const char* key, om_lease** lease);
+void om_lease_close(om_lease* lease); /* NULL is fine */
+uint64_t om_lease_length(const om_lease* lease);
+void om_lease_info(const om_lease* lease, om_info* info);
+/* The client's own bytes with the object; valid while the lease is open. */
+const void* om_lease_metadata(const om_lease* lease, size_t* length);
+/* The body as slices of files, valid while the lease is open. */
+const om_slice* om_lease_slices(const om_lease* lease, size_t* count);
+/* How many bytes were read, fewer than `length` only at the body's end; or -errno. */
+int64_t om_lease_read(const om_lease* lease, uint64_t offset, void* into, size_t length);
+int om_stat(om_client* client, const char* key, om_info* info);
+
+/* --- writing */
+
+/* All zero is a good beginning. */
+typedef struct om_put_options {
+  uint64_t length; /* 0: not known yet; om_put() does not look at it */
+  uint64_t ttl_ms; /* 0: for ever */
+  const void* metadata;
+  size_t metadata_length;
+  const char* const* tags; /* NULL, or an array that ends with NULL */
+  int ephemeral;
+} om_put_options;
+
+/* options may be NULL: as if all zero. */
+int om_put(om_client* client, const char* key, const om_put_options* options, const void* body,
+           size_t length);
+int om_reserve(om_client* client, const char* key, const om_put_options* options,
+               om_writer** writer);
+int om_writer_write(om_writer* writer, const void* bytes, size_t length);
+/* Publishes. The writer is gone afterwards, whether it went well or not. */
+int om_writer_commit(om_writer* writer, uint64_t* object_id /* may be NULL */);
+/* Leaves nothing behind. NULL is fine. */
+void om_writer_abort(om_writer* writer);
+
+/* -ENOENT: there was none. */
+int om_delete(om_client* client, const char* key);
+/* How many there were goes to *removed, which may be NULL. */
+int om_delete_prefix(om_client* client, const char* prefix, uint64_t* removed);
+int om_delete_tag(om_client* client, const char* tag, uint64_t* removed);
+
+/* Calls `each` for the keys that begin with prefix, in the order of their bytes, until it returns
+ * something else than 0, which is then returned. */
+int om_list(om_client* client, const char* prefix,
+            int (*each)(void* context, const char* key, uint64_t length), void* context);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
