@@ -29,8 +29,10 @@ struct Default {
 std::vector<Default> defaults;
 pthread_rwlock_t defaults_lock = PTHREAD_RWLOCK_INITIALIZER;
 
+std::atomic<Store*> default_for_all{nullptr};
+
 Store* default_of(const struct vcl* vcl) {
-  Store* found = nullptr;
+  Store* found = default_for_all.load(std::memory_order_acquire);
   pthread_rwlock_rdlock(&defaults_lock);
   for (const Default& one : defaults)
     if (one.vcl == vcl) found = one.store;
@@ -71,6 +73,11 @@ void set_default(const struct vcl* vcl, Store& store) {
   std::erase_if(defaults, [&](const Default& one) { return one.vcl == vcl; });
   defaults.push_back({vcl, &store});
   pthread_rwlock_unlock(&defaults_lock);
+}
+
+void set_default_for_all(Store& store) {
+  install();
+  default_for_all.store(&store, std::memory_order_release);
 }
 
 void forget(const struct vcl* vcl) {

@@ -13,6 +13,8 @@ namespace om::vmod::redirect {
 
 // From now on objects fetched with this VCL go to the store. CLI thread.
 void set_default(const struct vcl* vcl, Store& store);
+// And with every VCL that has none of its own. CLI thread.
+void set_default_for_all(Store& store);
 // The VCL is gone. CLI thread.
 void forget(const struct vcl* vcl);
 // Puts our allocobj in place; once. CLI thread.

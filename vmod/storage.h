@@ -78,6 +78,11 @@ class Store {
   std::unique_ptr<Link> link_;
 };
 
+// The store of that name, made when there is none. nullptr: `refusal` says why. CLI thread.
+Store* store_for(StoreConfig config, std::string& refusal);
+// The child works in varnishd's -n directory: its name, as people give it to -n.
+std::string instance_name();
+
 // Counters are plain words in shared memory that any worker adds to.
 inline void count(std::uint64_t& counter, std::uint64_t more = 1) {
   std::atomic_ref<std::uint64_t>(counter).fetch_add(more, std::memory_order_relaxed);

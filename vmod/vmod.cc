@@ -35,7 +35,8 @@ std::vector<std::unique_ptr<Store>>& stores() {
   return *all;
 }
 
-// The child works in varnishd's -n directory: its name, as people give it to -n.
+}  // namespace
+
 std::string instance_name() {
   char directory[4096];
   if (getcwd(directory, sizeof directory) == nullptr) return "varnishd";
@@ -44,6 +45,8 @@ std::string instance_name() {
   if (name.starts_with(kUsual)) name.erase(0, kUsual.size());
   return name;
 }
+
+namespace {
 
 std::string differences(const StoreConfig& have, const StoreConfig& want) {
   std::string text;
@@ -58,7 +61,8 @@ std::string differences(const StoreConfig& have, const StoreConfig& want) {
   return text;
 }
 
-// The store of that name, made when there is none. nullptr: `refusal` says why.
+}  // namespace
+
 Store* store_for(StoreConfig config, std::string& refusal) {
   for (const auto& store : stores()) {
     if (store->config().name != config.name) continue;
@@ -84,7 +88,6 @@ Store* store_for(StoreConfig config, std::string& refusal) {
   return made;
 }
 
-}  // namespace
 }  // namespace om::vmod
 
 using om::vmod::Store;
