@@ -82,9 +82,9 @@ Result<std::unique_ptr<Region>> Region::open(UniqueFd memory, std::uint64_t size
   if (region->formatted()) region->bans_.format();
   region->allocator_.emplace(region->base(), header->heap_offset, size);
   if (region->formatted()) {
-    // Only now is it one: a crash before leaves a header that does not check out.
-    header->magic = kRegionMagic;
     region->allocator_->start_empty();
+    // Only now is it one: a crash before leaves a header that does not check out.
+    std::atomic_ref(header->magic).store(kRegionMagic);
   }
   region->was_clean_ = header->clean.exchange(0) == 1;
   header->opened.fetch_add(1);
@@ -114,8 +114,8 @@ std::string Region::check_header() const {
 
 void Region::format(std::string_view owner) {
   RegionHeader* header = this->header();
-  header->magic = 0;
-  std::atomic_thread_fence(std::memory_order_release);
+  // A crash from here to open()'s last store leaves no region, rather than half of one.
+  std::atomic_ref(header->magic).store(0);
   std::memset(base(), 0, kPage);
   header = new (base()) RegionHeader{};
   const Layout layout = layout_for(size());
