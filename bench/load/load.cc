@@ -360,7 +360,9 @@ class Run {
     return begin_ + std::chrono::duration_cast<Clock::duration>(
                         std::chrono::duration<double>(static_cast<double>(sent_) / options_.rate));
   }
-  [[nodiscard]] bool may_send() const { return !done() && due() <= Clock::now(); }
+  [[nodiscard]] bool may_send() const {
+    return !done() && (options_.rate <= 0 || due() <= Clock::now());
+  }
   [[nodiscard]] int wait_ms() const {
     if (options_.rate <= 0) return done() ? 100 : 1000;
     return done() ? 100 : 1;
