@@ -1,0 +1,434 @@
+"""A client of objmapperd, written from docs/protocol.md alone (Python standard library only).
+
+Numbers and names are those of that page. Connection.call() sends a request and waits for its reply;
+send() and receive() are for tests that pipeline or break rules.
+"""
+
+import array
+import fcntl
+import mmap
+import os
+import socket
+import struct
+
+SEQPACKET = socket.SOCK_SEQPACKET
+MAGIC = 0x50414D4F
+HEADER = struct.Struct("<IHHQII")
+UNKNOWN = 2**64 - 1
+PACKET_MAX = 131072
+
+(HELLO, GET, RELEASE, RESERVE, EXTEND, COMMIT, ABORT, DELETE, STAT, LIST, REGION, REGION_LIST,
+ REGION_DROP, STATUS, DESCRIBE, SUBSCRIBE, EVENT) = range(1, 18)
+(OK, NOT_FOUND, EXISTS, BUSY, NO_SPACE, QUOTA, MALFORMED, DENIED, UNAVAILABLE, TIMEOUT, CORRUPT,
+ SYSTEM, UNSUPPORTED) = range(13)
+EPHEMERAL, OR_GET, DIRECT, DISK = 1, 2, 4, 8
+YOURS, HIT = 0, 1
+KIND_MEMORY, KIND_FILE, KIND_PACK, KIND_STAGING, KIND_REGION = range(5)
+BY_KEY, BY_PREFIX, BY_TAG = range(3)
+PUBLISHED, REMOVED, REVOKED, LOST = 1, 2, 4, 8
+
+
+class Failure(Exception):
+    """A reply whose status is not ok."""
+
+    def __init__(self, status, reason):
+        super().__init__(f"status {status}: {reason}")
+        self.status = status
+        self.reason = reason
+
+
+class Closed(Exception):
+    """The daemon has ended the connection."""
+
+
+# --- fields
+
+def u8(n):
+    return struct.pack("<B", n)
+
+
+def u16(n):
+    return struct.pack("<H", n)
+
+
+def u32(n):
+    return struct.pack("<I", n)
+
+
+def u64(n):
+    return struct.pack("<Q", n)
+
+
+def text(value):
+    if isinstance(value, str):
+        value = value.encode()
+    return u32(len(value)) + value
+
+
+def list_of(encode, values):
+    return u32(len(values)) + b"".join(encode(value) for value in values)
+
+
+class Reader:
+    """Takes fields from a body; what does not fit is an error."""
+
+    def __init__(self, body):
+        self.body = body
+        self.at = 0
+
+    def _take(self, count):
+        if self.at + count > len(self.body):
+            raise ValueError("body too short")
+        self.at += count
+        return self.body[self.at - count:self.at]
+
+    def u8(self):
+        return self._take(1)[0]
+
+    def u16(self):
+        return struct.unpack("<H", self._take(2))[0]
+
+    def u32(self):
+        return struct.unpack("<I", self._take(4))[0]
+
+    def u64(self):
+        return struct.unpack("<Q", self._take(8))[0]
+
+    def text(self):
+        return bytes(self._take(self.u32()))
+
+    def list_of(self, read):
+        return [read() for _ in range(self.u32())]
+
+    def end(self):
+        if self.at != len(self.body):
+            raise ValueError("bytes left over")
+
+    def extent(self):
+        return {"segment": self.u64(), "offset": self.u64(), "length": self.u64()}
+
+    def segment(self):
+        return {"id": self.u64(), "size_bytes": self.u64(), "kind": self.u8(),
+                "writable": self.u8(), "with_descriptor": self.u8()}
+
+    def info(self):
+        return {"object_id": self.u64(), "length": self.u64(), "total_bytes": self.u64(),
+                "offset": self.u64(), "created_ns": self.u64(), "expires_ns": self.u64(),
+                "ephemeral": self.u8(), "tier": self.u8(), "metadata": self.text(),
+                "tags": self.list_of(self.text)}
+
+    def item(self):
+        return {"status": self.u32(), "lease_id": self.u64(), "info": self.info(),
+                "extents": self.list_of(self.extent)}
+
+    def entry(self):
+        return {"key": self.text(), "length": self.u64(), "created_ns": self.u64(),
+                "expires_ns": self.u64(), "tier": self.u8(), "url": self.text()}
+
+
+def read_body(kind, body):
+    """The body of a successful reply, as a dictionary."""
+    r = Reader(body)
+    if kind == HELLO:
+        reply = {"version": r.u16(), "features": r.u64(), "daemon_epoch": r.u64(),
+                 "may_read": r.u8(), "may_write": r.u8(), "may_admin": r.u8(),
+                 "packet_bytes_max": r.u32(), "descriptors_max": r.u32(),
+                 "key_bytes_max": r.u32(), "metadata_bytes_max": r.u32(),
+                 "keys_per_get_max": r.u32(), "with_lease_file": r.u8(), "version_text": r.text()}
+    elif kind in (GET, DESCRIBE):
+        reply = {"segments": r.list_of(r.segment), "items": r.list_of(r.item)}
+    elif kind == RESERVE:
+        reply = {"outcome": r.u8(), "put_id": r.u64(), "segments": r.list_of(r.segment),
+                 "extents": r.list_of(r.extent), "hit": r.item()}
+    elif kind == EXTEND:
+        reply = {"segments": r.list_of(r.segment), "extents": r.list_of(r.extent)}
+    elif kind == COMMIT:
+        reply = {"object_id": r.u64(), "created_ns": r.u64()}
+    elif kind == DELETE:
+        reply = {"removed": r.u64()}
+    elif kind == STAT:
+        reply = {"info": r.info()}
+    elif kind == LIST:
+        reply = {"entries": r.list_of(r.entry), "more": r.u8()}
+    elif kind == REGION:
+        reply = {"region_id": r.u64(), "fresh": r.u8(), "memory": r.segment(),
+                 "disk_bytes": r.u64(), "with_directory": r.u8()}
+    elif kind == REGION_LIST:
+        reply = {"regions": r.list_of(lambda: {
+            "owner": r.text(), "memory_bytes": r.u64(), "disk_bytes": r.u64(), "held": r.u8(),
+            "pid": r.u32()})}
+    elif kind == STATUS:
+        reply = {"items": r.list_of(lambda: (r.text().decode(), r.u64(), r.text().decode()))}
+    elif kind == EVENT:
+        reply = {"event": r.u32(), "key": r.text(), "object_id": r.u64(), "lease_id": r.u64()}
+    else:
+        reply = {}
+    r.end()
+    return reply
+
+
+class Message:
+    """What was received: header, body, and descriptors that it owns."""
+
+    def __init__(self, header, body, descriptors):
+        (self.length, self.type, self.flags, self.request_id, self.status,
+         self.descriptor_count) = header
+        self.body = body
+        self.descriptors = descriptors
+
+    def fields(self):
+        if self.status != OK:
+            reader = Reader(self.body)
+            reason = reader.text().decode(errors="replace")
+            reader.end()
+            raise Failure(self.status, reason)
+        return read_body(self.type, self.body)
+
+    def close(self):
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors = []
+
+
+class Connection:
+    """One connection. Segment descriptors are kept by (id, writable), as the page says."""
+
+    def __init__(self, path, hello=True, seconds=20.0):
+        self.socket = socket.socket(socket.AF_UNIX, SEQPACKET)
+        self.socket.settimeout(seconds)
+        self.socket.connect(path)
+        self.next_id = 0
+        self.segments = {}  # (id, writable) -> descriptor
+        self.sizes = {}
+        self.lease_file = None
+        self.events = []
+        self.other = {}  # replies that came while waiting for another one
+        self.hello = None
+        if hello:
+            self.hello = self.say_hello()
+
+    # --- packets
+
+    def send(self, kind, body=b"", request_id=None, flags=0, status=0, descriptors=(),
+             length=None, count=None):
+        if request_id is None:
+            self.next_id += 1
+            request_id = self.next_id
+        header = HEADER.pack(HEADER.size + len(body) if length is None else length, kind, flags,
+                             request_id, status, len(descriptors) if count is None else count)
+        self.send_raw(header + body, descriptors)
+        return request_id
+
+    def send_raw(self, packet, descriptors=()):
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] \
+            if descriptors else []
+        self.socket.sendmsg([packet], control)
+
+    def receive(self):
+        """The next packet; Closed when the daemon has closed."""
+        try:
+            packet, ancillary, flags, _ = self.socket.recvmsg(
+                PACKET_MAX, socket.CMSG_SPACE(64 * 4), socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError as error:
+            raise Closed() from error
+        descriptors = []
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(data[:len(data) - len(data) % numbers.itemsize])
+                descriptors += numbers.tolist()
+        if not packet:
+            raise Closed()
+        header = HEADER.unpack_from(packet)
+        message = Message(header, packet[HEADER.size:], descriptors)
+        assert message.length == len(packet), "length is not the packet's"
+        assert message.flags == 1, "a reply without its flag"
+        if flags & socket.MSG_CTRUNC == 0:
+            assert message.descriptor_count == len(descriptors), "descriptor count"
+        return message
+
+    def wait_for(self, request_id):
+        """The reply to a request; events and other replies are kept."""
+        while request_id not in self.other:
+            message = self.receive()
+            if message.type == EVENT and message.request_id == 0:
+                self.events.append(message.fields())
+            else:
+                self.other[message.request_id] = message
+        return self.other.pop(request_id)
+
+    def reply(self, request_id):
+        message = self.wait_for(request_id)
+        fields = message.fields()
+        if message.type == HELLO:
+            if fields["with_lease_file"]:
+                self.lease_file = message.descriptors.pop(0)
+        elif message.type == REGION:
+            fields["descriptors"] = message.descriptors
+            message.descriptors = []
+        else:
+            self._keep(fields.get("segments", ()), message)
+        message.close()
+        return fields
+
+    def call(self, kind, body=b""):
+        return self.reply(self.send(kind, body))
+
+    def _keep(self, segments, message):
+        for segment in segments:
+            key = (segment["id"], segment["writable"])
+            self.sizes[key] = segment["size_bytes"]
+            if segment["with_descriptor"]:
+                old = self.segments.pop(key, None)
+                if old is not None:
+                    os.close(old)
+                self.segments[key] = message.descriptors.pop(0)
+
+    # --- messages
+
+    def say_hello(self, magic=MAGIC, low=1, high=1, name="test"):
+        return self.call(HELLO, u32(magic) + u16(low) + u16(high) + u64(0) + text(name))
+
+    @staticmethod
+    def get_body(*keys):
+        return list_of(text, keys)
+
+    def get(self, *keys):
+        return self.call(GET, self.get_body(*keys))["items"]
+
+    def release(self, *leases):
+        self.send(RELEASE, list_of(u64, leases))
+
+    @staticmethod
+    def reserve_body(key, length=UNKNOWN, flags=0, expires_ns=0, wait_ms=0, metadata=b"", tags=()):
+        return (text(key) + u64(length) + u32(flags) + u64(expires_ns) + u32(wait_ms) +
+                text(metadata) + list_of(text, tags))
+
+    def reserve(self, key, length=UNKNOWN, **more):
+        return self.call(RESERVE, self.reserve_body(key, length, **more))
+
+    def extend(self, put_id, more):
+        return self.call(EXTEND, u64(put_id) + u64(more))
+
+    def commit(self, put_id, length):
+        return self.call(COMMIT, u64(put_id) + u64(length))
+
+    def abort(self, put_id):
+        return self.call(ABORT, u64(put_id))
+
+    def delete(self, what, by=BY_KEY):
+        return self.call(DELETE, u8(by) + text(what))["removed"]
+
+    def stat(self, key):
+        return self.call(STAT, text(key))["info"]
+
+    def list(self, prefix=b"", after=b"", limit=0, flags=0):
+        return self.call(LIST, text(prefix) + text(after) + u32(limit) + u32(flags))
+
+    def region(self, owner, memory_bytes, disk_bytes=0):
+        return self.call(REGION, text(owner) + u64(memory_bytes) + u64(disk_bytes))
+
+    def region_list(self):
+        return self.call(REGION_LIST)["regions"]
+
+    def region_drop(self, owner):
+        return self.call(REGION_DROP, text(owner))
+
+    def status(self):
+        return {name: (words or number) for name, number, words in self.call(STATUS)["items"]}
+
+    def describe(self, *segments):
+        return self.call(DESCRIBE, list_of(u64, segments))["segments"]
+
+    def subscribe(self, events, prefix=b""):
+        return self.call(SUBSCRIBE, u32(events) + text(prefix))
+
+    def next_event(self):
+        while not self.events:
+            message = self.receive()
+            if message.type == EVENT:
+                self.events.append(message.fields())
+            else:
+                self.other[message.request_id] = message
+        return self.events.pop(0)
+
+    # --- bytes
+
+    def write(self, extents, body):
+        """Puts `body` into a put's extents."""
+        at = 0
+        for extent in extents:
+            part = body[at:at + extent["length"]]
+            descriptor = self.segments[(extent["segment"], 1)]
+            done = 0
+            while done < len(part):
+                done += os.pwrite(descriptor, part[done:], extent["offset"] + done)
+            at += len(part)
+        assert at == len(body), "not enough room"
+
+    def read(self, item):
+        """The body of an item that is ok."""
+        body = b""
+        for extent in item["extents"]:
+            key = (extent["segment"], 0)
+            assert extent["offset"] + extent["length"] <= self.sizes[key], "extent outside"
+            part = b""
+            while len(part) < extent["length"]:
+                more = os.pread(self.segments[key], extent["length"] - len(part),
+                                extent["offset"] + len(part))
+                assert more, "segment ends early"
+                part += more
+            body += part
+        return body
+
+    def put(self, key, body, **more):
+        reserved = self.reserve(key, len(body), **more)
+        assert reserved["outcome"] == YOURS
+        self.write(reserved["extents"], body)
+        return self.commit(reserved["put_id"], len(body))
+
+    def fetch(self, key):
+        """The body of an object, and nothing kept; None when there is none."""
+        item = self.get(key)[0]
+        if item["status"] == NOT_FOUND:
+            return None
+        if item["status"] != OK:
+            raise Failure(item["status"], "in GET")
+        body = self.read(item)
+        self.release(item["lease_id"])
+        return body
+
+    # --- end
+
+    def close(self, keep_lease_file=False):
+        self.socket.close()
+        for message in self.other.values():
+            message.close()
+        self.other = {}
+        for descriptor in self.segments.values():
+            os.close(descriptor)
+        self.segments = {}
+        if self.lease_file is not None and not keep_lease_file:
+            os.close(self.lease_file)
+            self.lease_file = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def lock_region(descriptor):
+    """The owner's lock: exclusive, on byte 0, of the open file description."""
+    f_ofd_setlk = 37
+    fcntl.fcntl(descriptor, f_ofd_setlk,
+                struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+
+
+def map_extent(descriptor, extent):
+    """A read-only mapping that covers an extent, and where the extent begins in it."""
+    start = extent["offset"] - extent["offset"] % mmap.ALLOCATIONGRANULARITY
+    skip = extent["offset"] - start
+    return mmap.mmap(descriptor, extent["length"] + skip, mmap.MAP_SHARED, mmap.PROT_READ,
+                     offset=start), skip
