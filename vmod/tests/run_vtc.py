@@ -15,6 +15,7 @@ A .vtc says `${om_vcl}` in its VCL and so gets the import, a store named `store`
     # om: nothing-stored   no object reaches our storage
     # om: no-daemon        the test starts the daemon itself, or wants none
     # om: memory=64M       capacity of the daemon        # om: store=24MB    size of the store in ${om_vcl}
+    # om: region-daemon    region_daemon.py instead of objmapperd; version=N is the protocol it speaks
     # om: file-limit=8M    RLIMIT_FSIZE of the daemon    # om: params=a=b    further parameters for varnishd
 
 For every other test the runner asserts that each Storage record of the log names our storage and that every fall-back
@@ -74,12 +75,22 @@ class Daemon:
             probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
                 probe.connect(self.path("om.sock"))
+                self.let_varnish_in()
                 return
             except OSError:
                 time.sleep(0.01)
             finally:
                 probe.close()
         raise SystemExit("objmapperd does not listen")
+
+    def let_varnish_in(self):
+        """Started by root, varnishd's child is another user: as with a group objmapper that it is a member of."""
+        import grp
+        try:
+            os.chown(self.path("om.sock"), -1, grp.getgrnam("varnish").gr_gid)
+        except (KeyError, PermissionError):
+            pass
+        os.chmod(self.path("om.sock"), 0o660)
 
     def alive(self):
         try:
@@ -205,9 +216,14 @@ def run(path, plain, mode):
     daemon = Daemon(directory)
     vmod = os.path.join(build, "lib", "libvmod_objmapper.so")
     objmapperd = os.path.join(build, "bin", "objmapperd")
+    program = [objmapperd]
+    if "region-daemon" in words or os.environ.get("OM_REGION_DAEMON"):
+        program = [sys.executable, os.path.join(HERE, "region_daemon.py")]
     with open(os.path.join(directory, "daemon.cmd"), "w", encoding="utf-8") as file:
-        command = [objmapperd, "--socket", f"{directory}/om.sock", "--memory", words.get("memory", "64M"),
+        command = program + [ "--socket", f"{directory}/om.sock", "--memory", words.get("memory", "64M"),
                    "--memory-dir", f"{directory}/mem", "--state-dir", f"{directory}/state", "--log-level", "debug"]
+        if "version" in words:
+            command += ["--version", words["version"]]
         if "file-limit" in words:
             command = ["prlimit", f"--fsize={words['file-limit']}"] + command
         file.write("\n".join(command))
@@ -234,13 +250,14 @@ def run(path, plain, mode):
 
     parameters = ["shortlived=0", "'cc_command=exec tcc -shared -fpic -w -o %o %s'"]
     parameters += [p for p in words.get("params", "").split(",") if p]
-    command = ["varnishtest", "-v", "-l", "-t", "60", "-b", "16M"]
+    command = ["varnishtest", "-v", "-l", "-t", "30", "-b", "16M"]
     for parameter in parameters:
         command += ["-p", parameter]
     for key, value in macros.items():
         command += ["-D", f"{key}={value}"]
     environment = dict(os.environ, TMPDIR=directory)
     failure = None
+    log = ""
     try:
         if not plain and "no-daemon" not in words:
             daemon.start()
@@ -257,7 +274,8 @@ def run(path, plain, mode):
         if failure:
             print(log[-60000:])
     except subprocess.TimeoutExpired as late:
-        print((late.stdout or b"").decode("utf-8", "replace")[-60000:])
+        log = (late.stdout or b"").decode("utf-8", "replace")
+        print(log[-60000:])
         failure = "time is up"
     finally:
         if not plain and os.path.exists(daemon.path("daemon.pid")):
@@ -268,6 +286,8 @@ def run(path, plain, mode):
     if failure:
         kept = os.path.join(build or "/tmp", "vtc-failed", name)
         os.makedirs(kept, exist_ok=True)
+        with open(os.path.join(kept, "log"), "w", encoding="utf-8") as file:
+            file.write(log)
         for item in ("daemon.log", name + ".vtc"):
             if os.path.exists(os.path.join(directory, item)):
                 shutil.copy(os.path.join(directory, item), kept)
