@@ -100,6 +100,8 @@ void Allocator::remove(std::uint64_t offset, std::uint64_t bytes) {
 
 Block Allocator::carve(Block from, std::uint64_t bytes, End end) {
   free_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
+  allocated_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+  blocks_.fetch_add(1, std::memory_order_relaxed);
   if (from.bytes == bytes) return from;
   const std::uint64_t rest = from.bytes - bytes;
   if (end == End::kFront) {
@@ -180,6 +182,7 @@ void Allocator::begin_rebuild() {
   steps_ = {};
   levels_ = 0;
   free_bytes_.store(0, std::memory_order_relaxed);
+  blocks_.store(0, std::memory_order_relaxed);
 }
 
 bool Allocator::claim(std::uint64_t offset, std::uint64_t bytes) {
@@ -204,6 +207,7 @@ bool Allocator::claim(std::uint64_t offset, std::uint64_t bytes) {
   if (!each([](const std::uint64_t& word, std::uint64_t mask) { return (word & mask) == 0; })) {
     return false;
   }
+  blocks_.fetch_add(1, std::memory_order_relaxed);
   return each([](std::uint64_t& word, std::uint64_t mask) {
     word |= mask;
     return true;
@@ -262,8 +266,12 @@ bool Allocator::allocate_extents(std::uint64_t bytes, std::uint64_t extent_max,
       left -= block->bytes;
       continue;
     }
-    if (block) free_locked(*block);
+    if (block) {
+      free_locked(*block);
+      blocks_.fetch_sub(1, std::memory_order_relaxed);
+    }
     for (std::size_t i = before; i < out.size(); ++i) free_locked({out[i].offset, out[i].capacity});
+    blocks_.fetch_sub(out.size() - before, std::memory_order_relaxed);
     out.resize(before);
     return false;
   }
@@ -285,6 +293,7 @@ void Allocator::shrink(Extent& extent, std::uint64_t bytes) {
 
 void Allocator::free(Block block) {
   const std::lock_guard lock(mutex_);
+  blocks_.fetch_sub(1, std::memory_order_relaxed);
   free_locked(block);
 }
 

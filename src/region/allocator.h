@@ -62,6 +62,12 @@ class Allocator {
   [[nodiscard]] std::uint64_t free_bytes() const {
     return free_bytes_.load(std::memory_order_relaxed);
   }
+  // Of all allocations ever; does not fall when they are freed.
+  [[nodiscard]] std::uint64_t allocated_bytes() const {
+    return allocated_bytes_.load(std::memory_order_relaxed);
+  }
+  // Allocated or claimed, and not freed.
+  [[nodiscard]] std::uint64_t blocks() const { return blocks_.load(std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t used_bytes() const { return heap_bytes() - free_bytes(); }
   // Something allocate() would give at this moment; the largest there is, but for steps of 1/32.
   [[nodiscard]] std::uint64_t largest() const;
@@ -97,6 +103,8 @@ class Allocator {
   std::uint64_t heap_end_;
   mutable std::mutex mutex_;
   std::atomic<std::uint64_t> free_bytes_{0};
+  std::atomic<std::uint64_t> allocated_bytes_{0};
+  std::atomic<std::uint64_t> blocks_{0};
   std::vector<std::uint64_t> edges_;  // one bit per granule; while rebuilding: claimed granules
   std::uint64_t levels_ = 0;          // which levels have a block
   std::array<std::uint32_t, kLevels> steps_{};
