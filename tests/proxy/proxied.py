@@ -161,7 +161,7 @@ class Proxy:
         return processes_with(f"/{self.name}/varnish")
 
     def daemons(self):
-        return [pid for pid in processes_with(f"/{self.name}/objmapper.sock") if pid != self.process.pid]
+        return [pid for pid in processes_with(f"/{self.name}/store/objmapper.sock") if pid != self.process.pid]
 
     def stop(self, seconds=30):
         if self.process.poll() is None:

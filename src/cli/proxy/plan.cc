@@ -69,9 +69,6 @@ Result<Installation> find_installation(bool dry_run) {
                            "/usr/local/lib/varnish/vmods/" + vmod,
                            "/usr/lib/x86_64-linux-gnu/varnish/vmods/" + vmod,
                            "/usr/lib/aarch64-linux-gnu/varnish/vmods/" + vmod});
-  const std::string vcl = "/share/objmapper/objmapper.vcl";
-  found.include =
-      first_file({bin + "/.." + vcl, "/usr/local" + vcl, "/usr" + vcl, OM_OBJMAPPER_VCL});
   if (dry_run) return found;
   if (found.varnishd.empty()) {
     return Error{Errc::kNotFound, 0, "varnishd is not installed: run apt-get install varnish"};
@@ -290,7 +287,7 @@ Result<Plan> make_plan(const Options& options) {
   plan.installation = OM_TRY(find_installation(options.dry_run));
   choose_users(plan);
   choose_directories(plan);
-  if (plan.path("objmapper.sock").size() > 107) {
+  if (plan.objmapper_socket().size() > 107) {
     return malformed("the path " + plan.objmapper_socket() +
                      " is too long for a Unix socket: choose a shorter --name");
   }
@@ -311,7 +308,6 @@ std::string Plan::vcl() const {
   in.host_header = options.host;
   if (options.probe != "none") in.probe = options.probe;
   in.vmod_path = path("libvmod_objmapper.so");
-  if (!installation.include.empty()) in.include_path = path("objmapper.vcl");
   if (!options.vcl.empty()) in.user_vcl_path = path("user.vcl");
   in.objmapper_socket = objmapper_socket();
   in.memory_bytes = region_bytes;
@@ -384,10 +380,8 @@ Result<void> prepare(const Plan& plan) {
     OM_TRY(check_room(plan.disk_directory, plan.disk_bytes, "--disk", "choose another directory"));
   }
   OM_TRY(make_directory(plan.state_directory, 0700, &plan));
+  OM_TRY(make_directory(plan.path("store"), 0755, &plan));
   OM_TRY(copy_file(plan.installation.vmod, plan.path("libvmod_objmapper.so")));
-  if (!plan.installation.include.empty()) {
-    OM_TRY(copy_file(plan.installation.include, plan.path("objmapper.vcl")));
-  }
   if (!plan.options.vcl.empty()) OM_TRY(copy_file(plan.options.vcl, plan.path("user.vcl")));
   return write_text(plan.path("proxy.vcl"), plan.vcl());
 }

@@ -34,8 +34,7 @@ struct Options {
 struct Installation {
   std::string varnishd;
   std::string objmapperd;
-  std::string vmod;     // libvmod_objmapper.so
-  std::string include;  // objmapper.vcl
+  std::string vmod;  // libvmod_objmapper.so
 };
 
 struct Plan {
@@ -59,7 +58,8 @@ struct Plan {
   [[nodiscard]] std::string path(const std::string& name_of_file) const {
     return directory + "/" + name_of_file;
   }
-  [[nodiscard]] std::string objmapper_socket() const { return path("objmapper.sock"); }
+  // In a directory that belongs to objmapperd's user, because it makes the socket.
+  [[nodiscard]] std::string objmapper_socket() const { return path("store/objmapper.sock"); }
   [[nodiscard]] std::string control_socket() const { return path("control.sock"); }
   [[nodiscard]] std::string vcl() const;
   [[nodiscard]] std::vector<std::string> objmapperd_command() const;
@@ -72,8 +72,8 @@ Result<Plan> make_plan(const Options& options);
 
 // The directory of plan.directory: the lock lies there, so it is made before all else.
 Result<void> make_runtime_directory(const Plan& plan);
-// With the lock held: makes the other directories, copies the VMOD and writes the VCL there, where varnishd's unprivileged
-// processes can read them. Checks that memory and disk have the room.
+// With the lock held: makes the other directories, copies the VMOD and writes the VCL there, where
+// varnishd's unprivileged processes can read them. Checks that memory and disk have the room.
 Result<void> prepare(const Plan& plan);
 
 // For --dry-run: a command line that a shell reads back.

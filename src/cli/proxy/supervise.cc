@@ -117,8 +117,7 @@ Error start_failed(const Plan& plan, const Child& child, const std::string& how)
                 ": rebuild it with that version's libvarnishapi-dev (script/build release)";
   } else if (says(lines, "user.vcl")) {
     sentence += "correct " + plan.options.vcl + " as it says";
-  } else if (says(lines, "C-compiler") || says(lines, "C-Compiler") ||
-             says(lines, "cc: not found")) {
+  } else if (says(lines, "Running C-compiler failed") || says(lines, "gcc: not found")) {
     sentence += "VCL needs a C compiler: run apt-get install gcc";
   } else if (says(lines, "No space left")) {
     sentence += "a file system is full: make room in " + plan.directory;

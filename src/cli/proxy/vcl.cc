@@ -40,6 +40,11 @@ acl objm_admin {
 	"127.0.0.0"/8;
 	"::1";
 }
+
+# A purge is recorded before it is answered, so that no crash brings the object back.
+sub vcl_purge {
+	objmapper.purge();
+}
 )vcl";
 
 constexpr char kRecvBegin[] = R"vcl(
@@ -235,10 +240,6 @@ std::string make_vcl(const VclInput& in) {
   if (in.disk_bytes > 0) text += ",\n\t    disk = " + bytes(in.disk_bytes);
   text += ");\n\tcache.set_default();\n}\n";
   text += kAdmin;
-  if (!in.include_path.empty()) {
-    text += "\n# Purges are recorded before they are answered.\ninclude " +
-            quoted(in.include_path) + ";\n";
-  }
   text += kRecvBegin;
   text += "}\n";
   if (!in.user_vcl_path.empty()) {

@@ -18,7 +18,6 @@ struct VclInput {
   std::string host_header;     // what the origin reads as Host; empty: what the client sent
   std::string probe;           // URL path; empty: no health probe
   std::string vmod_path;
-  std::string include_path;   // objmapper.vcl; empty: none
   std::string user_vcl_path;  // --vcl; empty: none
   std::string objmapper_socket;
   std::uint64_t memory_bytes = 0;

@@ -13,7 +13,6 @@ VclInput input() {
   in.origin_address = "192.0.2.7";
   in.probe = "/";
   in.vmod_path = "/run/x/libvmod_objmapper.so";
-  in.include_path = "/run/x/objmapper.vcl";
   in.objmapper_socket = "/run/x/objmapper.sock";
   in.memory_bytes = 64U << 20U;
   return in;
