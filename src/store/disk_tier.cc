@@ -311,8 +311,9 @@ Result<DiskTier::PackSlot> DiskTier::take_pack(ObjectId object, std::uint64_t le
     }
   }
   Error last{Errc::kNoSpace, 0, "the disk tier is full"};
-  const std::uint64_t size = std::max(options_.pack_bytes, round_up(length, kBlock));
-  for (Disk* const candidate : by_room(size)) {
+  for (Disk* const candidate : by_room(0)) {
+    const std::uint64_t size = pack_size(*candidate, length);
+    if (size > candidate->capacity - candidate->used) continue;
     const std::uint64_t number = next_pack_++;
     std::array<char, 24> name{};
     (void)std::snprintf(name.data(), name.size(), "%016llx",
@@ -483,12 +484,23 @@ bool DiskTier::any() const {
                      [](const auto& entry) { return entry->failure.empty(); });
 }
 
-std::uint64_t DiskTier::most_free() const {
-  std::uint64_t most = 0;
-  for (const auto& entry : disks_)
-    if (entry->failure.empty() && entry->used < entry->capacity)
-      most = std::max(most, entry->capacity - entry->used);
-  return most;
+std::uint64_t DiskTier::pack_size(const Disk& disk, std::uint64_t length) const {
+  const std::uint64_t wanted = std::min(options_.pack_bytes, disk.capacity / 8);
+  return blocks(std::max(wanted, round_up(length, 8)));
+}
+
+bool DiskTier::room_for(std::uint64_t length, bool file) {
+  if (file) return !by_room(blocks(length)).empty();
+  for (const auto& entry : disks_) {
+    if (!entry->failure.empty()) continue;
+    for (const auto& [number, pack] : entry->packs)
+      if (pack.current && round_up(length, 8) <= pack.size - pack.tail) return true;
+  }
+  for (const Disk* const candidate : by_room(0)) {
+    const std::uint64_t size = pack_size(*candidate, length);
+    if (size <= candidate->capacity - candidate->used) return true;
+  }
+  return false;
 }
 
 void DiskTier::report_failure(SegmentId id, const Error& error) {

@@ -84,8 +84,8 @@ class DiskTier {
 
   // --- state
   [[nodiscard]] bool any() const;
-  // The most that one healthy directory has free by account.
-  [[nodiscard]] std::uint64_t most_free() const;
+  // Whether an object of this length has room now, in a file or in a pack.
+  [[nodiscard]] bool room_for(std::uint64_t length, bool file);
   void report_failure(SegmentId id, const Error& error);
   void report_failure(std::uint16_t disk, const Error& error);
   // To be synced: a descriptor for each healthy directory.
@@ -125,7 +125,10 @@ class DiskTier {
   Result<void> scan(Disk& disk);
   Disk* disk(std::uint16_t id);
   [[nodiscard]] const Disk* disk(std::uint16_t id) const;
+  // Healthy directories with that much left, the emptiest first.
   std::vector<Disk*> by_room(std::uint64_t bytes);
+  // A small directory gets small packs.
+  [[nodiscard]] std::uint64_t pack_size(const Disk& disk, std::uint64_t length) const;
   // What a failed call means for the directory; the error to answer with.
   Error judge(Disk& disk, Error error);
   void drop_pack(Disk& disk, std::uint64_t number);

@@ -119,7 +119,9 @@ Result<LeaseId> LeaseBook::lease(HolderId id, ObjectId object, std::uint64_t byt
   Holder& holder = found->second;
   if (holder.leases.size() >= limits_.leases)
     return Error{Errc::kQuota, 0, "this peer holds " + std::to_string(limits_.leases) + " leases"};
-  if (bytes > limits_.leased_bytes || holder.leased_bytes > limits_.leased_bytes - bytes)
+  // One lease is always allowed, so that no object is too large for every reader.
+  if (holder.leased_bytes > 0 &&
+      (bytes > limits_.leased_bytes || holder.leased_bytes > limits_.leased_bytes - bytes))
     return Error{Errc::kQuota, 0, "this peer's leases pin as many bytes as one peer may"};
   OM_TRY(hold(holder, object));
   const LeaseId lease = next_lease_++;

@@ -58,6 +58,11 @@ class LeaseBook {
   void pin(ObjectId object) { ++pins_[object]; }
   void unpin(ObjectId object);
   [[nodiscard]] bool pinned(ObjectId object) const { return pins_.count(object) != 0; }
+  [[nodiscard]] std::uint32_t pins(ObjectId object) const {
+    const auto found = pins_.find(object);
+    return found == pins_.end() ? 0 : found->second;
+  }
+  [[nodiscard]] bool any_pins() const { return !pins_.empty(); }
   [[nodiscard]] std::vector<ObjectId> pinned_objects() const;
 
   // Looks at the orphans' locks.

@@ -76,6 +76,9 @@ struct Config {
   // as rude in status().
   std::uint64_t revoke_grace_ns = std::uint64_t{10'000'000'000};
   std::string boot_id;  // empty: the kernel's; tests pretend a reboot with another one
+  // For tests: an errno for disk operations ("open", "create", "write", "sync") to fail with, or 0.
+  // Called on both threads.
+  std::function<int(const char* operation, const std::string& path)> disk_fault;
 };
 
 enum class Tier : std::uint8_t { kMemory = 0, kDisk = 1 };

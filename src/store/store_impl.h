@@ -1,0 +1,257 @@
+// The Store itself: puts it together. Split by what callers do: store_open.cc (start, recovery,
+// end), store_read.cc, store_write.cc, store_remove.cc, store_regions.cc, store_upkeep.cc (tick).
+//
+// What an object's bytes go through:
+//   charged     in a Put: taken from a tier, named by nobody
+//   published   named by the catalog's record, and by its tier's eviction policy
+//   held        removed or cut off while pinned: named by held_ and the held log
+//   free        given back to the tier: when nobody pins the object (LeaseBook), never before
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <queue>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "store/catalog/catalog.h"
+#include "store/disk_tier.h"
+#include "store/eviction/policy.h"
+#include "store/held_log.h"
+#include "store/lease_book.h"
+#include "store/memory_tier.h"
+#include "store/put_state.h"
+#include "store/segment_id.h"
+#include "store/staging.h"
+#include "store/store.h"
+#include "store/worker.h"
+
+namespace om::store {
+
+class StoreImpl final : public Store {
+ public:
+  StoreImpl(Config config, const Clock& clock) : config_(std::move(config)), clock_(clock) {}
+  ~StoreImpl() override;
+  Result<void> start();
+
+  Result<HolderId> open_holder(const PeerCredentials& peer) override;
+  BorrowedFd lease_descriptor(HolderId holder) override { return leases_->descriptor(holder); }
+  void close_holder(HolderId holder) override;
+  Result<std::optional<Leased>> get(HolderId holder, std::string_view key) override;
+  void release(HolderId holder, LeaseId lease) override { leases_->release(holder, lease); }
+  Result<SegmentView> segment(HolderId holder, SegmentId id) override;
+  Result<Reservation> reserve(HolderId holder, ReserveRequest request,
+                              std::function<void()> wake) override;
+  void cancel_wait(WaitToken token) override;
+  Result<Extension> extend(HolderId holder, PutId put, std::uint64_t more) override;
+  void commit(HolderId holder, PutId put, std::uint64_t length, CommitDone done) override;
+  Result<void> abort(HolderId holder, PutId put) override;
+  Result<std::uint64_t> remove(std::string_view key) override;
+  Result<std::uint64_t> remove_prefix(std::string_view prefix) override;
+  Result<std::uint64_t> remove_tag(std::string_view tag) override;
+  Result<std::optional<ObjectInfo>> stat(std::string_view key) override;
+  Result<ListPage> list(std::string_view prefix, std::string_view after,
+                        std::size_t limit) override;
+  Result<ListPage> list_region_objects(std::string_view prefix, std::string_view after,
+                                       std::size_t limit) override;
+  std::vector<StatusItem> status() override;
+  Result<std::uint64_t> revoke(std::string_view key) override;
+  Result<RegionGrant> open_region(std::string_view owner, std::uint64_t memory_bytes,
+                                  std::uint64_t disk_bytes, std::uint32_t pid) override;
+  Result<std::vector<RegionInfo>> list_regions() override;
+  Result<void> drop_region(std::string_view owner) override;
+  void set_listener(Listener listener) override { listener_ = std::move(listener); }
+  BorrowedFd wakeup_fd() override { return worker_->wakeup_fd(); }
+  void on_wakeup() override { worker_->deliver(); }
+  void tick() override;
+  bool idle() override { return worker_->pending() == 0; }
+  Result<void> shutdown() override;
+
+ private:
+  struct Put {
+    PutId id = 0;
+    HolderId holder = 0;
+    PutState state = PutState::kReserved;
+    ReserveRequest request;
+    ObjectId object_id = 0;
+    std::uint64_t room = 0;       // bytes that the writer was given a place for
+    std::uint64_t length = 0;     // once committed
+    std::vector<Extent> written;  // where the writer writes
+    // The final place, as far as it is known: memory slots, or a disk file.
+    std::vector<Extent> memory;
+    SegmentId file_id = 0;
+    UniqueFd file;
+    std::uint64_t file_room = 0;
+    std::vector<StagingFile> staging;  // of a put that is not direct
+    std::uint64_t charged = 0;         // to its holder
+    bool direct = false;               // `written` is the final place
+    bool to_disk = false;
+    CommitDone done;
+  };
+  struct Waiter {
+    HolderId holder = 0;
+    std::string key;
+    std::function<void()> wake;
+  };
+  struct Writers {  // of one key
+    std::size_t puts = 0;
+    std::vector<WaitToken> waiters;
+  };
+  struct Region {
+    std::uint64_t id = 0;
+    std::uint64_t memory_bytes = 0;
+    std::uint64_t disk_bytes = 0;
+    std::uint32_t pid = 0;
+  };
+  struct Source {  // bytes for the worker to copy from
+    UniqueFd file;
+    std::uint64_t offset = 0;
+    std::uint64_t length = 0;
+  };
+  struct Target {
+    UniqueFd file;
+    std::uint64_t offset = 0;
+    std::uint64_t length = 0;
+  };
+  struct Copy {
+    std::vector<Source> from;
+    std::vector<Target> to;
+    std::uint16_t disk = 0;  // written to; 0: memory
+    std::string path;        // of that disk
+    std::function<int(const char*, const std::string&)> fault;
+    Result<void> result;
+  };
+  struct Dirty {  // a disk file that the next group sync has to put on disk
+    std::vector<ObjectId> objects;
+    UniqueFd file;  // none: too many, then the whole file system is synced
+  };
+  struct DirtyFailure {
+    std::uint16_t disk = 0;
+    std::vector<ObjectId> objects;
+    Error error;
+  };
+
+  // store_open.cc
+  Result<void> recover_objects();
+  Result<void> recover_held();
+  Result<void> recover_regions(bool fresh);
+
+  // store_read.cc
+  Result<std::optional<catalog::Record>> look_up(std::string_view key);
+  Result<Leased> lease(HolderId holder, const catalog::Record& record);
+  [[nodiscard]] bool reachable(const catalog::Place& place) const;
+  static ObjectInfo info_of(const catalog::Record& record);
+
+  // store_write.cc
+  Result<Reserved> begin_put(HolderId holder, ReserveRequest request);
+  Result<void> place_put(Put& put, std::uint64_t length, Extension& given);
+  Result<void> give_staging(Put& put, std::uint64_t length, Extension& given);
+  Result<void> give_memory(Put& put, std::uint64_t length, Extension& given);
+  Result<void> give_file(Put& put, std::uint64_t length, Extension& given);
+  Result<void> charge(Put& put, std::uint64_t bytes);
+  Result<void> finish_direct(Put& put);
+  Result<void> spill(Put& put);
+  Result<void> start_copy(Put& put);
+  void copied(PutId id, const Copy& copy, std::vector<Extent> place, bool on_disk);
+  void publish(Put& put, std::vector<Extent> place, bool on_disk);
+  void fail_put(Put& put, Error error);
+  void end_put(Put& put, bool published);
+  void drop_room(Put& put, bool holder_gone);
+  Result<Source> source_of(const Extent& extent);
+  Result<void> add_targets(Copy& copy, const std::vector<Extent>& place);
+  static void run_copy(Copy& copy);
+  static bool advance(Put& put, PutEvent event);
+  Put* find_put(HolderId holder, PutId id);
+  [[nodiscard]] bool wants_disk(const ReserveRequest& request, std::uint64_t length) const;
+  void trim_memory(std::vector<Extent>& extents, std::uint64_t length);
+
+  // store_remove.cc
+  // The record has left the catalog (or its old place): its bytes go, now or when unpinned.
+  void retire(const catalog::Record& record);
+  // Before a record goes: what it names is written down if somebody pins it.
+  Result<void> write_down(const catalog::Record& record);
+  void free_place(const std::vector<Extent>& extents);
+  void unpinned(ObjectId object);
+  Result<bool> remove_object(std::string_view key, bool& durable);
+  Result<std::optional<std::vector<Extent>>> take_memory(std::uint64_t length, bool may_evict);
+  bool make_disk_room(std::uint64_t length);
+  bool evict_disk();
+  bool evict_from(eviction::Policy& policy);
+  void ask_back(Tier tier);
+  void emit(EventKind kind, std::string_view key, ObjectId object, LeaseId lease = 0,
+            HolderId holder = 0);
+
+  // store_upkeep.cc
+  void expire();
+  void start_sync();
+  Result<void> sync_bodies(std::vector<DirtyFailure>& failed);
+  void body_sync_failed(const std::vector<DirtyFailure>& failed);
+  void demote();
+  void compact();
+  void probe_disks();
+  void relocate(catalog::Record record, bool from_pack);
+  void mark_dirty(ObjectId object, SegmentId segment);
+  void note_expiry(const catalog::Record& record);
+
+  // store_regions.cc
+  bool free_memory_for_region(std::uint64_t bytes);
+
+  Config config_;
+  const Clock& clock_;
+  UniqueFd memory_dir_;
+  UniqueFd regions_dir_;
+  std::unique_ptr<catalog::Catalog> catalog_;
+  std::unique_ptr<MemoryTier> memory_;
+  std::unique_ptr<DiskTier> disks_;
+  std::unique_ptr<LeaseBook> leases_;
+  std::unique_ptr<Staging> staging_;
+  std::unique_ptr<eviction::Policy> memory_policy_;
+  std::unique_ptr<eviction::Policy> disk_policy_;
+  std::optional<HeldLog> held_log_;
+  HeldLog::Entries held_;  // bytes that no record names, by the object that pins them
+  std::uint64_t held_bytes_ = 0;
+
+  std::unordered_map<PutId, std::unique_ptr<Put>> puts_;
+  std::unordered_map<std::string, Writers> writers_;
+  std::unordered_map<WaitToken, Waiter> waits_;
+  std::unordered_map<HolderId, std::unordered_set<PutId>> holder_puts_;
+  std::unordered_map<HolderId, std::uint64_t> holder_put_bytes_;
+  std::unordered_map<HolderId, std::unordered_set<SegmentId>> seen_;
+  std::map<std::string, Region> regions_;  // by owner
+
+  using Expiry = std::pair<std::uint64_t, ObjectId>;
+  std::priority_queue<Expiry, std::vector<Expiry>, std::greater<>> expiries_;
+  std::unordered_set<ObjectId> relocating_;
+  // Places in packs that were left by a move: free after the next group sync.
+  std::vector<std::vector<Extent>> after_sync_;
+  // The worker's during a group sync.
+  std::vector<std::pair<std::uint16_t, UniqueFd>> sync_directories_;
+
+  std::mutex dirty_mutex_;
+  std::unordered_map<SegmentId, Dirty> dirty_;  // guarded by dirty_mutex_
+
+  Listener listener_;
+  ObjectId next_object_ = 1;
+  PutId next_put_ = 1;
+  WaitToken next_wait_ = 1;
+  std::uint64_t next_region_ = 1;
+  bool sync_running_ = false;
+  bool probe_running_ = false;
+  std::uint64_t last_probe_ns_ = 0;
+  std::uint64_t last_lease_probe_ns_ = 0;
+
+  struct Counters {
+    std::uint64_t hits = 0, misses = 0, published = 0, removed = 0, expired = 0;
+    std::uint64_t evicted_memory = 0, evicted_disk = 0, demoted = 0, compacted = 0;
+    std::uint64_t aborted = 0, revoked = 0, no_space = 0, sync_failures = 0;
+  } count_;
+
+  std::unique_ptr<Worker> worker_;  // last: its thread ends before what its jobs use
+};
+
+}  // namespace om::store

@@ -1,0 +1,177 @@
+// The store's start, recovery and end.
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include "posix/file.h"
+#include "posix/range_lock.h"
+#include "store/store_impl.h"
+
+namespace om::store {
+
+namespace {
+
+// Object ids are never used twice, so the number to go on from lies ahead of the last one used.
+constexpr ObjectId kObjectsAhead = ObjectId{1} << 20;
+constexpr const char* kNextObjectFile = "next-object";
+
+ObjectId read_next_object(BorrowedFd directory) {
+  const auto file = open_at(directory, kNextObjectFile, O_RDONLY);
+  if (!file) return 1;
+  std::array<std::byte, 32> bytes{};
+  const auto n = read_some(file->borrow(), 0, bytes);
+  ObjectId number = 1;
+  const char* const text = reinterpret_cast<const char*>(bytes.data());
+  if (n) (void)std::from_chars(text, text + *n, number);
+  return number == 0 ? 1 : number;
+}
+
+Result<void> write_next_object(BorrowedFd directory, ObjectId number) {
+  const std::string text = std::to_string(number) + "\n";
+  const std::string temporary = std::string(kNextObjectFile) + ".new";
+  const auto file = OM_TRY(open_at(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC));
+  OM_TRY(write_exactly(file.borrow(), 0, std::as_bytes(std::span(text))));
+  OM_TRY(sync_data(file.borrow()));
+  return rename_at(directory, temporary, kNextObjectFile);
+}
+
+Result<void> remove_all(BorrowedFd directory) {
+  for (const auto& name : OM_TRY(list_directory(directory))) OM_TRY(remove_at(directory, name));
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Store>> Store::open(Config config, const Clock& clock) {
+  if (config.memory_dir.empty() || config.state_dir.empty())
+    return Error{Errc::kMalformed, 0, "the store wants a memory and a state directory"};
+  auto store = std::make_unique<StoreImpl>(std::move(config), clock);
+  OM_TRY(store->start());
+  return std::unique_ptr<Store>(std::move(store));
+}
+
+Result<void> StoreImpl::start() {
+  memory_dir_ = OM_TRY(open_directory(config_.memory_dir));
+  const auto state_dir = OM_TRY(open_directory(config_.state_dir));
+  catalog::Options options;
+  options.boot_id = config_.boot_id;
+  options.sync_interval_ns = config_.sync_interval_ns;
+  catalog_ = OM_TRY(catalog::Catalog::open(config_.state_dir + "/catalog", options, clock_));
+  const catalog::Recovery& recovery = catalog_->recovery();
+  const bool fresh = recovery.fresh || !recovery.same_boot;
+  const bool rebooted = !recovery.fresh && !recovery.same_boot;
+
+  worker_ = OM_TRY(Worker::start());
+  MemoryTier::Options memory;
+  memory.capacity = config_.memory_bytes;
+  memory.segment_bytes = config_.segment_bytes;
+  memory.background_faulting = config_.background_faulting;
+  memory_ = OM_TRY(MemoryTier::open(OM_TRY(open_directory(config_.memory_dir + "/segments")),
+                                    memory, fresh, *worker_));
+  DiskTier::Options disk;
+  disk.disks = config_.disks;
+  disk.pack_bytes = config_.pack_bytes;
+  disk.fault = config_.disk_fault;
+  disks_ = OM_TRY(DiskTier::open(std::move(disk), clock_));
+
+  if (config_.memory_object_bytes_max == 0)
+    config_.memory_object_bytes_max =
+        config_.disks.empty() ? config_.memory_bytes : config_.memory_bytes / 8;
+  staging_ = std::make_unique<Staging>(config_.staging_bytes == 0 ? config_.memory_bytes
+                                                                  : config_.staging_bytes);
+  memory_policy_ = eviction::make_s3fifo(config_.memory_bytes);
+  disk_policy_ = eviction::make_s3fifo(std::max<std::uint64_t>(disks_->capacity(), 1));
+
+  auto lease_dir = OM_TRY(open_directory(config_.memory_dir + "/leases"));
+  if (fresh) OM_TRY(remove_all(lease_dir.borrow()));
+  LeaseBook::Limits limits;
+  limits.leases = config_.holder.leases;
+  limits.leased_bytes =
+      config_.holder.leased_bytes == 0 ? config_.memory_bytes / 2 : config_.holder.leased_bytes;
+  leases_ = OM_TRY(
+      LeaseBook::open(std::move(lease_dir), limits, [this](ObjectId object) { unpinned(object); }));
+  held_log_ = OM_TRY(HeldLog::open(memory_dir_.borrow(), fresh));
+
+  next_object_ = read_next_object(state_dir.borrow());
+  OM_TRY(recover_objects());
+  OM_TRY(recover_held());
+  disks_->sweep();
+  OM_TRY(recover_regions(rebooted));
+  next_object_ = std::max(next_object_, disks_->highest_object() + 1);
+  OM_TRY(write_next_object(state_dir.borrow(), next_object_ + kObjectsAhead));
+  return {};
+}
+
+Result<void> StoreImpl::recover_objects() {
+  const bool rebooted = !catalog_->recovery().same_boot;
+  std::vector<std::string> broken;
+  const auto take = [&](const catalog::Record& record) {
+    next_object_ = std::max(next_object_, record.object_id + 1);
+    std::vector<Extent> extents;
+    for (const auto& extent : record.place.extents)
+      extents.push_back({extent.segment, extent.offset, extent.length});
+    if (record.place.tier == catalog::kTierMemory) {
+      std::vector<Extent> taken;
+      for (const auto& extent : extents) {
+        if (!memory_->take_exactly(extent)) break;
+        taken.push_back(extent);
+      }
+      if (taken.size() != extents.size()) {
+        memory_->give_back(taken);
+        broken.push_back(record.key);
+        return;
+      }
+      memory_policy_->insert(record.object_id, record.length, hash_key(record.key).low);
+    } else {
+      if (!disks_->recover(record.object_id, extents, rebooted)) {
+        // A directory that is away just now may be back at the next start, with its objects.
+        if (extents.empty() || !disks_->may_return(extents.front().segment))
+          broken.push_back(record.key);
+        return;
+      }
+      disk_policy_->insert(record.object_id, record.length, hash_key(record.key).low);
+    }
+    note_expiry(record);
+  };
+  OM_TRY(catalog_->for_each(take));
+  for (const auto& key : broken) OM_TRY(catalog_->remove(key));
+  return {};
+}
+
+Result<void> StoreImpl::recover_held() {
+  for (const auto& [object, extents] : held_log_->recovered()) {
+    next_object_ = std::max(next_object_, object + 1);
+    if (!leases_->pinned(object)) continue;
+    if (OM_TRY(catalog_->find_object(object))) continue;
+    std::vector<Extent> taken;
+    for (const auto& extent : extents) {
+      const bool ours = kind_of(extent.segment) == SegmentKind::kMemory
+                            ? memory_->take_exactly(extent)
+                            : disks_->recover(object, {extent}, false);
+      if (ours) taken.push_back(extent);
+    }
+    for (const auto& extent : taken) held_bytes_ += extent.length;
+    if (!taken.empty()) held_.emplace(object, std::move(taken));
+  }
+  return held_log_->rewrite(held_);
+}
+
+Result<void> StoreImpl::shutdown() {
+  // What the worker has begun is finished by its destructor; what waits behind it is not published
+  // and so leaves nothing.
+  worker_.reset();
+  std::vector<DirtyFailure> failed;
+  auto marked = catalog_->mark_clean([&] { return sync_bodies(failed); });
+  leases_.reset();
+  return marked;
+}
+
+StoreImpl::~StoreImpl() {
+  worker_.reset();
+  puts_.clear();
+}
+
+}  // namespace om::store

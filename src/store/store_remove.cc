@@ -1,0 +1,200 @@
+// How objects go: removed, replaced, evicted; and what becomes of their bytes.
+#include <algorithm>
+
+#include "base/assert.h"
+#include "store/store_impl.h"
+
+namespace om::store {
+
+namespace {
+
+// Enough to make room, few enough not to wake every reader there is.
+constexpr std::size_t kAskedAtOnceMax = 64;
+// Packs with less than this alive are emptied to make room.
+constexpr unsigned kSparsePercent = 25;
+
+std::vector<Extent> extents_of(const catalog::Record& record) {
+  std::vector<Extent> extents;
+  for (const auto& extent : record.place.extents)
+    extents.push_back({extent.segment, extent.offset, extent.length});
+  return extents;
+}
+
+}  // namespace
+
+void StoreImpl::emit(EventKind kind, std::string_view key, ObjectId object, LeaseId lease_id,
+                     HolderId holder) {
+  if (listener_) listener_({kind, key, object, lease_id, holder});
+}
+
+void StoreImpl::free_place(const std::vector<Extent>& extents) {
+  if (extents.empty()) return;
+  if (kind_of(extents.front().segment) == SegmentKind::kMemory) {
+    // A direct put that outgrew memory has its file last.
+    std::vector<Extent> memory = extents;
+    while (!memory.empty() && kind_of(memory.back().segment) != SegmentKind::kMemory) {
+      disks_->free({memory.back()});
+      memory.pop_back();
+    }
+    memory_->give_back(memory);
+  } else {
+    disks_->free(extents);
+  }
+}
+
+Result<void> StoreImpl::write_down(const catalog::Record& record) {
+  if (!leases_->pinned(record.object_id) || record.place.extents.empty()) return {};
+  return held_log_->append(record.object_id, extents_of(record));
+}
+
+void StoreImpl::retire(const catalog::Record& record) {
+  memory_policy_->erase(record.object_id);
+  disk_policy_->erase(record.object_id);
+  auto extents = extents_of(record);
+  if (!leases_->pinned(record.object_id)) return free_place(extents);
+  for (const auto& extent : extents) held_bytes_ += extent.length;
+  held_[record.object_id] = std::move(extents);
+}
+
+void StoreImpl::unpinned(ObjectId object) {
+  const auto found = held_.find(object);
+  if (found == held_.end()) return;
+  const auto extents = std::move(found->second);
+  held_.erase(found);
+  for (const auto& extent : extents) held_bytes_ -= extent.length;
+  free_place(extents);
+}
+
+// `durable`: set when the removal must be synced before it is answered.
+Result<bool> StoreImpl::remove_object(std::string_view key, bool& durable) {
+  if (leases_->any_pins())
+    if (const auto old = OM_TRY(catalog_->find(key))) OM_TRY(write_down(*old));
+  const auto record = OM_TRY(catalog_->remove(key));
+  if (!record) return false;
+  durable = durable || record->durable;
+  retire(*record);
+  emit(EventKind::kRemoved, key, record->object_id);
+  return true;
+}
+
+Result<std::uint64_t> StoreImpl::remove(std::string_view key) {
+  bool durable = false;
+  const bool there = OM_TRY(look_up(key)).has_value();
+  // What nobody may see any more is removed all the same, but does not count.
+  const bool removed = OM_TRY(remove_object(key, durable));
+  if (durable) OM_TRY(catalog_->sync_removals());
+  if (!removed || !there) return std::uint64_t{0};
+  ++count_.removed;
+  return std::uint64_t{1};
+}
+
+Result<std::uint64_t> StoreImpl::remove_prefix(std::string_view prefix) {
+  std::uint64_t removed = 0;
+  bool durable = false;
+  std::string after;
+  for (;;) {
+    std::vector<std::string> keys;
+    OM_TRY(catalog_->list(prefix, after, 1000, [&](const catalog::Record& record) {
+      keys.push_back(record.key);
+      return true;
+    }));
+    if (keys.empty()) break;
+    for (const auto& key : keys)
+      if (OM_TRY(remove_object(key, durable))) ++removed;
+    after = keys.back();
+  }
+  if (durable) OM_TRY(catalog_->sync_removals());
+  count_.removed += removed;
+  return removed;
+}
+
+Result<std::uint64_t> StoreImpl::remove_tag(std::string_view tag) {
+  std::uint64_t removed = 0;
+  bool durable = false;
+  for (const auto& key : OM_TRY(catalog_->keys_with_tag(tag)))
+    if (OM_TRY(remove_object(key, durable))) ++removed;
+  if (durable) OM_TRY(catalog_->sync_removals());
+  count_.removed += removed;
+  return removed;
+}
+
+// --- room
+
+bool StoreImpl::evict_from(eviction::Policy& policy) {
+  for (;;) {
+    const auto victim = policy.evict(
+        [this](ObjectId id) { return leases_->pinned(id) || relocating_.count(id) != 0; });
+    if (!victim) return false;
+    const auto record = catalog_->find_object(victim->id);
+    if (!record) return false;
+    if (!*record) continue;
+    bool durable = false;
+    const auto removed = remove_object((*record)->key, durable);
+    if (!removed) return false;
+    ++(&policy == memory_policy_.get() ? count_.evicted_memory : count_.evicted_disk);
+    return true;
+  }
+}
+
+Result<std::optional<std::vector<Extent>>> StoreImpl::take_memory(std::uint64_t length,
+                                                                  bool may_evict) {
+  if (length > memory_->object_capacity()) return std::optional<std::vector<Extent>>();
+  for (;;) {
+    auto extents = memory_->take(length);
+    if (extents || !may_evict) return extents;
+    if (!evict_from(*memory_policy_)) {
+      ask_back(Tier::kMemory);
+      return std::optional<std::vector<Extent>>();
+    }
+  }
+}
+
+bool StoreImpl::make_disk_room(std::uint64_t length) {
+  const bool file = length >= config_.file_threshold;
+  while (!disks_->room_for(length, file)) {
+    if (length > disks_->capacity() || !disks_->any()) return false;
+    if (!evict_disk()) {
+      ask_back(Tier::kDisk);
+      return disks_->room_for(length, file);
+    }
+  }
+  return true;
+}
+
+bool StoreImpl::evict_disk() {
+  if (!evict_from(*disk_policy_)) return false;
+  // Objects in packs give no space back one by one: a pack that is mostly dead goes altogether.
+  if (const auto sparse = disks_->sparse_pack(kSparsePercent)) {
+    for (const ObjectId object : sparse->members) {
+      if (leases_->pinned(object) || relocating_.count(object) != 0) continue;
+      const auto record = catalog_->find_object(object);
+      if (!record || !*record || (*record)->place.extents.empty() ||
+          (*record)->place.extents.front().segment != sparse->pack)
+        continue;
+      bool durable = false;
+      const auto removed = remove_object((*record)->key, durable);
+      if (removed && *removed) ++count_.evicted_disk;
+    }
+  }
+  return true;
+}
+
+// Everything that is left in the tier is leased: its readers are asked to let go.
+void StoreImpl::ask_back(Tier tier) {
+  std::size_t asked = 0;
+  for (const ObjectId object : leases_->pinned_objects()) {
+    const auto record = catalog_->find_object(object);
+    std::string key;
+    if (record && *record) {
+      if (static_cast<Tier>((*record)->place.tier) != tier) continue;
+      key = (*record)->key;
+    }
+    for (const auto& [holder, lease_id] : leases_->revoke(object, clock_.monotonic_ns())) {
+      emit(EventKind::kRevoked, key, object, lease_id, holder);
+      ++count_.revoked;
+    }
+    if (++asked == kAskedAtOnceMax) return;
+  }
+}
+
+}  // namespace om::store

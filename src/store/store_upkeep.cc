@@ -1,0 +1,367 @@
+// What happens without being asked for: expiry, group sync, orphan holders, making room in memory
+// ahead of need, compaction of packs, looking after the disks; and what status() tells.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/assert.h"
+#include "posix/file.h"
+#include "store/store_impl.h"
+
+namespace om::store {
+
+namespace {
+
+constexpr std::size_t kExpiredAtOnceMax = 1000;  // per tick
+constexpr std::size_t kRelocatingMax = 64;       // copies under way for demotion or compaction
+constexpr std::size_t kDirtyFilesMax = 128;      // open for the next group sync
+constexpr unsigned kSparsePercent = 30;          // packs with less alive are compacted
+constexpr std::uint64_t kProbeDisksNs = std::uint64_t{5} * 1'000'000'000;
+constexpr std::uint64_t kProbeLeasesNs = std::uint64_t{200} * 1'000'000;
+// Memory is made room in until this share of it is free.
+constexpr std::uint64_t kFreeShare = 16;
+
+}  // namespace
+
+void StoreImpl::tick() {
+  worker_->deliver();
+  const std::uint64_t now = clock_.monotonic_ns();
+  expire();
+  if (now - last_lease_probe_ns_ >= kProbeLeasesNs) {
+    last_lease_probe_ns_ = now;
+    leases_->probe();
+  }
+  if (held_log_->wants_rewrite()) {
+    auto live = held_;
+    for (const auto& [id, put] : puts_) {
+      if (!put->direct) continue;
+      auto& extents = live[put->object_id];
+      extents = put->memory;
+      if (put->file) extents.push_back({put->file_id, 0, put->file_room});
+    }
+    (void)held_log_->rewrite(live);
+  }
+  memory_->prepare();
+  start_sync();
+  demote();
+  compact();
+  if (disks_->any() && !probe_running_ && now - last_probe_ns_ >= kProbeDisksNs) probe_disks();
+}
+
+void StoreImpl::note_expiry(const catalog::Record& record) {
+  if (record.expires_ns != 0) expiries_.emplace(record.expires_ns, record.object_id);
+}
+
+void StoreImpl::expire() {
+  const std::uint64_t now = clock_.real_ns();
+  for (std::size_t i = 0; i < kExpiredAtOnceMax; ++i) {
+    if (expiries_.empty() || expiries_.top().first > now) return;
+    const ObjectId object = expiries_.top().second;
+    expiries_.pop();
+    const auto record = catalog_->find_object(object);
+    if (!record || !*record || (*record)->expires_ns == 0 || (*record)->expires_ns > now) continue;
+    bool durable = false;
+    const auto removed = remove_object((*record)->key, durable);
+    if (removed && *removed) ++count_.expired;
+  }
+}
+
+// --- group sync
+
+void StoreImpl::mark_dirty(ObjectId object, SegmentId segment) {
+  const std::lock_guard lock(dirty_mutex_);
+  auto& dirty = dirty_[segment];
+  dirty.objects.push_back(object);
+  // fdatasync(2) of a new file commits its name as well on the file systems that we know (ext4,
+  // xfs, btrfs): its inode and its directory entry are in the same transaction.
+  if (!dirty.file && dirty_.size() <= kDirtyFilesMax)
+    if (auto file = disks_->open_for_copy(segment)) dirty.file = *std::move(file);
+}
+
+// On the worker's thread.
+Result<void> StoreImpl::sync_bodies(std::vector<DirtyFailure>& failed) {
+  std::unordered_map<SegmentId, Dirty> dirty;
+  {
+    const std::lock_guard lock(dirty_mutex_);
+    dirty.swap(dirty_);
+  }
+  std::unordered_map<std::uint16_t, bool> whole;  // disk -> syncfs went well
+  Result<void> result;
+  for (auto& [segment, entry] : dirty) {
+    const std::uint16_t disk = disk_of(segment);
+    Result<void> synced;
+    if (entry.file) {
+      synced = sync_data(entry.file.borrow());
+    } else if (whole.count(disk) == 0) {
+      synced = Error{Errc::kUnavailable, 0, "the disk directory has failed"};
+      for (const auto& [id, directory] : sync_directories_)
+        if (id == disk)
+          synced =
+              ::syncfs(directory.raw()) == 0 ? Result<void>() : Result<void>(system_error("sync"));
+      whole[disk] = synced.has_value();
+    } else if (!whole[disk]) {
+      synced = Error{Errc::kUnavailable, 0, "the disk directory has failed"};
+    }
+    if (config_.disk_fault)
+      if (const int reason = config_.disk_fault("sync", std::to_string(disk)); reason != 0)
+        synced = Error{Errc::kSystem, reason, "sync"};
+    if (synced) continue;
+    failed.push_back({disk, std::move(entry.objects), synced.error()});
+    result = std::move(synced).error();
+  }
+  return result;
+}
+
+// What could not be put on disk is not vouched for: the directory drops out, these objects go.
+void StoreImpl::body_sync_failed(const std::vector<DirtyFailure>& failed) {
+  for (const auto& failure : failed) {
+    disks_->report_failure(failure.disk, failure.error);
+    for (const ObjectId object : failure.objects) {
+      const auto record = catalog_->find_object(object);
+      if (!record || !*record || (*record)->place.extents.empty() ||
+          disk_of((*record)->place.extents.front().segment) != failure.disk)
+        continue;
+      bool durable = false;
+      (void)remove_object((*record)->key, durable);
+    }
+  }
+}
+
+void StoreImpl::start_sync() {
+  if (sync_running_ || !catalog_->wants_sync()) return;
+  sync_running_ = true;
+  sync_directories_ = disks_->directories();
+  struct Outcome {
+    Result<void> result;
+    std::vector<DirtyFailure> failed;
+  };
+  auto outcome = std::make_shared<Outcome>();
+  auto leaving = std::make_shared<std::vector<std::vector<Extent>>>(std::exchange(after_sync_, {}));
+  worker_->run(
+      [this, outcome] {
+        outcome->result =
+            catalog_->group_sync([this, outcome] { return sync_bodies(outcome->failed); });
+      },
+      [this, outcome, leaving] {
+        sync_running_ = false;
+        if (outcome->result) {
+          for (const auto& extents : *leaving) free_place(extents);
+        } else {
+          ++count_.sync_failures;
+          for (auto& extents : *leaving) after_sync_.push_back(std::move(extents));
+        }
+        body_sync_failed(outcome->failed);
+      });
+}
+
+// --- moving objects: from memory to disk, and out of packs that are mostly dead
+
+void StoreImpl::demote() {
+  if (!disks_->any() || relocating_.size() >= kRelocatingMax) return;
+  const std::uint64_t capacity = memory_->object_capacity();
+  std::uint64_t leaving = 0;
+  while (relocating_.size() < kRelocatingMax &&
+         memory_->used() > capacity - capacity / kFreeShare + leaving) {
+    const auto victim = memory_policy_->evict(
+        [this](ObjectId id) { return leases_->pinned(id) || relocating_.count(id) != 0; });
+    if (!victim) return;
+    const auto record = catalog_->find_object(victim->id);
+    if (!record || !*record) continue;
+    leaving += victim->bytes;
+    if ((*record)->ephemeral || (*record)->length == 0) {
+      bool durable = false;
+      const auto removed = remove_object((*record)->key, durable);
+      if (removed && *removed) ++count_.evicted_memory;
+      continue;
+    }
+    relocate(**record, false);
+  }
+}
+
+void StoreImpl::compact() {
+  if (relocating_.size() >= kRelocatingMax) return;
+  const auto sparse = disks_->sparse_pack(kSparsePercent);
+  if (!sparse) return;
+  for (const ObjectId object : sparse->members) {
+    if (relocating_.size() >= kRelocatingMax) return;
+    if (leases_->pinned(object) || relocating_.count(object) != 0) continue;
+    const auto record = catalog_->find_object(object);
+    if (record && *record && !(*record)->place.extents.empty() &&
+        (*record)->place.extents.front().segment == sparse->pack)
+      relocate(**record, true);
+  }
+}
+
+// Copies the object to disk and moves its record there. Not done when somebody leased it meanwhile:
+// what a reader was given stays where it is.
+void StoreImpl::relocate(catalog::Record record, bool from_pack) {
+  const auto give_up = [&] {
+    if (from_pack) return;
+    // Out of memory's policy already: without a place on disk it goes.
+    bool durable = false;
+    const auto removed = remove_object(record.key, durable);
+    if (removed && *removed) ++count_.evicted_memory;
+  };
+  if (!from_pack && !make_disk_room(record.length)) return give_up();
+  auto copy = std::make_shared<Copy>();
+  std::vector<Extent> place;
+  const auto prepare = [&]() -> Result<void> {
+    for (const auto& extent : record.place.extents)
+      copy->from.push_back(OM_TRY(source_of({extent.segment, extent.offset, extent.length})));
+    // A file has its object's number: only what is not in one yet can get one.
+    if (record.length >= config_.file_threshold && !from_pack) {
+      auto made = OM_TRY(disks_->create_file(record.object_id, record.length));
+      place = {{made.id, 0, record.length}};
+      copy->to.push_back({std::move(made.file), 0, record.length});
+    } else {
+      auto slot = OM_TRY(disks_->take_pack(record.object_id, record.length));
+      place = {slot.extent};
+      copy->to.push_back({std::move(slot.file), slot.extent.offset, record.length});
+    }
+    copy->disk = disk_of(place.front().segment);
+    copy->path = disks_->path_of(copy->disk);
+    copy->fault = config_.disk_fault;
+    return {};
+  };
+  if (auto prepared = prepare(); !prepared) return give_up();
+  relocating_.insert(record.object_id);
+  // The bytes must not be recycled under the worker's hands when the object is removed meanwhile.
+  leases_->pin(record.object_id);
+  const SegmentId source_segment = record.place.extents.front().segment;
+  worker_->run([copy] { run_copy(*copy); },
+               [this, copy, place, from_pack, source_segment, key = record.key,
+                object = record.object_id, length = record.length, old = record.place] {
+                 relocating_.erase(object);
+                 const bool leased = leases_->pins(object) > 1;
+                 const auto back = [&] {
+                   const auto still = catalog_->find_object(object);
+                   if (!from_pack && still && *still)
+                     memory_policy_->insert(object, length, hash_key(key).low);
+                 };
+                 if (!copy->result || leased) {
+                   if (!copy->result) {
+                     if (kind_of(source_segment) == SegmentKind::kPack &&
+                         copy->result.error().code == Errc::kSystem)
+                       disks_->report_failure(source_segment, copy->result.error());
+                     if (copy->disk != 0) disks_->report_failure(copy->disk, copy->result.error());
+                   }
+                   free_place(place);
+                   leases_->unpin(object);
+                   return back();
+                 }
+                 catalog::Place where;
+                 where.tier = catalog::kTierDisk;
+                 where.segment_kind = static_cast<std::uint8_t>(kind_of(place.front().segment));
+                 for (const auto& extent : place)
+                   where.extents.push_back({extent.segment, extent.offset, extent.length});
+                 const auto moved = catalog_->move(key, object, where);
+                 if (!moved || !*moved) {
+                   free_place(place);
+                   leases_->unpin(object);
+                   return back();
+                 }
+                 std::vector<Extent> freed;
+                 for (const auto& extent : old.extents)
+                   freed.push_back({extent.segment, extent.offset, extent.length});
+                 mark_dirty(object, place.front().segment);
+                 if (from_pack && (*moved)->durable) {
+                   // The old pack may go only when the new place is durable.
+                   leases_->unpin(object);
+                   after_sync_.push_back(std::move(freed));
+                 } else {
+                   leases_->unpin(object);
+                   free_place(freed);
+                 }
+                 if (!from_pack) disk_policy_->insert(object, length, hash_key(key).low);
+                 ++(from_pack ? count_.compacted : count_.demoted);
+               });
+}
+
+void StoreImpl::probe_disks() {
+  probe_running_ = true;
+  last_probe_ns_ = clock_.monotonic_ns();
+  struct Probe {
+    std::vector<std::pair<std::uint16_t, UniqueFd>> directories;
+    std::vector<std::pair<std::uint16_t, Error>> failed;
+  };
+  auto probe = std::make_shared<Probe>();
+  probe->directories = disks_->directories();
+  std::vector<std::string> paths;
+  for (const auto& [id, directory] : probe->directories) paths.push_back(disks_->path_of(id));
+  worker_->run(
+      [probe, paths, fault = config_.disk_fault] {
+        for (std::size_t i = 0; i < paths.size(); ++i) {
+          const auto& [id, directory] = probe->directories[i];
+          const auto try_it = [&]() -> Result<void> {
+            if (fault)
+              if (const int reason = fault("write", paths[i]); reason != 0)
+                return Error{Errc::kSystem, reason, "write"};
+            const std::array<std::byte, 512> bytes{};
+            const auto file = OM_TRY(open_at(directory.borrow(), "probe", O_RDWR | O_CREAT));
+            OM_TRY(write_exactly(file.borrow(), 0, bytes));
+            return sync_data(file.borrow());
+          };
+          // A full file system is no broken one.
+          if (auto tried = try_it(); !tried && tried.error().code != Errc::kNoSpace)
+            probe->failed.emplace_back(id, std::move(tried).error());
+        }
+      },
+      [this, probe] {
+        probe_running_ = false;
+        for (const auto& [id, error] : probe->failed) disks_->report_failure(id, error);
+      });
+}
+
+// --- status
+
+std::vector<StatusItem> StoreImpl::status() {
+  std::vector<StatusItem> items;
+  const auto number = [&](const char* name, std::uint64_t value) {
+    items.push_back({name, value, ""});
+  };
+  const catalog::Status index = catalog_->status();
+  number("objects", index.objects);
+  number("memory.capacity_bytes", memory_->capacity());
+  number("memory.used_bytes", memory_->used());
+  number("memory.objects", memory_policy_->objects());
+  number("memory.segments", memory_->segment_count());
+  number("memory.segment_bytes", memory_->segment_total());
+  number("memory.faulted_bytes", memory_->faulted());
+  number("memory.region_bytes", memory_->region_bytes());
+  number("memory.staging_bytes", staging_->used());
+  number("held.objects", held_.size());
+  number("held.bytes", held_bytes_);
+  number("disk.objects", disk_policy_->objects());
+  disks_->add_status(items);
+  number("holders", leases_->holders());
+  number("holders.orphans", leases_->orphans());
+  number("leases", leases_->leases());
+  number("leases.overdue", leases_->overdue(clock_.monotonic_ns(), config_.revoke_grace_ns));
+  number("puts", puts_.size());
+  number("waits", waits_.size());
+  number("regions", regions_.size());
+  number("hits", count_.hits);
+  number("misses", count_.misses);
+  number("published", count_.published);
+  number("aborted", count_.aborted);
+  number("removed", count_.removed);
+  number("expired", count_.expired);
+  number("evicted.memory", count_.evicted_memory);
+  number("evicted.disk", count_.evicted_disk);
+  number("demoted", count_.demoted);
+  number("compacted", count_.compacted);
+  number("revoked", count_.revoked);
+  number("no_space", count_.no_space);
+  number("catalog.index_bytes", index.index_bytes);
+  number("catalog.journal_bytes", index.journal_bytes);
+  number("catalog.overlay_entries", index.overlay_entries);
+  number("catalog.group_syncs", index.group_syncs);
+  number("catalog.sync_failures", count_.sync_failures);
+  if (!catalog_->recovery().report.empty())
+    items.push_back({"catalog.recovery", 0, catalog_->recovery().report});
+  return items;
+}
+
+}  // namespace om::store
