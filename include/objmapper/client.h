@@ -259,7 +259,7 @@ class [[nodiscard]] Client {
   // --- writing
   Result<Writer> reserve(const PutOptions& options);
   // The object, or the right to write it: of many that ask at once for a key that is not there, one
-  // writes and the others wait, at most so long, then kBusy.
+  // writes and the others wait, at most so long: then kTimeout, or kBusy when they would not wait.
   Result<std::variant<Lease, Writer>> reserve_or_get(const PutOptions& options,
                                                      std::chrono::milliseconds wait);
   // options.length is not looked at.

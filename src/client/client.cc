@@ -189,15 +189,36 @@ Result<ListPage> Client::list(const ListOptions& options) {
 
 // --- writing
 
+namespace {
+
+// Sends the reservation, again while descriptors are missing that it needs.
+Result<std::variant<Lease, Writer>> reserve_through(client::Connection& connection,
+                                                    const PutOptions& options,
+                                                    const wire::Reserve& request) {
+  constexpr int kAttempts = 3;
+  const auto deadline = std::chrono::steady_clock::now() + connection.timeout() +
+                        std::chrono::milliseconds(request.wait_ms);
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    Call<wire::ReserveReply> waiting;
+    OM_TRY(connection.call(request, waiting, deadline));
+    wire::ReserveReply& reply = waiting.reply;
+    if (reply.outcome == static_cast<std::uint8_t>(wire::ReserveOutcome::kHit))
+      return std::variant<Lease, Writer>(
+          OM_TRY(connection.make_lease(std::move(reply.hit), waiting.segments)));
+    if (OM_TRY(connection.reservation_is_complete(reply, waiting.segments)))
+      return std::variant<Lease, Writer>(
+          OM_TRY(connection.make_writer(options, std::move(reply), waiting.segments)));
+  }
+  return Error{Errc::kSystem, EMFILE, "no room for the descriptors of a put (raise RLIMIT_NOFILE)"};
+}
+
+}  // namespace
+
 Result<Writer> Client::reserve(const PutOptions& options) {
   const wire::Reserve request = OM_TRY(client::to_reserve(options));
-  Call<wire::ReserveReply> waiting;
-  OM_TRY(connection_->call(request, waiting));
-  if (waiting.reply.outcome != static_cast<std::uint8_t>(wire::ReserveOutcome::kYours)) {
-    connection_->release({waiting.reply.hit.lease_id});
-    return Error{Errc::kMalformed, 0, "the daemon answered a reservation with an object"};
-  }
-  return connection_->make_writer(options, std::move(waiting.reply), waiting.segments);
+  auto reserved = OM_TRY(reserve_through(*connection_, options, request));
+  if (auto* writer = std::get_if<Writer>(&reserved)) return std::move(*writer);
+  return Error{Errc::kMalformed, 0, "the daemon answered a reservation with an object"};
 }
 
 Result<std::variant<Lease, Writer>> Client::reserve_or_get(const PutOptions& options,
@@ -206,15 +227,7 @@ Result<std::variant<Lease, Writer>> Client::reserve_or_get(const PutOptions& opt
   request.flags |= wire::kReserveOrGet;
   request.wait_ms = static_cast<std::uint32_t>(
       std::clamp<std::int64_t>(wait.count(), 0, std::int64_t{24} * 3600 * 1000));
-  Call<wire::ReserveReply> waiting;
-  OM_TRY(connection_->call(request, waiting,
-                           std::chrono::steady_clock::now() + connection_->timeout() +
-                               std::chrono::milliseconds(request.wait_ms)));
-  if (waiting.reply.outcome == static_cast<std::uint8_t>(wire::ReserveOutcome::kHit))
-    return std::variant<Lease, Writer>(
-        OM_TRY(connection_->make_lease(std::move(waiting.reply.hit), waiting.segments)));
-  return std::variant<Lease, Writer>(
-      OM_TRY(connection_->make_writer(options, std::move(waiting.reply), waiting.segments)));
+  return reserve_through(*connection_, options, request);
 }
 
 Result<PutResult> Client::put(const PutOptions& options, std::span<const std::byte> body) {

@@ -711,6 +711,40 @@ TEST(Writer, ThatIsShortOfItsLengthDoesNotCommit) {
   EXPECT_EQ(std::move(*writer).commit().error().code, Errc::kMalformed);
 }
 
+TEST(Writer, ReservesAnewWhenItLacksTheDescriptor) {
+  const UniqueFd staging = *make_memfd("staging", 16);
+  Meeting m([&](FakeServer& s) {
+    wire::ReserveReply reply;  // of a segment that the client is said to have
+    reply.put_id = 1;
+    reply.segments = {segment(2, 16, wire::SegmentKind::kStaging, true, false)};
+    reply.extents = {{2, 0, 4}};
+    s.reply(*s.receive(), reply);
+    EXPECT_EQ(s.receive()->as<wire::Abort>().put_id, 1U);
+    const auto describe = s.receive();
+    EXPECT_EQ(describe->header.type, wire::Type::kDescribe);
+    s.fail(*describe, Errc::kNotFound, "no lease there");
+    reply.put_id = 3;
+    reply.segments[0].with_descriptor = 1;
+    s.reply(*s.receive(), reply, {staging.borrow()});
+    s.reply(*s.receive(), wire::CommitReply{});
+    // The next put is over the descriptor that the client has now, in a segment that has grown.
+    reply.put_id = 4;
+    reply.segments[0].with_descriptor = 0;
+    reply.segments[0].size_bytes = 20;
+    reply.extents = {{2, 16, 4}};
+    s.reply(*s.receive(), reply);
+    s.reply(*s.receive(), wire::CommitReply{});
+  });
+  for (int i = 0; i < 2; ++i) {
+    const auto done = m.client->put({.key = "k"}, "body");
+    ASSERT_TRUE(done) << describe(done.error());
+  }
+  std::string there(20, '\0');
+  ASSERT_TRUE(read_exactly(staging.borrow(), 0, std::as_writable_bytes(std::span(there))));
+  EXPECT_EQ(there.substr(0, 4), "body");
+  EXPECT_EQ(there.substr(16), "body");
+}
+
 TEST(ReserveOrGet, IsAHitOrAReservation) {
   Meeting m([](FakeServer& s) {
     const auto first = s.receive();

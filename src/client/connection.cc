@@ -25,6 +25,10 @@ std::chrono::milliseconds until(Deadline deadline) {
 
 Error hung_up() { return {Errc::kUnavailable, 0, "the daemon has closed the connection"}; }
 
+Error no_room() {
+  return {Errc::kSystem, EMFILE, "no room for the descriptors of a reply (raise RLIMIT_NOFILE)"};
+}
+
 Error out_of_time() { return {Errc::kTimeout, 0, "the daemon did not answer in time"}; }
 
 }  // namespace
@@ -242,11 +246,10 @@ void Connection::deliver(std::span<const std::byte> packet, std::vector<UniqueFd
     broken = Error{Errc::kMalformed, 0, "the daemon sent nonsense: " + taken.error().what};
     failure = broken;
   }
-  if (!failure && descriptors_lost)
-    // Shared segments are asked for again; a descriptor of this reply alone is lost for good.
-    if (header->type != wire::Type::kGet && header->type != wire::Type::kDescribe)
-      failure = Error{Errc::kSystem, EMFILE,
-                      "no room for the descriptors of a reply (raise RLIMIT_NOFILE)"};
+  // Descriptors of segments are asked for again; what came with these replies alone is lost.
+  if (!failure && descriptors_lost && header->type != wire::Type::kGet &&
+      header->type != wire::Type::kDescribe && header->type != wire::Type::kReserve)
+    failure = no_room();
   if (broken) break_off(*broken);
   const std::lock_guard lock(mutex_);
   waiter->failure_ = std::move(failure);
@@ -315,7 +318,11 @@ Result<std::vector<SegmentRef>> Connection::adopt_segments(
   std::vector<SegmentRef> adopted;
   std::size_t next = 0;
   for (const wire::Segment& description : segments) {
-    if (description.with_descriptor == 0) continue;
+    if (description.with_descriptor == 0) {
+      if (SegmentRef known = cache_.find(description.id, description.writable != 0))
+        known->set_size(description.size_bytes);
+      continue;
+    }
     if (next >= descriptors.size()) break;
     auto segment = std::make_shared<Segment>(description, std::move(descriptors[next++]));
     cache_.insert(segment);
@@ -336,12 +343,29 @@ Result<SegmentRef> Connection::segment(std::uint64_t id, bool writable,
   OM_TRY(call(wire::Describe{{id}}, waiting));
   for (const SegmentRef& candidate : waiting.segments)
     if (candidate->id == id && !candidate->writable) return candidate;
-  return Error{Errc::kSystem, EMFILE,
-               "no room for the descriptor of a segment (raise RLIMIT_NOFILE)"};
+  return no_room();
+}
+
+Result<bool> Connection::reservation_is_complete(const wire::ReserveReply& reply,
+                                                 const std::vector<SegmentRef>& with_reply) {
+  for (const wire::Extent& extent : reply.extents) {
+    const bool came = std::any_of(with_reply.begin(), with_reply.end(), [&](const SegmentRef& s) {
+      return s->id == extent.segment && s->writable;
+    });
+    if (came || cache_.find(extent.segment, true) != nullptr) continue;
+    (void)post(wire::Abort{reply.put_id});
+    Call<wire::GetReply> waiting;
+    // Whatever the answer: it makes the daemon forget that we have the descriptor.
+    auto described = call(wire::Describe{{extent.segment}}, waiting);
+    if (!described && described.error().code != Errc::kNotFound)
+      return std::move(described).error();
+    return false;
+  }
+  return true;
 }
 
 Result<void> Connection::check(const wire::Extent& extent, const Segment& segment) {
-  if (extent.offset > segment.size || extent.length > segment.size - extent.offset)
+  if (extent.offset > segment.size() || extent.length > segment.size() - extent.offset)
     return Error{Errc::kMalformed, 0, "the daemon names bytes outside a segment"};
   return {};
 }

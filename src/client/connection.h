@@ -100,6 +100,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void release(std::vector<std::uint64_t> leases);
   // Builds a Lease from an answer, asking once more for descriptors that are not there.
   Result<Lease> make_lease(wire::GetItem item, const std::vector<SegmentRef>& with_reply);
+  // Whether we have all descriptors that the reservation is to be written through. If not (they
+  // were closed to make room, or did not come in for want of it), it was aborted and the daemon
+  // knows that the descriptor has to come again: reserve anew.
+  Result<bool> reservation_is_complete(const wire::ReserveReply& reply,
+                                       const std::vector<SegmentRef>& with_reply);
   Result<Writer> make_writer(const PutOptions& options, wire::ReserveReply reply,
                              const std::vector<SegmentRef>& with_reply);
   Result<std::optional<Event>> next_event(Deadline deadline);

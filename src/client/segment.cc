@@ -9,8 +9,8 @@ std::span<std::byte> Segment::map() {
   std::call_once(mapped_once_, [this] {
     // A segment that is shorter than it was said to be would be a SIGBUS.
     const auto actual = file_size(file());
-    if (!actual || *actual < size) return;
-    auto mapping = Mapping::of(file(), 0, static_cast<std::size_t>(size),
+    if (!actual || *actual < size()) return;
+    auto mapping = Mapping::of(file(), 0, static_cast<std::size_t>(size()),
                                writable ? Access::kReadWrite : Access::kRead);
     if (mapping) mapping_ = *std::move(mapping);
   });
@@ -19,8 +19,7 @@ std::span<std::byte> Segment::map() {
 
 void SegmentCache::insert(const SegmentRef& segment) {
   const std::uint64_t key = key_of(segment->id, segment->writable);
-  const bool shared =
-      segment->kind == wire::SegmentKind::kMemory || segment->kind == wire::SegmentKind::kPack;
+  const bool shared = segment->kind != wire::SegmentKind::kFile;
   const std::lock_guard lock(mutex_);
   if (auto old = entries_.find(key); old != entries_.end()) {
     by_use_.erase(old->second);

@@ -2,8 +2,9 @@
 //
 // A segment's descriptor travels the first time a connection meets it, and again when we ask
 // (DESCRIBE). Leases hold the segments they speak of; beyond that the cache keeps those that many
-// objects share (memory, packs), the least recently used going first. A file of a single object is
-// only remembered while somebody holds it: an unlinked file that we kept open would keep its space.
+// objects share (memory, packs, staging), the least recently used going first. A file of a single
+// object is only remembered while somebody holds it: an unlinked file that we kept open would keep
+// its space.
 #pragma once
 
 #include <atomic>
@@ -25,21 +26,24 @@ class Segment {
  public:
   Segment(const wire::Segment& description, UniqueFd file)
       : id(description.id),
-        size(description.size_bytes),
         kind(static_cast<wire::SegmentKind>(description.kind)),
         writable(description.writable != 0),
-        file_(std::move(file)) {}
+        file_(std::move(file)),
+        size_(description.size_bytes) {}
   const std::uint64_t id;
-  const std::uint64_t size;
   const wire::SegmentKind kind;
   const bool writable;
   [[nodiscard]] BorrowedFd file() const { return file_.borrow(); }
+  // Segments that are written to may grow: the newest size is right.
+  [[nodiscard]] std::uint64_t size() const { return size_.load(std::memory_order_relaxed); }
+  void set_size(std::uint64_t bytes) { size_.store(bytes, std::memory_order_relaxed); }
   // The whole of a memory segment, mapped the first time somebody asks; empty when it is of another
   // kind or cannot be mapped (then read and write it by descriptor). Any thread.
   std::span<std::byte> map();
 
  private:
   UniqueFd file_;
+  std::atomic<std::uint64_t> size_;
   std::once_flag mapped_once_;
   Mapping mapping_;
 };

@@ -1,5 +1,6 @@
 """objm while the daemon is killed and started again."""
 
+import json
 import os
 import subprocess
 import unittest
@@ -31,7 +32,8 @@ class Killed(unittest.TestCase):
             process.stdin.write(b"x" * (1 << 20))
             process.stdin.flush()
             # It has been let in as soon as the daemon knows of a reservation.
-            wait_until(lambda: "reserve" in objm(daemon.socket, "status").text, "a reservation")
+            wait_until(lambda: json.loads(objm(daemon.socket, "status", "--json").text)
+                       ["requests.reserve_total"] > 0, "a reservation")
             daemon.kill()
             process.stdin.write(b"x" * (1 << 20))
             process.stdin.close()

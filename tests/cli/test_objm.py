@@ -300,7 +300,7 @@ class Refusals(unittest.TestCase):
                 os.setuid(65534)
             binary = os.path.join(daemon.directory, "objm")
             shutil.copy(OBJM, binary)
-            for arguments in (["put", "k"], ["get", "k"], ["purge", "p"], ["region", "list"]):
+            for arguments in (["put", "k"], ["get", "k"], ["purge", "p"], ["region", "drop", "o"]):
                 process = subprocess.run([binary, "--socket", daemon.socket, *arguments],
                                          input=b"", capture_output=True, preexec_fn=nobody,
                                          cwd="/", timeout=60, check=False)
