@@ -1,0 +1,694 @@
+"""Every message, error and limit of docs/protocol.md, one test each."""
+
+import os
+import pwd
+import socket
+import time
+import unittest
+
+from protocol import client as c
+from protocol.client import Closed, Connection, Failure
+from support.daemon import Daemon, wait_until
+
+
+class ProtocolCase(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = Daemon(memory="64M", disk="128M")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.close()
+
+    def setUp(self):
+        self.connections = []
+
+    def tearDown(self):
+        for connection in self.connections:
+            connection.close()
+        self.assertTrue(self.daemon.alive(), self.daemon.log())
+
+    def connect(self, **more):
+        connection = Connection(self.daemon.socket, **more)
+        self.connections.append(connection)
+        return connection
+
+    def fails(self, status, call, *arguments, **more):
+        with self.assertRaises(Failure) as caught:
+            call(*arguments, **more)
+        self.assertEqual(caught.exception.status, status, caught.exception)
+        self.assertTrue(caught.exception.reason)
+
+    def refused_and_closed(self, connection, request_id, status=c.MALFORMED):
+        """The daemon says why, and closes."""
+        message = connection.receive()
+        self.assertEqual(message.status, status)
+        self.assertEqual(message.request_id, request_id)
+        with self.assertRaises(Closed):
+            connection.receive()
+
+
+class Hello(ProtocolCase):
+    def test_tells_limits_and_rights_and_brings_the_lease_file(self):
+        hello = self.connect().hello
+        self.assertEqual((hello["version"], hello["packet_bytes_max"], hello["descriptors_max"],
+                          hello["key_bytes_max"], hello["metadata_bytes_max"],
+                          hello["keys_per_get_max"]), (1, 131072, 64, 8192, 65536, 64))
+        self.assertEqual((hello["may_read"], hello["may_write"], hello["may_admin"]), (1, 1, 1))
+        self.assertEqual(hello["with_lease_file"], 1)
+        self.assertTrue(hello["version_text"])
+        self.assertNotEqual(hello["daemon_epoch"], 0)
+
+    def test_epoch_is_the_same_for_all_connections(self):
+        self.assertEqual(self.connect().hello["daemon_epoch"],
+                         self.connect().hello["daemon_epoch"])
+
+    def test_other_versions_are_unsupported(self):
+        for low, high in ((2, 3), (0, 0)):
+            connection = self.connect(hello=False)
+            number = connection.send(c.HELLO, c.u32(c.MAGIC) + c.u16(low) + c.u16(high) +
+                                     c.u64(0) + c.text("x"))
+            self.refused_and_closed(connection, number, c.UNSUPPORTED)
+
+    def test_a_range_that_includes_ours_is_served(self):
+        connection = self.connect(hello=False)
+        self.assertEqual(connection.say_hello(low=0, high=9)["version"], 1)
+
+    def test_wrong_magic_ends_it(self):
+        connection = self.connect(hello=False)
+        number = connection.send(c.HELLO, c.u32(1) + c.u16(1) + c.u16(1) + c.u64(0) + c.text("x"))
+        self.refused_and_closed(connection, number)
+
+    def test_comes_first(self):
+        connection = self.connect(hello=False)
+        self.refused_and_closed(connection, connection.send(c.STATUS))
+
+    def test_comes_once(self):
+        connection = self.connect()
+        number = connection.send(c.HELLO, c.u32(c.MAGIC) + c.u16(1) + c.u16(1) + c.u64(0) +
+                                 c.text("x"))
+        self.refused_and_closed(connection, number)
+
+    def test_name_limit(self):
+        self.connect(hello=False).say_hello(name="n" * 255)
+        connection = self.connect(hello=False)
+        number = connection.send(c.HELLO, c.u32(c.MAGIC) + c.u16(1) + c.u16(1) + c.u64(0) +
+                                 c.text("n" * 256))
+        self.refused_and_closed(connection, number)
+
+
+class Packets(ProtocolCase):
+    def test_short_packets_end_it(self):
+        for size in (1, 23):
+            connection = self.connect()
+            connection.send_raw(b"\1" * size)
+            self.refused_and_closed(connection, 0)
+
+    def test_a_lying_length_ends_it(self):
+        for length in (0, 23, 25, 2**32 - 1):
+            connection = self.connect()
+            connection.send(c.STATUS, length=length)
+            self.refused_and_closed(connection, 0)
+
+    def test_too_long_a_packet_ends_it(self):
+        connection = self.connect()
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        connection.send(c.STATUS, b"x" * (c.PACKET_MAX + 1 - c.HEADER.size))
+        self.refused_and_closed(connection, 0)
+
+    def test_flags_and_status_in_a_request_end_it(self):
+        for wrong in ({"flags": 1}, {"flags": 2}, {"status": 1}):
+            connection = self.connect()
+            self.refused_and_closed(connection, connection.send(c.STATUS, **wrong))
+
+    def test_descriptors_in_a_request_end_it(self):
+        connection = self.connect()
+        self.refused_and_closed(connection, connection.send(c.STATUS, descriptors=[0]))
+        connection = self.connect()
+        connection.send(c.STATUS, count=1)  # announced, not there
+        self.refused_and_closed(connection, 0)
+        connection = self.connect()
+        connection.send(c.STATUS, count=0, descriptors=[0])  # there, not announced
+        self.refused_and_closed(connection, 0)
+        connection = self.connect()
+        connection.send(c.STATUS, descriptors=[0] * 65)
+        self.refused_and_closed(connection, 0)
+
+    def test_a_body_that_does_not_have_its_form_ends_it(self):
+        for kind, body in ((c.STATUS, b"x"), (c.STAT, b""), (c.STAT, c.text("k") + b"x"),
+                           (c.GET, c.u32(2**32 - 1)), (c.COMMIT, c.u64(1)),
+                           (c.RELEASE, c.u32(1)), (c.LIST, c.text("")), (c.DELETE, b"")):
+            connection = self.connect()
+            self.refused_and_closed(connection, connection.send(kind, body))
+
+    def test_an_empty_packet_is_the_end(self):
+        connection = self.connect()
+        connection.send_raw(b"")
+        with self.assertRaises(Closed):
+            connection.receive()
+
+    def test_unknown_types_are_unsupported_and_it_goes_on(self):
+        connection = self.connect()
+        for kind in (0, 17, 18, 4711):
+            self.fails(c.UNSUPPORTED, connection.call, kind)
+        connection.status()
+
+    def test_request_ids_come_back_and_replies_may_be_pipelined(self):
+        connection = self.connect()
+        numbers = [connection.send(c.STAT, c.text("none"), request_id=n)
+                   for n in (2**64 - 1, 0, 7)]
+        for number in numbers:
+            self.assertEqual(connection.wait_for(number).status, c.NOT_FOUND)
+
+
+class Objects(ProtocolCase):
+    def test_put_and_get(self):
+        connection = self.connect()
+        done = connection.put("pg", b"body", metadata=b"a\0b", tags=["red", "blue"],
+                              expires_ns=2**62)
+        item = connection.get("pg")[0]
+        self.assertEqual(item["status"], c.OK)
+        self.assertEqual(connection.read(item), b"body")
+        info = item["info"]
+        self.assertEqual(info["object_id"], done["object_id"])
+        self.assertEqual(info["created_ns"], done["created_ns"])
+        self.assertLess(abs(info["created_ns"] - time.time_ns()), 60 * 10**9)
+        self.assertEqual((info["length"], info["total_bytes"], info["offset"]), (4, 4, 0))
+        self.assertEqual((info["metadata"], info["tags"]), (b"a\0b", [b"red", b"blue"]))
+        self.assertEqual((info["expires_ns"], info["ephemeral"], info["tier"]), (2**62, 0, 0))
+        self.assertEqual(connection.stat("pg"), info)
+
+    def test_a_body_of_nothing(self):
+        connection = self.connect()
+        connection.put("empty", b"")
+        self.assertEqual(connection.fetch("empty"), b"")
+
+    def test_bodies_of_many_sizes_in_both_tiers(self):
+        connection = self.connect()
+        for flags in (0, c.DISK, c.EPHEMERAL, c.DIRECT, c.DIRECT | c.DISK):
+            for size in (1, 4095, 4097, 65536, 300_001, 3_000_000):
+                with self.subTest(flags=flags, size=size):
+                    body = os.urandom(size)
+                    connection.put(f"size/{flags}/{size}", body, flags=flags)
+                    self.assertEqual(connection.fetch(f"size/{flags}/{size}"), body)
+                    info = connection.stat(f"size/{flags}/{size}")
+                    self.assertEqual(info["tier"], 1 if flags & c.DISK else 0)
+                    self.assertEqual(info["ephemeral"], 1 if flags & c.EPHEMERAL else 0)
+        connection.delete("size/", c.BY_PREFIX)
+
+    def test_get_creates_nothing(self):
+        connection = self.connect()
+        for _ in range(2):
+            self.assertEqual(connection.get("nothing")[0]["status"], c.NOT_FOUND)
+
+    def test_get_answers_in_order(self):
+        connection = self.connect()
+        for n in range(64):
+            connection.put(f"order/{n}", str(n).encode())
+        keys = [f"order/{n}" for n in reversed(range(64))]
+        items = connection.get(*keys)
+        self.assertEqual([connection.read(i) for i in items],
+                         [str(n).encode() for n in reversed(range(64))])
+
+    def test_get_limits(self):
+        connection = self.connect()
+        self.fails(c.MALFORMED, connection.get)
+        self.fails(c.MALFORMED, connection.get, "")
+        self.fails(c.MALFORMED, connection.get, "a\0b")
+        connection = self.connect()
+        self.refused_and_closed(connection,
+                                connection.send(c.GET, connection.get_body(*["k"] * 65)))
+        connection = self.connect()
+        self.refused_and_closed(connection,
+                                connection.send(c.GET, connection.get_body("k" * 8193)))
+
+    def test_keys_up_to_8192_bytes(self):
+        connection = self.connect()
+        key = b"\xff/../" + b"k" * 8187
+        connection.put(key, b"long")
+        self.assertEqual(connection.fetch(key), b"long")
+        self.assertIsNone(connection.fetch(key[:-1]))
+
+    def test_get_is_split_where_a_packet_is_full(self):
+        connection = self.connect()
+        for n in range(4):
+            connection.put(f"fat/{n}", b"x", metadata=b"m" * 65536)
+        keys = [f"fat/{n}" for n in range(4)]
+        rounds = 0
+        while keys:
+            items = connection.get(*keys)
+            statuses = [item["status"] for item in items]
+            self.assertIn(c.OK, statuses)
+            self.assertLessEqual(set(statuses), {c.OK, c.BUSY})
+            keys = [key for key, item in zip(keys, items) if item["status"] == c.BUSY]
+            rounds += 1
+        self.assertGreater(rounds, 1)
+
+    def test_descriptors_come_once_and_again_on_request(self):
+        connection = self.connect()
+        connection.put("once", b"1" * 300_000, flags=c.DISK)
+        item = connection.get("once")[0]
+        segment = item["extents"][0]["segment"]
+        self.assertIn((segment, 0), connection.segments)
+        again = connection.call(c.GET, connection.get_body("once"))
+        self.assertEqual(again["segments"], [])
+        described = connection.describe(segment)
+        self.assertEqual([(s["id"], s["with_descriptor"], s["writable"]) for s in described],
+                         [(segment, 1, 0)])
+        self.assertEqual(connection.read(item), b"1" * 300_000)
+
+    def test_describe_without_lease_is_not_found(self):
+        self.fails(c.NOT_FOUND, self.connect().describe, 2**63)
+        self.fails(c.NOT_FOUND, self.connect().describe)
+
+    def test_describe_limit(self):
+        connection = self.connect()
+        self.refused_and_closed(connection,
+                                connection.send(c.DESCRIBE, c.list_of(c.u64, [1] * 65)))
+
+    def test_readers_cannot_write_nor_reopen(self):
+        connection = self.connect()
+        connection.put("ro", b"2" * 100)
+        item = connection.get("ro")[0]
+        descriptor = connection.segments[(item["extents"][0]["segment"], 0)]
+        with self.assertRaises(OSError):
+            os.pwrite(descriptor, b"x", 0)
+        self.assertEqual(os.fstat(descriptor).st_mode & 0o777, 0o600)
+
+    def test_a_lease_outlasts_removal_and_replacement(self):
+        connection = self.connect()
+        connection.put("outlast", b"old" * 1000)
+        item = connection.get("outlast")[0]
+        connection.put("outlast", b"new" * 1000)
+        self.assertEqual(connection.fetch("outlast"), b"new" * 1000)
+        connection.delete("outlast")
+        for n in range(30):
+            connection.put(f"churn/{n}", os.urandom(100_000))
+        self.assertEqual(connection.read(item), b"old" * 1000)
+        connection.delete("churn/", c.BY_PREFIX)
+
+    def test_release_has_no_reply_and_ignores_strangers(self):
+        connection = self.connect()
+        connection.put("rel", b"x")
+        lease = connection.get("rel")[0]["lease_id"]
+        connection.release(lease, lease, 2**64 - 1, 0)
+        connection.release()
+        connection.status()
+        self.assertEqual(connection.other, {})
+        self.refused_and_closed(connection,
+                                connection.send(c.RELEASE, c.list_of(c.u64, [1] * 8193)))
+
+    def test_stat_of_nothing(self):
+        self.fails(c.NOT_FOUND, self.connect().stat, "nothing")
+        self.fails(c.MALFORMED, self.connect().stat, "")
+
+    def test_expiry(self):
+        connection = self.connect()
+        connection.put("soon", b"x", expires_ns=time.time_ns() + 300_000_000)
+        self.assertEqual(connection.fetch("soon"), b"x")
+        wait_until(lambda: connection.fetch("soon") is None, "the object expires")
+
+
+class Puts(ProtocolCase):
+    def test_is_invisible_before_commit_and_gone_after_abort(self):
+        connection = self.connect()
+        put = connection.reserve("inv", 3)
+        self.assertEqual(put["outcome"], c.YOURS)
+        connection.write(put["extents"], b"abc")
+        self.assertIsNone(self.connect().fetch("inv"))
+        connection.abort(put["put_id"])
+        self.assertIsNone(connection.fetch("inv"))
+        self.fails(c.NOT_FOUND, connection.abort, put["put_id"])
+        self.fails(c.NOT_FOUND, connection.commit, put["put_id"], 3)
+
+    def test_unknown_length_grows(self):
+        connection = self.connect()
+        body = os.urandom(500_000)
+        put = connection.reserve("grow")
+        extents = put["extents"]
+        while sum(e["length"] for e in extents) < len(body):
+            extents = extents + connection.extend(put["put_id"], 200_000)["extents"]
+        connection.write(extents, body)
+        connection.commit(put["put_id"], len(body))
+        self.assertEqual(connection.fetch("grow"), body)
+
+    def test_extend_of_known_length_is_malformed(self):
+        connection = self.connect()
+        put = connection.reserve("known", 10)
+        self.fails(c.MALFORMED, connection.extend, put["put_id"], 10)
+        self.fails(c.NOT_FOUND, connection.extend, 2**60, 10)
+
+    def test_commit_of_another_length_aborts(self):
+        for length in (9, 11, 2**63):
+            connection = self.connect()
+            put = connection.reserve("len", 10)
+            self.fails(c.MALFORMED, connection.commit, put["put_id"], length)
+            self.fails(c.NOT_FOUND, connection.commit, put["put_id"], 10)
+            self.assertIsNone(connection.fetch("len"))
+
+    def test_a_strangers_put_is_not_found(self):
+        put = self.connect().reserve("mine", 1)
+        other = self.connect()
+        self.fails(c.NOT_FOUND, other.commit, put["put_id"], 1)
+        self.fails(c.NOT_FOUND, other.abort, put["put_id"])
+        self.fails(c.NOT_FOUND, other.extend, put["put_id"], 1)
+
+    def test_values(self):
+        connection = self.connect()
+        self.fails(c.MALFORMED, connection.reserve, "", 1)
+        self.fails(c.MALFORMED, connection.reserve, "a\0", 1)
+        self.fails(c.MALFORMED, connection.reserve, "k", 1, tags=[""])
+        self.fails(c.MALFORMED, connection.reserve, "k", 1, flags=c.EPHEMERAL | c.DISK)
+        self.fails(c.UNSUPPORTED, connection.reserve, "k", 1, flags=1 << 31)
+        with self.assertRaises(Failure) as caught:
+            connection.reserve("k", 1 << 40)
+        self.assertIn(caught.exception.status, (c.NO_SPACE, c.QUOTA))
+
+    def test_limits(self):
+        for more in ({"metadata": b"m" * 65537}, {"tags": ["t"] * 65}, {"tags": ["t" * 256]}):
+            connection = self.connect()
+            self.refused_and_closed(connection, connection.send(
+                c.RESERVE, connection.reserve_body("k", 1, **more)))
+        connection = self.connect()
+        connection.put("full", b"x", metadata=b"m" * 65536, tags=["t" * 250 + str(n)
+                                                                  for n in range(64)])
+        item = connection.get("full")[0]
+        self.assertEqual(len(item["info"]["metadata"]), 65536)
+        self.assertEqual(len(item["info"]["tags"]), 64)
+
+    def test_puts_of_one_connection_are_limited(self):
+        connection = self.connect()
+        self.addCleanup(connection.close)
+        statuses = []
+        for start in range(0, 1056, 32):
+            numbers = [connection.send(c.RESERVE, connection.reserve_body(f"many/{n}", 1))
+                       for n in range(start, start + 32)]
+            for number in numbers:
+                try:
+                    connection.reply(number)
+                    statuses.append(c.OK)
+                except Failure as failure:
+                    statuses.append(failure.status)
+        self.assertEqual(statuses, [c.OK] * 1024 + [c.QUOTA] * 32)
+        connection.close()
+        again = self.connect()
+        wait_until(lambda: again.status()["puts"] == 0, "the puts are given back")
+
+    def test_or_get(self):
+        connection = self.connect()
+        put = connection.reserve("og", 2, flags=c.OR_GET)
+        self.assertEqual(put["outcome"], c.YOURS)
+        other = self.connect()
+        self.fails(c.BUSY, other.reserve, "og", 2, flags=c.OR_GET)
+        self.fails(c.TIMEOUT, other.reserve, "og", 2, flags=c.OR_GET, wait_ms=20)
+        waiting = other.send(c.RESERVE, other.reserve_body("og", 2, flags=c.OR_GET,
+                                                           wait_ms=10_000))
+        connection.write(put["extents"], b"hi")
+        connection.commit(put["put_id"], 2)
+        reply = other.reply(waiting)
+        self.assertEqual(reply["outcome"], c.HIT)
+        self.assertEqual(other.read(reply["hit"]), b"hi")
+        reply = other.reserve("og", 2, flags=c.OR_GET)
+        self.assertEqual(reply["outcome"], c.HIT)
+
+    def test_or_get_wakes_when_the_writer_aborts_or_dies(self):
+        for end in ("abort", "close"):
+            writer = self.connect()
+            put = writer.reserve("og2", 2, flags=c.OR_GET)
+            waiters = [self.connect() for _ in range(3)]
+            numbers = [w.send(c.RESERVE, w.reserve_body("og2", 2, flags=c.OR_GET,
+                                                        wait_ms=10_000)) for w in waiters]
+            if end == "abort":
+                writer.abort(put["put_id"])
+            else:
+                writer.close()
+            # One becomes the writer, the others go on waiting and get a hit.
+            ready = wait_until(lambda: [i for i, w in enumerate(waiters)
+                                        if w.socket in self._readable(waiters)], "one is woken")
+            self.assertEqual(len(ready), 1)
+            one = waiters[ready[0]]
+            reply = one.reply(numbers[ready[0]])
+            self.assertEqual(reply["outcome"], c.YOURS)
+            one.write(reply["extents"], b"ok")
+            one.commit(reply["put_id"], 2)
+            for index, waiter in enumerate(waiters):
+                if index != ready[0]:
+                    reply = waiter.reply(numbers[index])
+                    self.assertEqual(reply["outcome"], c.HIT)
+            one.delete("og2")
+
+    @staticmethod
+    def _readable(connections):
+        import select
+        return select.select([x.socket for x in connections], [], [], 0)[0]
+
+    def test_a_peer_that_writes_after_commit_changes_nothing(self):
+        connection = self.connect()
+        put = connection.reserve("after", 8192)
+        connection.write(put["extents"], b"a" * 8192)
+        connection.commit(put["put_id"], 8192)
+        connection.write(put["extents"], b"b" * 8192)
+        descriptor = connection.segments[(put["extents"][0]["segment"], 1)]
+        try:
+            os.ftruncate(descriptor, 0)
+        except OSError:
+            pass
+        self.assertEqual(self.connect().fetch("after"), b"a" * 8192)
+
+    def test_a_lost_writable_descriptor_comes_again(self):
+        connection = self.connect()
+        put = connection.reserve("lost", 10)
+        connection.abort(put["put_id"])
+        for key in list(connection.segments):
+            os.close(connection.segments.pop(key))
+        for segment in put["segments"]:
+            try:
+                connection.describe(segment["id"])
+            except Failure as failure:
+                self.assertEqual(failure.status, c.NOT_FOUND)
+        connection.put("lost", b"0123456789")
+        self.assertEqual(connection.fetch("lost"), b"0123456789")
+
+
+class Removal(ProtocolCase):
+    def test_by_key_prefix_and_tag(self):
+        connection = self.connect()
+        for key, tags in (("r/a", ["x"]), ("r/b", ["x", "y"]), ("r/c", []), ("s/a", ["y"])):
+            connection.put(key, b"1", tags=tags)
+        self.assertEqual(connection.delete("r/a"), 1)
+        self.fails(c.NOT_FOUND, connection.delete, "r/a")
+        self.assertEqual(connection.delete("y", c.BY_TAG), 2)
+        self.assertEqual(connection.delete("y", c.BY_TAG), 0)
+        self.assertEqual(connection.delete("r/", c.BY_PREFIX), 1)
+        self.assertEqual(connection.delete("r/", c.BY_PREFIX), 0)
+        self.fails(c.MALFORMED, connection.delete, "r", 3)
+        self.fails(c.MALFORMED, connection.delete, "a\0b")
+
+
+class Listing(ProtocolCase):
+    def test_pages_in_the_order_of_bytes(self):
+        connection = self.connect()
+        keys = sorted(f"l/{n}".encode() for n in range(50)) + [b"l/\xff", b"l/\xff\xff"]
+        for key in keys:
+            connection.put(key, b"12", expires_ns=2**62)
+        seen, after = [], b""
+        while True:
+            page = connection.list(b"l/", after, 7)
+            self.assertLessEqual(len(page["entries"]), 7)
+            seen += [entry["key"] for entry in page["entries"]]
+            if not page["more"]:
+                break
+            after = seen[-1]
+        self.assertEqual(seen, keys)
+        entry = page["entries"][-1]
+        self.assertEqual((entry["length"], entry["expires_ns"], entry["url"]), (2, 2**62, b""))
+
+    def test_a_page_ends_where_the_packet_does(self):
+        connection = self.connect()
+        for n in range(40):
+            connection.put(f"L/{n:02}" + "k" * 8000, b"")
+        page = connection.list("L/")
+        self.assertEqual(page["more"], 1)
+        self.assertLess(len(page["entries"]), 40)
+        connection.delete("L/", c.BY_PREFIX)
+
+    def test_of_regions_is_empty_without_any(self):
+        self.assertEqual(self.connect().list("varnish:none", flags=1)["entries"], [])
+
+
+class Regions(ProtocolCase):
+    def test_life(self):
+        connection = self.connect()
+        region = connection.region("web/cache", 8 << 20, 4 << 20)
+        self.assertEqual(region["fresh"], 1)
+        self.assertEqual(region["memory"]["kind"], c.KIND_REGION)
+        self.assertEqual((region["memory"]["writable"], region["memory"]["with_descriptor"]),
+                         (1, 1))
+        memory = region["descriptors"][0]
+        self.assertEqual(os.fstat(memory).st_size, region["memory"]["size_bytes"])
+        self.assertEqual(len(region["descriptors"]), 1 + region["with_directory"])
+        c.lock_region(memory)
+        other = self.connect()
+        self.fails(c.BUSY, other.region, "web/cache", 8 << 20)
+        self.fails(c.BUSY, other.region_drop, "web/cache")
+        entry = [r for r in other.region_list() if r["owner"] == b"web/cache"][0]
+        self.assertEqual((entry["held"], entry["pid"]), (1, os.getpid()))
+        for descriptor in region["descriptors"]:
+            os.close(descriptor)
+        again = other.region("web/cache", 8 << 20, 4 << 20)
+        for descriptor in again["descriptors"]:
+            os.close(descriptor)
+        other.region_drop("web/cache")
+        self.fails(c.NOT_FOUND, other.region_drop, "web/cache")
+
+    def test_values(self):
+        connection = self.connect()
+        self.fails(c.MALFORMED, connection.region, "", 1 << 20)
+        self.fails(c.MALFORMED, connection.region, "a\0b", 1 << 20)
+        self.fails(c.NO_SPACE, connection.region, "huge", 1 << 40)
+        self.refused_and_closed(connection, connection.send(
+            c.REGION, c.text("o" * 256) + c.u64(1) + c.u64(0)))
+
+
+class Watching(ProtocolCase):
+    def test_published_and_removed(self):
+        watcher, actor = self.connect(), self.connect()
+        watcher.subscribe(c.PUBLISHED | c.REMOVED, "w/")
+        actor.put("other", b"x")
+        done = actor.put("w/1", b"x")
+        actor.delete("w/1")
+        event = watcher.next_event()
+        self.assertEqual((event["event"], event["key"], event["object_id"]),
+                         (c.PUBLISHED, b"w/1", done["object_id"]))
+        event = watcher.next_event()
+        self.assertEqual((event["event"], event["key"]), (c.REMOVED, b"w/1"))
+        watcher.subscribe(0)
+        actor.put("w/2", b"x")
+        watcher.status()
+        self.assertEqual(watcher.events, [])
+
+    def test_only_what_the_mask_names(self):
+        watcher, actor = self.connect(), self.connect()
+        watcher.subscribe(c.REMOVED, "m/")
+        actor.put("m/1", b"x")
+        actor.delete("m/1")
+        self.assertEqual(watcher.next_event()["event"], c.REMOVED)
+
+    def test_unknown_events_are_unsupported(self):
+        self.fails(c.UNSUPPORTED, self.connect().subscribe, 1 << 20)
+
+    def test_who_does_not_read_is_told_that_events_are_lost(self):
+        watcher, actor = self.connect(), self.connect()
+        watcher.subscribe(c.PUBLISHED, "n/")
+        key = "n/" + "k" * 8000
+        for _ in range(10_000):
+            actor.put(key, b"")
+            if actor.status()["events.lost_total"] > 0:
+                break
+        seen = set()
+        while c.LOST not in seen:
+            seen.add(watcher.next_event()["event"])
+        watcher.status()
+
+    def test_status_has_numbers_and_texts(self):
+        status = self.connect().status()
+        self.assertIsInstance(status["connections.open"], int)
+        self.assertIsInstance(status["daemon.version"], str)
+        self.assertEqual(status["daemon.pid"], self.daemon.pid)
+
+
+def as_user(uid, gids, call):
+    """Runs call() in a child of another user; what it raised fails the test, with its words."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(read)
+            os.setgroups(gids[1:])
+            os.setgid(gids[0])
+            os.setuid(uid)
+            call()
+            os.write(write, b"ok")
+        except BaseException as error:  # whatever it is, the parent reports it
+            os.write(write, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        words = pipe.read()
+    os.waitpid(child, 0)
+    if words != "ok":
+        raise AssertionError(words)
+
+
+@unittest.skipUnless(os.geteuid() == 0, "needs root to be other users")
+class Groups(unittest.TestCase):
+    """--read-gid 7001, --write-gid 7002, --admin-gid 7003."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = Daemon(memory="64M", extra=["--read-gid", "7001", "--write-gid", "7002",
+                                                 "--admin-gid", "7003"])
+        os.chmod(cls.daemon.directory, 0o755)
+        os.chmod(cls.daemon.socket, 0o666)
+        with Connection(cls.daemon.socket) as root:
+            root.put("k", b"x")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.close()
+
+    def rights(self, gids):
+        path = self.daemon.socket
+
+        def check():
+            with Connection(path) as connection:
+                hello = connection.hello
+                expected = (int(bool({7001, 7002, 7003} & set(gids))),
+                            int(bool({7002, 7003} & set(gids))), int(7003 in gids))
+                got = (hello["may_read"], hello["may_write"], hello["may_admin"])
+                assert got == expected, (got, expected)
+
+                def status(call, *arguments):
+                    try:
+                        call(*arguments)
+                        return c.OK
+                    except Failure as failure:
+                        return failure.status
+                def expect(is_, should):
+                    if is_ != should:
+                        raise AssertionError(f"{is_} instead of {should}")
+
+                want = c.OK if expected[0] else c.DENIED
+                expect(status(connection.get, "k"), want)
+                expect(status(connection.stat, "k"), want)
+                expect(status(connection.list), want)
+                expect(status(connection.subscribe, 0), want)
+                expect(status(connection.describe, 2**60), c.NOT_FOUND if want == c.OK else want)
+                want = c.OK if expected[1] else c.DENIED
+                expect(status(connection.put, f"mine/{gids}", b"x"), want)
+                expect(status(connection.delete, "none"), c.NOT_FOUND if want == c.OK else want)
+                expect(status(connection.abort, 99), c.NOT_FOUND if want == c.OK else want)
+                want = c.NOT_FOUND if expected[2] else c.DENIED
+                expect(status(connection.region_drop, "none"), want)
+                connection.status()
+                connection.region_list()
+                connection.release(1)
+        as_user(pwd.getpwnam("nobody").pw_uid, gids, check)
+
+    def test_strangers(self):
+        self.rights([7999])
+
+    def test_readers(self):
+        self.rights([7001])
+        self.rights([7999, 7001])
+
+    def test_writers(self):
+        self.rights([7999, 7002])
+
+    def test_administrators(self):
+        self.rights([7003])
+
+
+if __name__ == "__main__":
+    unittest.main()
