@@ -120,16 +120,23 @@ void publish(Store& store, const struct objcore* oc) noexcept {
   if ((oc->flags & OC_F_DYING) != 0) region.mark_removed(record);
 }
 
+// From the end of a free block that bodies use.
+std::optional<region::Extent> allocate_single(region::Allocator& allocator, std::uint64_t bytes) {
+  std::vector<region::Extent> one;
+  if (!allocator.allocate_extents(bytes, kExtentBytesMax, bytes, one)) return std::nullopt;
+  return one.front();
+}
+
 // One piece of a body: `want` bytes if they can be had at once, else the largest there is down to
 // the smallest that is of use, else evict.
-std::optional<region::Block> allocate_piece(struct worker* wrk, Store& store, std::uint64_t want) {
+std::optional<region::Extent> allocate_piece(struct worker* wrk, Store& store, std::uint64_t want) {
   region::Allocator& allocator = store.region()->allocator();
   std::uint64_t smallest = std::min(want, kPieceBytesMin);
   while (true) {
-    if (auto block = allocator.allocate(want)) return block;
+    if (auto extent = allocate_single(allocator, want)) return extent;
     const std::uint64_t largest = std::min(allocator.largest(), want);
     if (largest >= smallest)
-      if (auto block = allocator.allocate(largest)) return block;
+      if (auto extent = allocate_single(allocator, largest)) return extent;
     if (!nuke(wrk, store)) return std::nullopt;
     smallest = std::min(want, kPieceBytesMinEvicting);
   }
@@ -169,20 +176,19 @@ int objgetspace(struct worker* wrk, struct objcore* oc, ssize_t* size, uint8_t**
     // Nobody knows how much is to come: as much again as there is.
     if (!fetch->length_known && !fetch->gzips) want = std::max(want, fetch->total);
     want = std::min(want, kExtentBytesMax);
-    const auto block = allocate_piece(wrk, store, want);
-    if (!block) {
+    const auto extent = allocate_piece(wrk, store, want);
+    if (!extent) {
       count(store.counters().c_fail);
       count(store.counters().c_body_failed);
       return 0;
     }
-    count(store.counters().c_bytes, block->bytes);
     Fetch::Piece piece;
-    piece.extent = {block->offset, 0, static_cast<std::uint32_t>(block->bytes)};
+    piece.extent = *extent;
     piece.begin = fetch->total;
     // Varnish's gzip notes the wrong bits for ESI to cut at, and panics there (upstream's r01109),
     // when it stores blocks (level 0) into more room than it asked for. So exactly that.
-    piece.limit =
-        static_cast<std::uint32_t>(fetch->gzips ? std::min(want, block->bytes) : block->bytes);
+    piece.limit = fetch->gzips ? std::min(static_cast<std::uint32_t>(want), extent->capacity)
+                               : extent->capacity;
     Lck_Lock(&oc->boc->mtx);
     fetch->pieces.push_back(piece);
     Lck_Unlock(&oc->boc->mtx);
@@ -372,7 +378,6 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
   }
   fetch->length_known = length_known;
   fetch->gzips = gzips;
-  count(counters.c_bytes, record->record_bytes);
   count(counters.g_objects);
   oc->boc->stevedore_priv = fetch;
   oc->stobj->stevedore = store.stv();

@@ -88,6 +88,8 @@ Store::~Store() {
 
 void Store::take(std::unique_ptr<region::Region> region) {
   owned_region_ = std::move(region);
+  // What is there already counts as allocated: then allocated - freed = outstanding.
+  adopted_bytes_ = owned_region_->allocator().used_bytes();
   region_.store(owned_region_.get(), std::memory_order_release);
   gauge(counters_->g_region, 1);
   update_gauges();
@@ -110,6 +112,10 @@ void Store::update_gauges() {
   const std::uint64_t used = region->allocator().used_bytes();
   gauge(counters_->g_bytes, used);
   gauge(counters_->g_space, region->allocator().free_bytes());
+  const std::uint64_t allocated = region->allocator().allocated_bytes() + adopted_bytes_;
+  gauge(counters_->g_alloc, region->allocator().blocks());
+  gauge(counters_->c_bytes, allocated);
+  gauge(counters_->c_freed, allocated > used ? allocated - used : 0);
 }
 
 Store* Store::of(const struct stevedore* stv) {

@@ -73,6 +73,7 @@ class Store {
   VSC_objm* counters_ = nullptr;
   struct vsc_seg* counters_segment_ = nullptr;
   std::unique_ptr<region::Region> owned_region_;
+  std::uint64_t adopted_bytes_ = 0;
   std::atomic<region::Region*> region_{nullptr};
   std::atomic<bool> draining_{false};
   std::unique_ptr<Link> link_;
@@ -129,8 +130,8 @@ void start_process();
 
 // --- the storage that varnishd was started with ------------------------------------------------
 
-// allocobj for a stevedore that is in Varnish's list only to hear of bans: Varnish takes its turn of
-// the list for objects that name no storage. The default store of the VCL, else a storage of -s.
+// allocobj for a stevedore that is in Varnish's list only to hear of bans: Varnish takes its turn
+// of the list for objects that name no storage. The default store of the VCL, else a storage of -s.
 int fallback_allocobj(struct worker* wrk, const struct stevedore* stv, struct objcore* oc,
                       unsigned wsl);
 
