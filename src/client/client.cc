@@ -2,6 +2,8 @@
 #include "objmapper/client.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "client/state.h"
 #include "posix/unix_socket.h"
@@ -60,6 +62,14 @@ Result<wire::Reserve> to_reserve(const PutOptions& options) {
   return request;
 }
 
+// The daemon has too many descriptors under way to us, or to all, and we are to ask again. False:
+// the time is up.
+bool wait_a_little(Deadline deadline) {
+  if (std::chrono::steady_clock::now() >= deadline) return false;
+  std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return true;
+}
+
 // How many of `keys` from `from` on go into one packet.
 std::size_t batch_size(const std::vector<const std::string*>& keys, std::size_t from,
                        std::size_t keys_max) {
@@ -102,14 +112,24 @@ void Client::close() { connection_->close(); }
 
 Result<std::optional<Lease>> Client::get(const std::string& key) {
   OM_TRY(client::check_key(key, "key"));
-  Call<wire::GetReply> waiting;
-  OM_TRY(connection_->call(wire::Get{{key}}, waiting));
-  if (waiting.reply.items.size() != 1)
-    return Error{Errc::kMalformed, 0, "the daemon answered for another number of keys"};
-  wire::GetItem& item = waiting.reply.items.front();
-  if (static_cast<Errc>(item.status) == Errc::kNotFound) return std::optional<Lease>();
-  if (item.status != 0) return client::item_error(item.status, key);
-  return std::optional<Lease>(OM_TRY(connection_->make_lease(std::move(item), waiting.segments)));
+  const auto deadline = std::chrono::steady_clock::now() + connection_->timeout();
+  while (true) {
+    Call<wire::GetReply> waiting;
+    OM_TRY(connection_->call(wire::Get{{key}}, waiting, deadline));
+    if (waiting.reply.items.size() != 1)
+      return Error{Errc::kMalformed, 0, "the daemon answered for another number of keys"};
+    wire::GetItem& item = waiting.reply.items.front();
+    switch (static_cast<Errc>(item.status)) {
+      case Errc::kOk:
+        return std::optional<Lease>(
+            OM_TRY(connection_->make_lease(std::move(item), waiting.segments)));
+      case Errc::kNotFound: return std::optional<Lease>();
+      case Errc::kBusy:
+        if (client::wait_a_little(deadline)) continue;
+        [[fallthrough]];
+      default: return client::item_error(item.status, key);
+    }
+  }
 }
 
 Result<std::vector<std::optional<Lease>>> Client::get_many(const std::vector<std::string>& keys) {
@@ -121,6 +141,7 @@ Result<std::vector<std::optional<Lease>>> Client::get_many(const std::vector<std
     open.push_back(&keys[i]);
     places.push_back(i);
   }
+  auto progress = std::chrono::steady_clock::now();
   // Answers that did not fit their packet come as "busy": these keys go to the end of the queue.
   for (std::size_t at = 0; at < open.size();) {
     const std::size_t count = client::batch_size(open, at, connection_->keys_per_get_max());
@@ -153,7 +174,9 @@ Result<std::vector<std::optional<Lease>>> Client::get_many(const std::vector<std
       }
     }
     if (failure) return *std::move(failure);
-    if (answered == 0)
+    if (answered > 0)
+      progress = std::chrono::steady_clock::now();
+    else if (!client::wait_a_little(progress + connection_->timeout()))
       return client::item_error(static_cast<std::uint32_t>(Errc::kBusy), *open[at]);
     at += count;
   }

@@ -28,14 +28,17 @@ class Killed(unittest.TestCase):
     def test_a_put_that_is_under_way_leaves_nothing(self):
         with Daemon(memory="64M") as daemon:
             process = subprocess.Popen([OBJM, "--socket", daemon.socket, "put", "half"],
-                                       stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+                                       stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
             process.stdin.write(b"x" * (1 << 20))
-            process.stdin.flush()
             # It has been let in as soon as the daemon knows of a reservation.
             wait_until(lambda: json.loads(objm(daemon.socket, "status", "--json").text)
                        ["requests.reserve_total"] > 0, "a reservation")
             daemon.kill()
-            process.stdin.write(b"x" * (1 << 20))
+            try:
+                for _ in range(8):
+                    process.stdin.write(b"x" * (1 << 20))
+            except BrokenPipeError:
+                pass  # it has noticed
             process.stdin.close()
             self.assertEqual(process.wait(30), UNREACHABLE, process.stderr.read())
             process.stderr.close()
