@@ -1,0 +1,78 @@
+// Random calls against std::map: what the store answers is what the model says, or a miss that
+// eviction explains; never other bytes.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "store/store_testing.h"
+
+namespace om::store {
+namespace {
+
+class StoreModel : public testing::StoreFixture, public ::testing::WithParamInterface<unsigned> {};
+
+TEST_P(StoreModel, NeverAnswersWithOtherBytes) {
+  std::mt19937 random(GetParam());
+  if (GetParam() % 2 == 0) with_disk(6 << 20);
+  config.memory_bytes = 2 << 20;
+  config.segment_bytes = 512 * 1024;
+  open();
+  std::map<std::string, std::string> model;
+  std::map<LeaseId, std::pair<Leased, std::string>> leases;
+  for (unsigned step = 0; step < 400; ++step) {
+    const std::string key = "k" + std::to_string(random() % 40);
+    const auto what = static_cast<unsigned>(random() % 100);
+    if (what < 45) {
+      const auto body = body_of(random() % 4 == 0 ? random() % 300000 : random() % 3000, step);
+      auto wanted = request(key, body.size());
+      wanted.direct = random() % 2 == 0;
+      wanted.disk = random() % 3 == 0;
+      const auto done = put(wanted, body);
+      if (done)
+        model[key] = body;
+      else
+        ASSERT_EQ(done.error().code, Errc::kNoSpace) << describe(done.error());
+    } else if (what < 80) {
+      auto leased = store->get(me, key);
+      if (!leased) {
+        ASSERT_EQ(leased.error().code, Errc::kQuota) << describe(leased.error());
+      } else if (*leased) {
+        ASSERT_TRUE(model.count(key) != 0) << key << " is back";
+        ASSERT_EQ(read(me, **leased), model[key]) << key;
+        if (leases.size() < 5 && random() % 2 == 0)
+          leases.emplace((*leased)->lease_id, std::pair(**leased, model[key]));
+        else
+          store->release(me, (*leased)->lease_id);
+      }
+    } else if (what < 88) {
+      ASSERT_TRUE(store->remove(key));
+      model.erase(key);
+    } else if (what < 95) {
+      if (!leases.empty()) {
+        const auto entry = leases.begin();
+        ASSERT_EQ(read(me, entry->second.first), entry->second.second);
+        store->release(me, entry->first);
+        leases.erase(entry);
+      }
+    } else if (what < 98) {
+      clock.now_ns += 500'000'000;
+      store->tick();
+    } else {
+      leases.clear();
+      crash();
+    }
+    ASSERT_LE(status("memory.segment_bytes"), config.memory_bytes);
+  }
+  for (const auto& [id, entry] : leases) store->release(me, id);
+  until([&] { return store->idle(); });
+  EXPECT_EQ(status("held.bytes"), 0U);
+  ASSERT_TRUE(store->remove_prefix("k"));
+  EXPECT_EQ(status("memory.used_bytes"), 0U);
+  EXPECT_EQ(status("puts"), 0U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, StoreModel, ::testing::Range(0U, 12U));
+
+}  // namespace
+}  // namespace om::store

@@ -1,0 +1,467 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include "posix/range_lock.h"
+#include "store/segment_id.h"
+#include "store/store_testing.h"
+
+namespace om::store {
+namespace {
+
+class StoreTest : public testing::StoreFixture {};
+
+TEST_F(StoreTest, WhatWasPutIsGot) {
+  open();
+  EXPECT_EQ(get("a"), std::nullopt);
+  const auto body = body_of(100000, 1);
+  auto wanted = request("a", body.size());
+  wanted.metadata = "meta";
+  wanted.tags = {"t1", "t2"};
+  ASSERT_TRUE(put(wanted, body));
+  EXPECT_EQ(get("a"), body);
+  const auto info = store->stat("a");
+  ASSERT_TRUE(info && *info);
+  EXPECT_EQ((*info)->metadata, "meta");
+  EXPECT_EQ((*info)->tags.size(), 2U);
+}
+
+TEST_F(StoreTest, DirectAndEmptyAndPackedAndLargeOnes) {
+  with_disk();
+  open();
+  for (const bool direct : {false, true})
+    for (const bool disk : {false, true})
+      for (const std::size_t length : {0, 1, 5000, 70000, 900000}) {
+        SCOPED_TRACE(std::to_string(direct) + std::to_string(disk) + " " + std::to_string(length));
+        const auto body = body_of(length, 7);
+        auto wanted = request("k" + std::to_string(length), length);
+        wanted.direct = direct;
+        wanted.disk = disk;
+        const auto done = put(wanted, body);
+        ASSERT_TRUE(done) << describe(done.error());
+        EXPECT_EQ(get("k" + std::to_string(length)), body);
+      }
+  const auto before = status("memory.used_bytes");
+  EXPECT_EQ(*store->remove_prefix("k"), 5U);
+  EXPECT_LE(status("memory.used_bytes"), before);
+  EXPECT_EQ(status("memory.used_bytes"), 0U);
+}
+
+TEST_F(StoreTest, AReplacedObjectStaysForWhoHasALeaseOnIt) {
+  open();
+  ASSERT_TRUE(put("a", "old body"));
+  auto old = store->get(me, "a");
+  ASSERT_TRUE(old && *old);
+  ASSERT_TRUE(put("a", "new body"));
+  EXPECT_EQ(get("a"), "new body");
+  EXPECT_EQ(read(me, **old), "old body");
+  EXPECT_GT(status("held.bytes"), 0U);
+  store->release(me, (*old)->lease_id);
+  EXPECT_EQ(status("held.bytes"), 0U);
+}
+
+TEST_F(StoreTest, BodiesOfAnotherLengthThanDeclaredLeaveNothing) {
+  open();
+  for (const std::uint64_t written : {9U, 11U}) {
+    auto reservation = store->reserve(me, request("a", 10), nullptr);
+    ASSERT_TRUE(reservation);
+    const auto done = commit(me, std::get<Reserved>(*reservation).put_id, written);
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().code, Errc::kMalformed);
+  }
+  EXPECT_EQ(get("a"), std::nullopt);
+  EXPECT_EQ(status("puts"), 0U);
+  EXPECT_EQ(status("memory.used_bytes"), 0U);
+}
+
+TEST_F(StoreTest, ADeadWriterLeavesNothing) {
+  with_disk();
+  open();
+  const auto other = *store->open_holder({});
+  for (const bool direct : {false, true}) {
+    auto wanted = request("a" + std::to_string(direct), 100000);
+    wanted.direct = direct;
+    ASSERT_TRUE(store->reserve(other, wanted, nullptr));
+    wanted.disk = true;
+    ASSERT_TRUE(store->reserve(other, wanted, nullptr));
+  }
+  store->close_holder(other);
+  EXPECT_EQ(status("puts"), 0U);
+  EXPECT_EQ(status("memory.used_bytes"), 0U);
+  EXPECT_EQ(status("disk.used_bytes"), 0U);
+  EXPECT_EQ(status("held.bytes"), 0U);
+}
+
+TEST_F(StoreTest, ACutOffDirectWriterKeepsItsPlaceFromBeingUsedAgain) {
+  open();
+  const auto other = *store->open_holder({});
+  auto copy = *duplicate(store->lease_descriptor(other));
+  auto wanted = request("a", 100000);
+  wanted.direct = true;
+  ASSERT_TRUE(store->reserve(other, wanted, nullptr));
+  store->close_holder(other);
+  EXPECT_EQ(status("held.bytes"), 100000U);
+  crash();
+  EXPECT_EQ(status("held.bytes"), 100000U);
+  copy.reset();
+  clock.now_ns += 1'000'000'000;
+  store->tick();
+  EXPECT_EQ(status("held.bytes"), 0U);
+  EXPECT_EQ(status("memory.used_bytes"), 0U);
+}
+
+TEST_F(StoreTest, UnknownLengthGrows) {
+  with_disk();
+  open();
+  for (const bool direct : {false, true})
+    for (const std::size_t length : {std::size_t{0}, std::size_t{1000}, std::size_t{2000000}}) {
+      SCOPED_TRACE(std::to_string(direct) + " " + std::to_string(length));
+      const auto body = body_of(length, 3);
+      auto wanted = request("u", std::nullopt);
+      wanted.direct = direct;
+      auto reservation = store->reserve(me, wanted, nullptr);
+      ASSERT_TRUE(reservation);
+      auto& yours = std::get<Reserved>(*reservation);
+      auto segments = std::move(yours.segments);
+      auto extents = yours.extents;
+      std::uint64_t room = 0;
+      for (const auto& extent : extents) room += extent.length;
+      while (room < length) {
+        auto more = store->extend(me, yours.put_id, 300000);
+        ASSERT_TRUE(more) << describe(more.error());
+        for (auto& segment : more->segments) segments.push_back(std::move(segment));
+        for (const auto& extent : more->extents) {
+          room += extent.length;
+          extents.push_back(extent);
+        }
+      }
+      write(segments, extents, body);
+      const auto done = commit(me, yours.put_id, length);
+      ASSERT_TRUE(done) << describe(done.error());
+      EXPECT_EQ(get("u"), body);
+    }
+}
+
+TEST_F(StoreTest, OneWriterPerKeyAndTheOthersAreWoken) {
+  open();
+  auto wanted = request("a", 3);
+  wanted.or_get = true;
+  auto first = store->reserve(me, wanted, nullptr);
+  ASSERT_TRUE(first && std::holds_alternative<Reserved>(*first));
+  int woken = 0;
+  auto second = store->reserve(me, wanted, [&] { ++woken; });
+  ASSERT_TRUE(second && std::holds_alternative<Waiting>(*second));
+  auto third = store->reserve(me, wanted, [&] { woken += 100; });
+  ASSERT_TRUE(third && std::holds_alternative<Waiting>(*third));
+  store->cancel_wait(std::get<Waiting>(*third).token);
+  auto& yours = std::get<Reserved>(*first);
+  write(yours.segments, yours.extents, "abc");
+  ASSERT_TRUE(commit(me, yours.put_id, 3));
+  until([&] { return woken > 0; });
+  EXPECT_EQ(woken, 1);
+  auto hit = store->reserve(me, wanted, nullptr);
+  ASSERT_TRUE(hit && std::holds_alternative<Leased>(*hit));
+  EXPECT_EQ(read(me, std::get<Leased>(*hit)), "abc");
+}
+
+TEST_F(StoreTest, TheWritersDeathWakesThoseWhoWait) {
+  open();
+  const auto writer = *store->open_holder({});
+  auto wanted = request("a", 3);
+  wanted.or_get = true;
+  ASSERT_TRUE(store->reserve(writer, wanted, nullptr));
+  bool woken = false;
+  ASSERT_TRUE(store->reserve(me, wanted, [&] { woken = true; }));
+  store->close_holder(writer);
+  until([&] { return woken; });
+  auto again = store->reserve(me, wanted, nullptr);
+  ASSERT_TRUE(again && std::holds_alternative<Reserved>(*again));
+}
+
+TEST_F(StoreTest, RemovalByKeyPrefixAndTag) {
+  open();
+  for (int i = 0; i < 30; ++i) {
+    auto wanted = request((i % 2 == 0 ? "even/" : "odd/") + std::to_string(i), 1);
+    if (i % 3 == 0) wanted.tags = {"three"};
+    ASSERT_TRUE(put(wanted, "x"));
+  }
+  EXPECT_EQ(*store->remove("even/0"), 1U);
+  EXPECT_EQ(*store->remove("even/0"), 0U);
+  EXPECT_EQ(*store->remove_tag("three"), 9U);
+  EXPECT_EQ(*store->remove_prefix("odd/"), 10U);
+  const auto page = store->list("", "", 0);
+  ASSERT_TRUE(page);
+  EXPECT_EQ(page->items.size(), 10U);
+  EXPECT_FALSE(page->more);
+}
+
+TEST_F(StoreTest, ListsInPages) {
+  open();
+  for (int i = 0; i < 25; ++i) ASSERT_TRUE(put("k" + std::to_string(100 + i), "x"));
+  std::string after;
+  std::size_t seen = 0;
+  for (;;) {
+    const auto page = store->list("k", after, 10);
+    ASSERT_TRUE(page);
+    seen += page->items.size();
+    if (!page->more) break;
+    after = page->items.back().key;
+  }
+  EXPECT_EQ(seen, 25U);
+}
+
+TEST_F(StoreTest, ExpiredObjectsAreGone) {
+  open();
+  for (const char* key : {"a", "b"}) {
+    auto wanted = request(key, 1);
+    wanted.expires_ns = clock.now_ns + 1000;
+    ASSERT_TRUE(put(wanted, "x"));
+  }
+  EXPECT_EQ(get("a"), "x");
+  clock.now_ns += 1000;
+  EXPECT_EQ(get("a"), std::nullopt);
+  store->tick();
+  EXPECT_EQ(status("objects"), 0U);
+  EXPECT_EQ(status("expired"), 2U);
+}
+
+TEST_F(StoreTest, QuotasOfPutsLeasesAndBytes) {
+  config.holder.puts = 2;
+  config.holder.leases = 2;
+  config.holder.put_bytes = 1000;
+  open();
+  ASSERT_TRUE(put("a", "x"));
+  EXPECT_EQ(store->reserve(me, request("big", 1001), nullptr).error().code, Errc::kQuota);
+  ASSERT_TRUE(store->reserve(me, request("b", 500), nullptr));
+  ASSERT_TRUE(store->reserve(me, request("c", 500), nullptr));
+  EXPECT_EQ(store->reserve(me, request("d", 1), nullptr).error().code, Errc::kQuota);
+  const auto first = store->get(me, "a");
+  ASSERT_TRUE(first && *first && store->get(me, "a"));
+  EXPECT_EQ(store->get(me, "a").error().code, Errc::kQuota);
+  store->release(me, (*first)->lease_id);
+  EXPECT_TRUE(store->get(me, "a"));
+}
+
+TEST_F(StoreTest, AFullMemoryEvictsButNotWhatIsLeased) {
+  open();
+  ASSERT_TRUE(put("leased", body_of(500000, 1)));
+  auto leased = store->get(me, "leased");
+  ASSERT_TRUE(leased && *leased);
+  for (unsigned i = 0; i < 40; ++i) {
+    const auto done = put("k" + std::to_string(i), body_of(300000, i));
+    ASSERT_TRUE(done) << describe(done.error());
+    EXPECT_LE(status("memory.segment_bytes"), config.memory_bytes);
+  }
+  EXPECT_GT(status("evicted.memory"), 20U);
+  EXPECT_EQ(read(me, **leased), body_of(500000, 1));
+  EXPECT_TRUE(*store->stat("leased"));
+}
+
+TEST_F(StoreTest, WhenAllIsLeasedAPutGetsNoSpaceAndReadersAreAsked) {
+  config.holder.leased_bytes = std::uint64_t{1} << 30;
+  open();
+  int revoked = 0;
+  store->set_listener([&](const Event& event) { revoked += event.kind == EventKind::kRevoked; });
+  for (unsigned i = 0; i < 4; ++i) {
+    ASSERT_TRUE(put("k" + std::to_string(i), body_of(1000000, i)));
+    ASSERT_TRUE(*store->get(me, "k" + std::to_string(i)));
+  }
+  EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
+  EXPECT_EQ(revoked, 4);
+}
+
+TEST_F(StoreTest, AnOrphanHolderKeepsItsBytesAlsoOverARestart) {
+  open();
+  const auto body = body_of(50000, 5);
+  ASSERT_TRUE(put("a", body));
+  ASSERT_TRUE(put("b", body));
+  const auto reader = *store->open_holder({});
+  auto copy = *duplicate(store->lease_descriptor(reader));
+  ASSERT_TRUE(*store->get(reader, "a"));
+  auto b = store->get(reader, "b");
+  ASSERT_TRUE(b && *b);
+  store->close_holder(reader);
+  EXPECT_EQ(status("holders.orphans"), 1U);
+  EXPECT_EQ(*store->remove("a"), 1U);
+  EXPECT_EQ(status("held.bytes"), body.size());
+  crash();
+  EXPECT_EQ(status("holders.orphans"), 1U);
+  EXPECT_EQ(status("held.bytes"), body.size());
+  EXPECT_EQ(*store->remove("b"), 1U);
+  EXPECT_EQ(status("held.bytes"), 2 * body.size());
+  // The holder lets go of one without a daemon to tell, then dies.
+  ASSERT_TRUE(unlock_range(copy.borrow(), (*b)->info.object_id, 1));
+  clock.now_ns += 1'000'000'000;
+  store->tick();
+  EXPECT_EQ(status("held.bytes"), body.size());
+  copy.reset();
+  clock.now_ns += 1'000'000'000;
+  store->tick();
+  EXPECT_EQ(status("held.bytes"), 0U);
+  EXPECT_EQ(status("holders.orphans"), 0U);
+  EXPECT_EQ(status("memory.used_bytes"), 0U);
+}
+
+TEST_F(StoreTest, AReadersDescriptorCannotWrite) {
+  with_disk();
+  open();
+  for (const bool disk : {false, true}) {
+    auto wanted = request("a", 100000);
+    wanted.disk = disk;
+    ASSERT_TRUE(put(wanted, body_of(100000, 1)));
+    const auto leased = store->get(me, "a");
+    ASSERT_TRUE(leased && *leased);
+    const auto view = store->segment(me, (*leased)->extents.front().segment);
+    ASSERT_TRUE(view);
+    EXPECT_EQ(::pwrite(view->descriptor.raw(), "x", 1, 0), -1);
+    EXPECT_EQ(errno, EBADF);
+    struct stat status {};
+    ASSERT_EQ(::fstat(view->descriptor.raw(), &status), 0);
+    EXPECT_EQ(status.st_mode & 0777U, 0600U);
+    const auto stranger = *store->open_holder({});
+    EXPECT_FALSE(store->segment(stranger, view->id));
+    store->release(me, (*leased)->lease_id);
+  }
+}
+
+TEST_F(StoreTest, APeerMayWriteAndTruncateItsStagingAfterCommit) {
+  open();
+  const auto body = body_of(90000, 2);
+  auto reservation = store->reserve(me, request("a", body.size()), nullptr);
+  ASSERT_TRUE(reservation);
+  auto& yours = std::get<Reserved>(*reservation);
+  write(yours.segments, yours.extents, body);
+  ASSERT_TRUE(commit(me, yours.put_id, body.size()));
+  const int staging = yours.segments.front().descriptor.raw();
+  ASSERT_EQ(::pwrite(staging, "garbage", 7, 0), 7);
+  EXPECT_EQ(::ftruncate(staging, 0), -1);  // sealed
+  EXPECT_EQ(get("a"), body);
+}
+
+TEST_F(StoreTest, EverythingPublishedIsThereAfterACrash) {
+  with_disk();
+  open();
+  for (unsigned i = 0; i < 60; ++i) {
+    auto wanted = request("k" + std::to_string(i), 3000 * (i % 30));
+    wanted.disk = i % 2 == 0;
+    ASSERT_TRUE(put(wanted, body_of(3000 * (i % 30), i)));
+  }
+  EXPECT_EQ(*store->remove("k7"), 1U);
+  ASSERT_TRUE(store->reserve(me, request("unfinished", 100000), nullptr));
+  crash();
+  for (unsigned i = 0; i < 60; ++i) {
+    const auto body = get("k" + std::to_string(i));
+    if (i == 7)
+      EXPECT_EQ(body, std::nullopt);
+    else
+      EXPECT_EQ(body, body_of(3000 * (i % 30), i)) << i;
+  }
+  EXPECT_EQ(get("unfinished"), std::nullopt);
+}
+
+TEST_F(StoreTest, AnotherBootKeepsWhatWasDurable) {
+  with_disk();
+  config.boot_id = "one";
+  open();
+  auto wanted = request("disk", 100000);
+  wanted.disk = true;
+  ASSERT_TRUE(put(wanted, body_of(100000, 1)));
+  ASSERT_TRUE(put("memory", "m"));
+  ASSERT_TRUE(store->shutdown());
+  config.boot_id = "two";
+  open();
+  EXPECT_EQ(get("disk"), body_of(100000, 1));
+  EXPECT_EQ(get("memory"), std::nullopt);
+}
+
+TEST_F(StoreTest, ADiskThatFailsDropsOutAndTheOtherGoesOn) {
+  with_disk();
+  with_disk();
+  std::atomic<bool> broken = false;
+  const std::string bad = config.disks[0].path;
+  config.disk_fault = [&](const char* operation, const std::string& path) {
+    return broken && path == bad && std::string_view(operation) != "open" ? EIO : 0;
+  };
+  open();
+  const auto wanted = [](int i) {
+    auto one = request("k" + std::to_string(i), 200000);
+    one.disk = true;
+    return one;
+  };
+  for (int i = 0; i < 10; ++i) ASSERT_TRUE(put(wanted(i), body_of(200000, 1)));
+  broken = true;
+  for (int i = 10; i < 20; ++i) {
+    const auto done = put(wanted(i), body_of(200000, 1));
+    ASSERT_TRUE(done) << describe(done.error());
+  }
+  EXPECT_EQ(status("disk.failed"), 1U);
+  for (int i = 10; i < 20; ++i) EXPECT_EQ(get("k" + std::to_string(i)), body_of(200000, 1));
+}
+
+TEST_F(StoreTest, AFullDiskEvictsAndNeverTakesMoreThanItMay) {
+  with_disk(4 << 20);
+  open();
+  for (unsigned i = 0; i < 60; ++i) {
+    const std::size_t length = i % 3 == 0 ? 300000 : 20000;
+    auto wanted = request("k" + std::to_string(i), length);
+    wanted.disk = true;
+    const auto done = put(wanted, body_of(length, i));
+    ASSERT_TRUE(done) << i << describe(done.error());
+    EXPECT_LE(status("disk.used_bytes"), std::uint64_t{4} << 20);
+    EXPECT_EQ(get("k" + std::to_string(i)), body_of(length, i));
+  }
+  EXPECT_GT(status("evicted.disk"), 0U);
+}
+
+TEST_F(StoreTest, MemoryIsMadeRoomInByMovingObjectsToDisk) {
+  with_disk();
+  open();
+  for (unsigned i = 0; i < 40; ++i) ASSERT_TRUE(put("k" + std::to_string(i), body_of(200000, i)));
+  until([&] { return status("demoted") > 0 && store->idle(); });
+  for (unsigned i = 0; i < 40; ++i) EXPECT_EQ(get("k" + std::to_string(i)), body_of(200000, i));
+}
+
+TEST_F(StoreTest, RegionsAreGrantedHeldGrownAndDropped) {
+  with_disk();
+  open();
+  auto grant = store->open_region("www/s", 1 << 20, 1 << 20, 42);
+  ASSERT_TRUE(grant) << describe(grant.error());
+  EXPECT_TRUE(grant->fresh);
+  EXPECT_TRUE(grant->directory);
+  ASSERT_TRUE(*lock_range_exclusive(grant->memory.borrow(), 0, 1));
+  EXPECT_EQ(store->open_region("www/s", 1 << 20, 0, 43).error().code, Errc::kBusy);
+  EXPECT_EQ(store->drop_region("www/s").error().code, Errc::kBusy);
+  ASSERT_TRUE(write_exactly(grant->memory.borrow(), 100, std::as_bytes(std::span("data", 4))));
+  crash();
+  EXPECT_EQ(store->open_region("www/s", 1 << 20, 1 << 20, 43).error().code, Errc::kBusy);
+  auto regions = store->list_regions();
+  ASSERT_TRUE(regions && regions->size() == 1);
+  EXPECT_TRUE(regions->front().held);
+  EXPECT_EQ(regions->front().owner, "www/s");
+  grant->memory.reset();
+  auto grown = store->open_region("www/s", 2 << 20, 1 << 20, 44);
+  ASSERT_TRUE(grown) << describe(grown.error());
+  EXPECT_FALSE(grown->fresh);
+  EXPECT_EQ(*file_size(grown->memory.borrow()), std::uint64_t{2} << 20);
+  char bytes[4] = {};
+  ASSERT_EQ(::pread(grown->memory.raw(), bytes, 4, 100), 4);
+  EXPECT_EQ(std::string_view(bytes, 4), "data");
+  EXPECT_EQ(store->open_region("other", 3 << 20, 0, 1).error().code, Errc::kNoSpace);
+  auto smaller = store->open_region("www/s", 1 << 20, 0, 44);
+  ASSERT_TRUE(smaller);
+  EXPECT_TRUE(smaller->fresh);
+  ASSERT_TRUE(store->drop_region("www/s"));
+  EXPECT_EQ(store->drop_region("www/s").error().code, Errc::kNotFound);
+  EXPECT_EQ(status("memory.region_bytes"), 0U);
+  EXPECT_EQ(status("disk.used_bytes"), 0U);
+}
+
+TEST_F(StoreTest, ARegionGetsTheSpaceOfSharedObjects) {
+  open();
+  for (unsigned i = 0; i < 12; ++i) ASSERT_TRUE(put("k" + std::to_string(i), body_of(300000, i)));
+  ASSERT_TRUE(store->open_region("o", 3 << 20, 0, 1));
+  EXPECT_LE(status("memory.segment_bytes") + status("memory.region_bytes"), config.memory_bytes);
+}
+
+}  // namespace
+}  // namespace om::store
