@@ -1,7 +1,5 @@
 // vmod.cc: what VCL sees. Everything here runs on the CLI thread, but for the methods that VCL
 // calls in requests, which only read.
-#include <dlfcn.h>
-#include <link.h>
 #include <syslog.h>
 #include <unistd.h>
 
@@ -9,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/units.h"
@@ -63,6 +62,22 @@ std::string differences(const StoreConfig& have, const StoreConfig& want) {
 
 }  // namespace
 
+namespace {
+
+// A changed library file is another library to the dynamic linker, with statics of its own; the one
+// before stays, because its objects do. Two of them would both want the same regions. Each leaves a
+// stevedore in Varnish's list by which the next one finds it.
+bool another_build_is_in_use() {
+  struct stevedore* one = nullptr;
+  while (abi::varnish.STV__iter(&one) != 0)
+    if (std::string_view(one->ident).starts_with("objmapper") &&
+        one->allocobj != fallback_allocobj && Store::of(one) == nullptr)
+      return true;
+  return false;
+}
+
+}  // namespace
+
 Store* store_for(StoreConfig config, std::string& refusal) {
   for (const auto& store : stores()) {
     if (store->config().name != config.name) continue;
@@ -70,6 +85,12 @@ Store* store_for(StoreConfig config, std::string& refusal) {
       notice(LOG_WARNING, store.get(),
              "is in use as it was made first: " + other + " (changes with a restart of varnishd)");
     return store.get();
+  }
+  if (another_build_is_in_use()) {
+    refusal =
+        "another build of vmod_objmapper is in use in this varnishd and holds the objects; "
+        "restart varnishd to change it (the objects survive that)";
+    return nullptr;
   }
   static bool process_started = false;
   if (!process_started) {
@@ -79,7 +100,8 @@ Store* store_for(StoreConfig config, std::string& refusal) {
   auto store = std::make_unique<Store>(std::move(config));
   Link::FirstGrant grant = store->link().first_grant(kFirstGrantWait);
   if (!grant.refusal.empty()) {
-    refusal = grant.refusal;
+    refusal = "objmapperd refuses memory = " + format_size(store->config().memory_bytes) + ": " +
+              grant.refusal;
     return nullptr;
   }
   Store* made = store.get();
@@ -166,8 +188,7 @@ VCL_VOID vmod_storage__init(VRT_CTX, struct vmod_objmapper_storage** handle, con
       refusal = failure.what();
     }
     if (store == nullptr) {
-      VRT_fail(ctx, "objmapper.storage %s: objmapperd refuses memory = %s: %s", vcl_name,
-               format_size(static_cast<std::uint64_t>(memory)).c_str(), refusal.c_str());
+      VRT_fail(ctx, "objmapper.storage %s: %s", vcl_name, refusal.c_str());
       return;
     }
   }
