@@ -107,6 +107,8 @@ def check(build, root):
         for (name, job), (ok, said) in zip(todo, pool.map(compile_alone, [job for _, job in todo])):
             if ok:
                 passed[name] = job[3]
+                # At once: who is interrupted goes on from here.
+                cache_path.write_text(json.dumps(passed, indent=1))
             else:
                 failed.append((name, said))
     cache_path.write_text(json.dumps(passed, indent=1))

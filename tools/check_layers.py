@@ -25,6 +25,8 @@ LAYERS = {
     "vmod": ("vmod", "objmapper base posix region abi"),
     "examples": ("examples", "objmapper base posix"),
     "bench": ("bench", "objmapper base posix"),
+    # Replays a trace against the eviction policies, without a daemon.
+    "trace": ("bench/trace", "base posix store"),
 }
 # Every folder may speak of a Result.
 FOR_ALL = {"objmapper/result.h"}
@@ -67,11 +69,17 @@ def check_links(root, folder):
                 yield f"{lists.relative_to(root)}: om_{name} may not link om_{used}"
 
 
+def layer_of(root, path):
+    """The layer whose place is the longest that the file lies in."""
+    inside = [(len(place), folder) for folder, (place, _) in LAYERS.items() if path.is_relative_to(root / place)]
+    return max(inside)[1]
+
+
 def check(root):
     problems = []
     for folder, (place, _) in LAYERS.items():
         for path in sorted((root / place).rglob("*")):
-            if path.suffix in SOURCE_SUFFIXES:
+            if path.suffix in SOURCE_SUFFIXES and layer_of(root, path) == folder:
                 problems += check_file(root, folder, path)
         problems += check_links(root, folder)
     return problems

@@ -32,6 +32,11 @@ class Layers(TreeTest):
         self.write("src/region/region.h", '#include "cache/cache.h"\n')
         self.assertEqual([p.split(":")[0] for p in layers.check(self.root)], ["src/region/region.h"])
 
+    def test_a_layer_within_another_has_its_own_row(self):
+        self.write("bench/trace/trace.cc", '#include "store/eviction/policy.h"\n#include "trace/trace.h"\n')
+        self.write("bench/hits.cc", '#include "store/eviction/policy.h"\n')
+        self.assertEqual([p.split(":")[0] for p in layers.check(self.root)], ["bench/hits.cc"])
+
     def test_links_count_as_includes(self):
         self.write("src/wire/CMakeLists.txt", "om_library(om_wire SOURCES a.cc USES om_base om_posix)\n")
         self.assertEqual(layers.check(self.root), ["src/wire/CMakeLists.txt: om_wire may not link om_posix"])
