@@ -1,7 +1,7 @@
 // allocator.h: blocks of a region's heap.
 //
-// Segregated fits in two levels (as TLSF): a power of two, and 32 steps within it; exact up to
-// 2 KiB. allocate, shrink and free are O(1). An allocated block carries nothing: 4096 bytes take
+// Segregated fits in two levels (as TLSF): a power of two, and 32 steps within it; exact below
+// 4 KiB. allocate, shrink and free are O(1). An allocated block carries nothing: 4096 bytes take
 // 4096 bytes. A free block holds its links in its own first granule and its size in its last; which
 // granules are first or last of a free block says one bit per granule in process memory, so that
 // nothing in the region is believed or touched but free blocks, and neighbours merge at once.
