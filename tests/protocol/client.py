@@ -196,7 +196,6 @@ class Connection:
     def __init__(self, path, hello=True, seconds=20.0):
         self.socket = socket.socket(socket.AF_UNIX, SEQPACKET)
         self.socket.settimeout(seconds)
-        self.socket.connect(path)
         self.next_id = 0
         self.segments = {}  # (id, writable) -> descriptor
         self.sizes = {}
@@ -204,8 +203,13 @@ class Connection:
         self.events = []
         self.other = {}  # replies that came while waiting for another one
         self.hello = None
-        if hello:
-            self.hello = self.say_hello()
+        try:
+            self.socket.connect(path)
+            if hello:
+                self.hello = self.say_hello()
+        except BaseException:
+            self.close()
+            raise
 
     # --- packets
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -84,7 +85,7 @@ class Daemon:
         return arguments + self.extra
 
     def start(self, seconds=20.0):
-        """Starts it and returns once it accepts connections."""
+        """Starts it and returns once it answers."""
         environment = dict(os.environ)
         environment.update(self.env)
         with open(self.log_path, "ab") as log:
@@ -104,11 +105,15 @@ class Daemon:
 
     def _answers(self):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            # Connections are taken before the store is open; HELLO is answered after it.
+            probe.settimeout(1)
             try:
                 probe.connect(self.socket)
+                probe.send(struct.pack("<IHHQIIIHHQI", 24 + 20, 1, 0, 1, 0, 0, 0x50414D4F, 1, 1, 0,
+                                       0))
+                return bool(probe.recv(1 << 17))
             except OSError:
                 return False
-            return True
 
     @property
     def pid(self):
