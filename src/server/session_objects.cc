@@ -121,6 +121,7 @@ wire::GetItem Session::take(store::Leased leased, SegmentsOut& out, std::size_t&
     return item_with(*refused);
   }
   bytes_left -= bytes;
+  shared_.statistics.get_bytes += item.info.length;
   return item;
 }
 
@@ -303,10 +304,11 @@ void Session::extend(std::uint64_t id, wire::Extend request) {
 void Session::commit(std::uint64_t id, wire::Commit request) {
   shared_.store.commit(
       *holder_, request.put_id, request.length,
-      [weak = weak_from_this(), id](Result<store::Committed> done) {
+      [weak = weak_from_this(), id, length = request.length](Result<store::Committed> done) {
         const auto self = weak.lock();
         if (!self || self->closed_) return;
         if (!done) return self->refuse(wire::Type::kCommit, id, done.error());
+        self->shared_.statistics.put_bytes += length;
         self->reply(wire::Type::kCommit, id, wire::CommitReply{done->object_id, done->created_ns});
       });
 }

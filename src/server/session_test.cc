@@ -1,0 +1,218 @@
+// Sessions over a socket pair, with a store that does what the test says.
+#include "server/session.h"
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include "posix/unix_socket.h"
+#include "server/fake_store.h"
+
+namespace om::server {
+namespace {
+
+class SessionTest : public ::testing::Test {
+ protected:
+  SessionTest() { reconnect(); }
+  ~SessionTest() override {
+    peer_.reset();
+    session_.reset();
+  }
+
+  void reconnect() {
+    auto pair = seqpacket_pair();
+    ASSERT_TRUE(pair);
+    peer_ = std::move(pair->first);
+    ASSERT_EQ(::fcntl(pair->second.raw(), F_SETFL, O_NONBLOCK), 0);
+    auto session =
+        Session::start(shared_, std::move(pair->second), [this](Session&) { session_.reset(); });
+    ASSERT_TRUE(session);
+    session_ = *std::move(session);
+  }
+  void send(const std::string& packet) {
+    ASSERT_EQ(::send(peer_.raw(), packet.data(), packet.size(), 0),
+              static_cast<ssize_t>(packet.size()));
+  }
+  template <class T>
+  void request(std::uint64_t id, const T& message) {
+    send(wire::encode_request(id, message));
+  }
+  void turn() { ASSERT_TRUE(loop_->turn(std::chrono::milliseconds(50))); }
+
+  struct Answer {
+    wire::Header header;
+    std::string packet;
+    std::vector<UniqueFd> descriptors;
+    template <class T>
+    T as() const {
+      auto message = wire::decode_body<T>(std::as_bytes(std::span(packet)));
+      EXPECT_TRUE(message);
+      return message ? *std::move(message) : T{};
+    }
+  };
+  // nullopt: nothing came. A closed connection is a header of length 0.
+  std::optional<Answer> receive() {
+    std::vector<std::byte> buffer(kPacketBytesMax);
+    for (int i = 0; i < 20; ++i) {
+      pollable();
+      auto packet = receive_packet(peer_.borrow(), buffer);
+      if (!packet) return Answer{};
+      if (!*packet) {
+        turn();
+        continue;
+      }
+      Answer answer;
+      if ((*packet)->bytes == 0) return answer;
+      const auto bytes = std::span(buffer).first((*packet)->bytes);
+      auto header = wire::decode_header(bytes, (*packet)->descriptors.size());
+      EXPECT_TRUE(header);
+      answer.header = *header;
+      answer.packet.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+      answer.descriptors = std::move((*packet)->descriptors);
+      return answer;
+    }
+    return std::nullopt;
+  }
+  void pollable() { ASSERT_EQ(::fcntl(peer_.raw(), F_SETFL, O_NONBLOCK), 0); }
+  void greet() {
+    request(1, wire::Hello{});
+    const auto answer = receive();
+    ASSERT_TRUE(answer);
+    ASSERT_EQ(answer->header.status, Errc::kOk);
+    ASSERT_EQ(answer->descriptors.size(), 1U);
+  }
+  void put(const std::string& key, std::uint64_t length = 10) {
+    request(2, wire::Reserve{key, length, 0, 0, 0, "", {}});
+    const auto reserved = receive();
+    ASSERT_TRUE(reserved && reserved->header.status == Errc::kOk);
+    request(3, wire::Commit{reserved->as<wire::ReserveReply>().put_id, length});
+    const auto done = receive();
+    ASSERT_TRUE(done && done->header.status == Errc::kOk);
+  }
+
+  SystemClock clock_;
+  std::unique_ptr<Loop> loop_ = *Loop::make();
+  FakeStore store_{clock_};
+  Shared shared_{*loop_, store_, clock_, {}, {}};
+  UniqueFd peer_;
+  std::shared_ptr<Session> session_;
+};
+
+TEST_F(SessionTest, AnswersACommitWhenItIsDoneAndOthersMeanwhile) {
+  greet();
+  store_.hold_commits = true;
+  request(2, wire::Reserve{"k", 5, 0, 0, 0, "", {}});
+  const auto reserved = receive();
+  ASSERT_TRUE(reserved);
+  request(3, wire::Commit{reserved->as<wire::ReserveReply>().put_id, 5});
+  request(4, wire::Stat{"k"});
+  const auto first = receive();
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->header.request_id, 4U);
+  EXPECT_EQ(first->header.status, Errc::kNotFound);
+  ASSERT_EQ(store_.held.size(), 1U);
+  store_.held.front()();
+  const auto second = receive();
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->header.request_id, 3U);
+  EXPECT_EQ(second->header.status, Errc::kOk);
+}
+
+TEST_F(SessionTest, ACommitThatIsDoneAfterItsPeerHasGoneHurtsNobody) {
+  greet();
+  store_.hold_commits = true;
+  request(2, wire::Reserve{"k", 5, 0, 0, 0, "", {}});
+  const auto reserved = receive();
+  ASSERT_TRUE(reserved);
+  request(3, wire::Commit{reserved->as<wire::ReserveReply>().put_id, 5});
+  turn();
+  peer_.reset();
+  turn();
+  EXPECT_EQ(session_, nullptr);
+  EXPECT_TRUE(store_.holders.empty());
+  store_.held.front()();
+}
+
+TEST_F(SessionTest, GivesTheLeaseBackWhenItsItemDoesNotFit) {
+  greet();
+  put("k");
+  // Nothing more may be under way: the descriptor cannot be sent.
+  shared_.limits.descriptors_max = 0;
+  request(5, wire::Get{{"k"}});
+  auto answer = receive();
+  ASSERT_TRUE(answer);
+  auto reply = answer->as<wire::GetReply>();
+  ASSERT_EQ(reply.items.size(), 1U);
+  EXPECT_EQ(reply.items[0].status, static_cast<std::uint32_t>(Errc::kBusy));
+  EXPECT_TRUE(store_.leases.empty());
+  shared_.limits.descriptors_max = 100;
+  request(6, wire::Get{{"k"}});
+  answer = receive();
+  ASSERT_TRUE(answer);
+  reply = answer->as<wire::GetReply>();
+  EXPECT_EQ(reply.items[0].status, 0U);
+  EXPECT_EQ(answer->descriptors.size(), 1U);
+  EXPECT_EQ(store_.leases.size(), 1U);
+}
+
+TEST_F(SessionTest, AFailureOfTheStoreIsTheItemsStatus) {
+  greet();
+  store_.fail_get = Error{Errc::kQuota, 0, "too many leases"};
+  request(5, wire::Get{{"a", "b"}});
+  const auto answer = receive();
+  ASSERT_TRUE(answer);
+  for (const auto& item : answer->as<wire::GetReply>().items)
+    EXPECT_EQ(item.status, static_cast<std::uint32_t>(Errc::kQuota));
+}
+
+TEST_F(SessionTest, StopsReadingFromAPeerThatDoesNotRead) {
+  greet();
+  pollable();
+  const std::string packet = wire::encode_request(9, wire::StatusRequest{});
+  int sent = 0;
+  for (int idle = 0; idle < 3;) {
+    if (::send(peer_.raw(), packet.data(), packet.size(), 0) > 0) {
+      ++sent;
+      idle = 0;
+    } else {
+      ++idle;
+      turn();
+    }
+    ASSERT_LT(sent, 100'000);
+  }
+  EXPECT_GT(shared_.statistics.reads_paused, 0U);
+  EXPECT_LE(shared_.totals.reply_bytes.value(), kReplyBytesQueuedMax + kPacketBytesMax);
+  int received = 0;
+  while (received < sent && receive()) ++received;
+  EXPECT_EQ(received, sent);
+  EXPECT_EQ(shared_.totals.reply_bytes.value(), 0U);
+}
+
+TEST_F(SessionTest, EndsOnAMalformedPacketAfterSayingWhy) {
+  greet();
+  send(std::string(30, 'x'));
+  const auto answer = receive();
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->header.status, Errc::kMalformed);
+  turn();
+  EXPECT_EQ(session_, nullptr);
+  EXPECT_TRUE(store_.holders.empty());
+  EXPECT_EQ(shared_.totals.connections.value(), 0U);
+}
+
+TEST_F(SessionTest, CountsDescriptorsUnderWayUntilThePeerReads) {
+  greet();
+  for (int i = 0; i < 3; ++i) put("k" + std::to_string(i));
+  turn();
+  session_->look();
+  EXPECT_EQ(shared_.totals.descriptors.value(), 0U);
+  request(5, wire::Get{{"k0", "k1", "k2"}});
+  turn();
+  session_->look();
+  EXPECT_EQ(shared_.totals.descriptors.value(), 3U);
+  ASSERT_TRUE(receive());
+  session_->look();
+  EXPECT_EQ(shared_.totals.descriptors.value(), 0U);
+}
+
+}  // namespace
+}  // namespace om::server

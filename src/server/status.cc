@@ -65,6 +65,8 @@ std::vector<store::StatusItem> status_items(const Shared& shared) {
   number("descriptors.under_way_max", shared.limits.descriptors_max);
   number("get.hits_total", s.get_hits);
   number("get.misses_total", s.get_misses);
+  number("get.bytes_total", s.get_bytes);
+  number("put.bytes_total", s.put_bytes);
   number("waits.timed_out_total", s.waits_timed_out);
   number("events.subscribers", shared.subscribers);
   number("events.sent_total", s.events_sent);
