@@ -105,7 +105,10 @@ sub vcl_init {{
     new store = objmapper.storage(socket = "{directory}/om.sock", memory = 128MB);
     store.set_default();
 }}
-sub vcl_recv {{ call objmapper_recv; }}
+sub vcl_recv {{
+    if (req.url == "/ready") {{ return (synth(200)); }}
+    call objmapper_recv;
+}}
 sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
 ''')
 
@@ -142,14 +145,18 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
         self.wait_serving()
 
     def wait_serving(self):
+        """Until a child answers: the listening socket alone outlives it."""
         end = time.monotonic() + WAIT_S
         while True:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                if self.counter("MAIN.uptime") is not None:
+                connection.request("GET", "/ready")
+                if connection.getresponse().status == 200:
                     return
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 pass
+            finally:
+                connection.close()
             if time.monotonic() > end or self.varnishd.poll() is not None:
                 raise RuntimeError("varnishd does not serve")
             time.sleep(0.01)
@@ -382,7 +389,7 @@ def one_round(number, how, world, model, options, rng):
         if version < model.origin.versions[url]:
             continue  # a removal that was attempted, and may or may not have happened
         eligible += 1
-        answer = probe.get(url, variant)
+        answer = probe.get(url, variant) or probe.get(url, variant)
         if answer is not None and answer[0] == 200 and answer[3] not in (None, "0"):
             hits += 1
         else:
