@@ -123,10 +123,9 @@ Result<void> DiskTier::open_disk(Disk& disk, std::uint64_t bytes) {
 // Files of objects, packs and regions that are there. Packs count in full from here on, files when
 // a record claims them.
 Result<void> DiskTier::scan(Disk& disk) {
-  for (unsigned sub = 0; sub < 256; ++sub) {
-    std::array<char, 4> name{};
-    (void)std::snprintf(name.data(), name.size(), "%02x", sub);
-    auto directory = OM_TRY(subdirectory(disk.objects.borrow(), name.data()));
+  for (const auto& sub : OM_TRY(list_directory(disk.objects.borrow()))) {
+    if (sub.size() != 2 || !parse(sub, 16)) continue;
+    const auto directory = OM_TRY(open_at(disk.objects.borrow(), sub, O_RDONLY | O_DIRECTORY));
     for (const auto& file : OM_TRY(list_directory(directory.borrow()))) {
       const auto object = parse(file, 16);
       if (!object) continue;
@@ -240,6 +239,12 @@ Result<DiskTier::NewFile> DiskTier::create_file(ObjectId object, std::uint64_t l
   Error last{Errc::kNoSpace, 0, "the disk tier is full"};
   const std::string name = object_name(object);
   for (Disk* const candidate : by_room(blocks(length))) {
+    // Sub-directories are made when they are first wanted.
+    if (::mkdirat(candidate->objects.raw(), name.substr(0, 2).c_str(), 0700) != 0 &&
+        errno != EEXIST) {
+      last = judge(*candidate, file_error("make a directory for objects"));
+      continue;
+    }
     Result<UniqueFd> file = open_at(candidate->objects.borrow(), name, O_RDWR | O_CREAT | O_EXCL);
     if (const int fault = injected("create", candidate->path); fault != 0)
       file = Error{fault == ENOSPC ? Errc::kNoSpace : Errc::kSystem, fault, "open " + name};
