@@ -55,10 +55,10 @@ TEST(Overview, RatesAreOverTheInterval) {
   Sample now;
   now.when = before.when + 2s;
   before.numbers = {{"get.hits_total", 10}, {"get.misses_total", 10}, {"requests.get_total", 20}};
-  now.numbers = {{"get.hits_total", 40},       {"get.misses_total", 20},
-                 {"requests.get_total", 60},   {"memory.capacity_bytes", 100},
-                 {"memory.used_bytes", 50},    {"evicted_objects_total", 4},
-                 {"evicted_bytes_total", 400}, {"connections.open", 3}};
+  now.numbers = {{"get.hits_total", 40},     {"get.misses_total", 20},
+                 {"requests.get_total", 60}, {"memory.capacity_bytes", 100},
+                 {"memory.used_bytes", 50},  {"evicted.memory", 4},
+                 {"connections.open", 3}};
   const Overview o = compare(before, now);
   EXPECT_DOUBLE_EQ(*o.hit_ratio, .75);
   EXPECT_DOUBLE_EQ(*o.hit_ratio_total, 40.0 / 60);

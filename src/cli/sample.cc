@@ -21,6 +21,15 @@ namespace {
 
 constexpr std::chrono::seconds kVarnishstatLimit{2};
 
+// What only grows. The store's own counters have no suffix.
+bool is_counter(const std::string& name) {
+  if (name.ends_with("_total") || name.starts_with("evicted.")) return true;
+  for (const char* counter : {"published", "aborted", "removed", "expired", "demoted", "compacted",
+                              "revoked", "no_space"})
+    if (name == counter) return true;
+  return false;
+}
+
 double rate(std::uint64_t before, std::uint64_t now, double seconds) {
   // A counter that went back belongs to a daemon that started anew.
   return seconds <= 0 || now < before ? 0 : static_cast<double>(now - before) / seconds;
@@ -137,11 +146,11 @@ Overview compare(const Sample& before, const Sample& now) {
   o.hit_ratio_total = ratio(now.number({"get.hits_total"}).value_or(0),
                             now.number({"get.misses_total"}).value_or(0));
   o.gets_per_s = per_s({"get.hits_total"}) + per_s({"get.misses_total"});
-  o.bytes_out_per_s = per_s({"get.bytes_total", "get.hit_bytes_total"});
-  o.bytes_in_per_s = per_s({"put.bytes_total", "puts.bytes_total"});
+  o.bytes_out_per_s = per_s({"get.bytes_total"});
+  o.bytes_in_per_s = per_s({"put.bytes_total"});
   o.clients = now.number({"connections.open"}).value_or(0);
   for (const auto& [name, value] : now.numbers) {
-    if (!name.ends_with("_total")) continue;
+    if (!is_counter(name)) continue;
     const auto old = before.numbers.find(name);
     const double r = rate(old == before.numbers.end() ? 0 : old->second, value, o.seconds);
     if (name.starts_with("requests.")) o.requests_per_s += r;
@@ -153,6 +162,8 @@ Overview compare(const Sample& before, const Sample& now) {
     constexpr std::string_view kSuffix = ".capacity_bytes";
     if (!name.ends_with(kSuffix)) continue;
     const std::string tier = name.substr(0, name.size() - kSuffix.size());
+    // A single disk directory is the disk tier.
+    if (tier.starts_with("disk.") && !now.numbers.contains("disk.1.capacity_bytes")) continue;
     const auto used = now.numbers.find(tier + ".used_bytes");
     o.tiers.push_back({tier, used == now.numbers.end() ? 0 : used->second, value});
   }

@@ -54,7 +54,7 @@ struct Overview {
     std::uint64_t total = 0;
     double per_s = 0;
   };
-  std::vector<Rate> counters;  // all that end in _total, by name
+  std::vector<Rate> counters;  // all that only grow, by name
   // varnishd, where it runs
   std::optional<double> varnish_hit_ratio;
   double varnish_requests_per_s = 0;

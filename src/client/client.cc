@@ -91,8 +91,13 @@ using client::Call;
 Client::Client(std::shared_ptr<client::Connection> connection)
     : connection_(std::move(connection)) {}
 Client::Client(Client&&) noexcept = default;
-Client& Client::operator=(Client&&) noexcept = default;
-Client::~Client() = default;
+Client& Client::operator=(Client&& other) noexcept {
+  std::swap(connection_, other.connection_);
+  return *this;
+}
+Client::~Client() {
+  if (connection_ != nullptr) connection_->end_subscription();
+}
 
 Result<Client> Client::connect(const ConnectOptions& options) {
   UniqueFd socket = OM_TRY(connect_seqpacket(options.socket, options.timeout));
@@ -358,7 +363,9 @@ Result<bool> Client::drop_region(const std::string& owner) {
 
 Result<void> Client::subscribe(std::uint32_t kinds, const std::string& prefix) {
   Call<wire::Empty> waiting;
-  return connection_->call(wire::Subscribe{kinds, prefix}, waiting);
+  OM_TRY(connection_->call(wire::Subscribe{kinds, prefix}, waiting));
+  connection_->subscribed(kinds != 0);
+  return {};
 }
 
 Result<std::optional<Event>> Client::next_event(std::chrono::milliseconds wait) {

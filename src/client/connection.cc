@@ -393,6 +393,10 @@ Result<Lease> Connection::make_lease(wire::GetItem item,
 
 // --- events
 
+void Connection::end_subscription() {
+  if (subscribed_.exchange(false)) (void)post(wire::Subscribe{});
+}
+
 Result<std::optional<Event>> Connection::next_event(Deadline deadline) {
   std::unique_lock lock(mutex_);
   while (true) {

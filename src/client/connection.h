@@ -108,6 +108,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Result<Writer> make_writer(const PutOptions& options, wire::ReserveReply reply,
                              const std::vector<SegmentRef>& with_reply);
   Result<std::optional<Event>> next_event(Deadline deadline);
+  void subscribed(bool to_something) { subscribed_ = to_something; }
+  // Nobody will ask for events any more, though leases may keep the connection.
+  void end_subscription();
 
   // The reader's side of a reply that names segments: owns their descriptors, remembers them.
   Result<std::vector<SegmentRef>> adopt_segments(const std::vector<wire::Segment>& segments,
@@ -152,6 +155,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::vector<Waiter*> waiters_;
   std::optional<Error> broken_;
   std::atomic<bool> is_broken_{false};
+  std::atomic<bool> subscribed_{false};
   std::deque<Event> events_;
   bool events_missed_ = false;
   std::size_t event_waiters_ = 0;
