@@ -2,7 +2,7 @@
 //
 // Whole: one call for each extent. Streaming: the boc is held, so the pieces stay; the next bytes
 // are looked up with boc->mtx held and handed on without it. A fetch that failed is never taken for
-// a whole body: -1, also when its boc has gone meanwhile.
+// a whole body: what came of it is handed on, and then -1, also when its boc has gone meanwhile.
 #include <algorithm>
 #include <new>
 
@@ -50,19 +50,19 @@ bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* pr
 }
 
 int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func, int final) {
-  if ((oc->flags & OC_F_FAILED) != 0) return -1;
-  if (share_with_refreshed(wrk, oc, priv)) return 0;
+  const bool failed = (oc->flags & OC_F_FAILED) != 0;
+  if (!failed && share_with_refreshed(wrk, oc, priv)) return 0;
   const region::Region& region = *Store::of(oc)->region();
   const auto body = body_of(oc, region);
   for (std::size_t i = 0; i < body.size(); ++i) {
     unsigned flags = 0;
-    if (i + 1 == body.size()) flags |= OBJ_ITER_END;
-    if (final != 0) flags |= OBJ_ITER_FLUSH;
+    if (i + 1 == body.size() && !failed) flags |= OBJ_ITER_END;
+    if (final != 0 || failed) flags |= OBJ_ITER_FLUSH;
     if (const int answer = func(priv, flags, region.pointer(body[i].offset), body[i].length);
         answer != 0)
       return answer;
   }
-  return 0;
+  return failed ? -1 : 0;
 }
 
 int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* priv,
@@ -78,8 +78,8 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
     if (const int answer = func(priv, OBJ_ITER_FLUSH, nullptr, 0); answer != 0) return answer;
   while (true) {
     const std::uint64_t seen = varnish.ObjWaitExtend(wrk, oc, sent);
-    if (boc->state == BOS_FAILED) return -1;
     if (seen == sent) {
+      if (boc->state == BOS_FAILED) return -1;
       if (boc->state == BOS_FINISHED) break;
       continue;
     }

@@ -5,7 +5,8 @@
 //   objgetspace    the room that is left in the last piece, or another piece of at most 2 MiB
 //   objextend      publishes bytes to readers (boc->mtx held)
 //   objtrimstore   gives back what the last piece did not need
-//   objsetstate    FINISHED: the record takes the body, is sealed and, when cacheable, published
+//   objsetstate    FINISHED: the record takes the body, is sealed and, when cacheable, published;
+//                  FAILED: the record takes what came, for readers that are late
 //   objbocdone     the Fetch goes, the LRU list takes the object
 //   objslim        body gone, attributes stay
 //   objfree        all gone
@@ -280,7 +281,7 @@ void objtrimstore(struct worker* /*wrk*/, struct objcore* oc) noexcept {
 }
 
 void objsetstate(struct worker* wrk, const struct objcore* oc, enum boc_state_e next) noexcept {
-  if (next != BOS_FINISHED) return;
+  if (next != BOS_FINISHED && next != BOS_FAILED) return;
   Fetch* fetch = Fetch::of(oc->boc);
   if (fetch == nullptr) return;  // adopted
   Store& store = store_of(oc);
@@ -288,7 +289,7 @@ void objsetstate(struct worker* wrk, const struct objcore* oc, enum boc_state_e 
   trim_pieces(*store.region(), *fetch);
   Lck_Unlock(&oc->boc->mtx);
   settle(wrk, store, oc, *fetch);
-  publish(store, oc);
+  if (next == BOS_FINISHED) publish(store, oc);
 }
 
 void objbocdone(struct worker* wrk, struct objcore* oc, struct boc* boc) noexcept {
@@ -297,10 +298,7 @@ void objbocdone(struct worker* wrk, struct objcore* oc, struct boc* boc) noexcep
     if (!fetch->settled) {
       // Request bodies and the like never reach FINISHED, and are whole nevertheless.
       trim_pieces(*store.region(), *fetch);
-      if (boc->state == BOS_FAILED || (oc->flags & OC_F_FAILED) != 0)
-        free_pieces(*store.region(), *fetch);
-      else
-        settle(wrk, store, oc, *fetch);
+      settle(wrk, store, oc, *fetch);
     }
     delete fetch;
     boc->stevedore_priv = nullptr;
