@@ -82,6 +82,8 @@ class Daemon:
                      "--memory-dir", self.memory_dir, "--state-dir", self.state_dir]
         for disk in self.disks:
             arguments += ["--disk", disk]
+        if "--config" not in self.extra:
+            arguments += ["--config", os.devnull]  # not that of the machine
         return arguments + self.extra
 
     def start(self, seconds=20.0):
