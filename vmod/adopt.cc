@@ -28,6 +28,7 @@ namespace {
 struct Work {
   Store* store = nullptr;
   Plan* plan = nullptr;
+  const bans::Restored* bans = nullptr;
   double deadline = 0;
   std::uint64_t adopted = 0;
   std::mutex mutex;
@@ -52,10 +53,10 @@ struct objcore* busy_objcore(struct worker* wrk, const std::uint8_t* digest) {
 }
 
 // What HSH_Unbusy does, but with a ban and a place in the list of its own age.
-bool attach(struct worker* wrk, Store& store, region::Record& record) {
+bool attach(struct worker* wrk, Store& store, const bans::Restored& bans, region::Record& record) {
   struct objcore* oc = busy_objcore(wrk, record.digest.data());
   attach_record(wrk, store, oc, record);
-  if (!bans::attach(oc, region::load_double(record.ban_time))) {
+  if (!bans.attach(oc, region::load_double(record.ban_time))) {
     oc->flags |= OC_F_FAILED;
     varnish.ObjSetState(wrk, oc, BOS_FAILED);
     varnish.HSH_DerefBoc(wrk, oc);
@@ -95,7 +96,7 @@ void attach_all(struct worker* wrk, Work& work) {
     if ((at & 255) == 0 && VTIM_mono() > work.deadline) break;
     const auto& [slot, record] = work.plan->keep[at];
     region.set_adopting(slot);
-    if (attach(wrk, *work.store, *record))
+    if (attach(wrk, *work.store, *work.bans, *record))
       ++work.adopted;
     else
       ++work.plan->dropped[static_cast<std::size_t>(Reason::kPurged)];
@@ -189,6 +190,7 @@ void adopt(Store& store, std::unique_ptr<region::Region> region) {
   Work work;
   work.store = &store;
   work.plan = &chosen;
+  work.bans = &restored;
   work.deadline = began + (*varnish.cache_param)->cli_timeout / 2;
   removals::begin_adoption();
   if (!chosen.keep.empty()) run_on_worker(work);

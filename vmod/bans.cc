@@ -94,8 +94,9 @@ void join(Store& store, region::Region& region) {
 Restored::Restored(const region::BanLog::Loaded& saved) {
   double wanted = 0;
   if (!saved.specs.empty()) wanted = region::ban_spec_time(saved.specs);
+  places_.reserve(saved.count + 64);
   // The lurker may drop the oldest between the two steps: again, then.
-  for (int tries = 0; pinned_ == nullptr; ++tries) {
+  for (int tries = 0; places_.empty(); ++tries) {
     if (!saved.specs.empty())
       varnish.BAN_Reload(reinterpret_cast<const uint8_t*>(saved.specs.data()),
                          static_cast<unsigned>(saved.specs.size()));
@@ -103,8 +104,9 @@ Restored::Restored(const region::BanLog::Loaded& saved) {
     struct ban* last = VTAILQ_LAST(varnish.ban_head, banhead_s);
     if (saved.specs.empty() || varnish.ban_time(last->spec) <= wanted || tries == 1000) {
       last->refcount++;
-      pinned_ = last;
-      oldest_ = varnish.ban_time(last->spec);
+      struct ban* ban = nullptr;
+      VTAILQ_FOREACH_REVERSE(ban, varnish.ban_head, banhead_s, list)
+      places_.push_back({varnish.ban_time(ban->spec), ban});
     }
     Lck_Unlock(varnish.ban_mtx);
   }
@@ -112,22 +114,20 @@ Restored::Restored(const region::BanLog::Loaded& saved) {
 
 Restored::~Restored() {
   Lck_Lock(varnish.ban_mtx);
-  pinned_->refcount--;
+  places_.front().ban->refcount--;
   Lck_Unlock(varnish.ban_mtx);
 }
 
-bool attach(struct objcore* oc, double time) {
+bool Restored::attach(struct objcore* oc, double time) const {
+  const auto after = std::ranges::upper_bound(places_, time, {}, &Place::time);
+  if (after == places_.begin()) return false;
+  struct ban* ban = std::prev(after)->ban;
   Lck_Lock(varnish.ban_mtx);
-  struct ban* ban = nullptr;
-  VTAILQ_FOREACH(ban, varnish.ban_head, list)
-  if (varnish.ban_time(ban->spec) <= time) break;
-  if (ban != nullptr) {
-    ban->refcount++;
-    VTAILQ_INSERT_TAIL(&ban->objcore, oc, ban_list);
-    oc->ban = ban;
-  }
+  ban->refcount++;
+  VTAILQ_INSERT_TAIL(&ban->objcore, oc, ban_list);
+  oc->ban = ban;
   Lck_Unlock(varnish.ban_mtx);
-  return ban != nullptr;
+  return true;
 }
 
 double tested_until(const struct objcore* oc) {

@@ -31,15 +31,20 @@ class Restored {
   Restored& operator=(const Restored&) = delete;
   ~Restored();
   // Objects that were not tested against this one have no place in the list any more.
-  [[nodiscard]] double oldest() const { return oldest_; }
+  [[nodiscard]] double oldest() const { return places_.front().time; }
+  // Attaches an object to the newest ban that is not newer than `time`. False: there is none. Any
+  // thread.
+  bool attach(struct objcore* oc, double time) const;
 
  private:
-  struct ban* pinned_ = nullptr;
-  double oldest_ = 0;
+  struct Place {
+    double time;
+    struct ban* ban;
+  };
+  // Oldest first. Varnish drops bans from the old end only, and stops at one that is referenced:
+  // all of these stay while the first is pinned.
+  std::vector<Place> places_;
 };
-
-// Attaches an object to the newest ban that is not newer than `time`. False: there is none.
-bool attach(struct objcore* oc, double time);
 
 // The time of the newest ban that the object was tested against; 0: none.
 double tested_until(const struct objcore* oc);
