@@ -434,7 +434,7 @@ def main():
                 break
     finally:
         world.end()
-        if model.wrong:
+        if model.wrong or sys.exc_info()[0] is not None:
             with open(os.path.join(directory, "log"), encoding="utf-8", errors="replace") as file:
                 print("---- log\n" + file.read()[-8000:])
         if options.keep:
