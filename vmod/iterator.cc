@@ -78,8 +78,8 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
     if (const int answer = func(priv, OBJ_ITER_FLUSH, nullptr, 0); answer != 0) return answer;
   while (true) {
     const std::uint64_t seen = varnish.ObjWaitExtend(wrk, oc, sent);
+    if (boc->state == BOS_FAILED) return -1;
     if (seen == sent) {
-      if (boc->state == BOS_FAILED) return -1;
       if (boc->state == BOS_FINISHED) break;
       continue;
     }
