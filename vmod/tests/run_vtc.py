@@ -5,6 +5,8 @@
     run_vtc.py ctl DIR start|stop|kill|pause|resume|wait-up
     run_vtc.py ctl DIR body FILE BYTES           a body in which every eight bytes name their offset
     run_vtc.py ctl DIR kill-child PID            kill -9 of the child of the varnishd PID
+    run_vtc.py ctl DIR hurt URL HOW              changes the record of URL in the one region there is: flip (a byte of it),
+                                                 version (another one), crashed (the last adoption died at it)
     run_vtc.py ctl DIR until TEXT -- COMMAND     runs COMMAND until its output has TEXT (10 s at most)
 
 A .vtc says `${om_vcl}` in its VCL and so gets the import, a store named `store` and set_default(). Lines that begin with
@@ -145,6 +147,33 @@ def until(text, command):
         time.sleep(0.02)
 
 
+def hurt(directory, url, how):
+    """Offsets as in src/region/format.h: the record's own are its slot at 8, its version at 72 and its url at 288 (offset,
+    length); `adopting` is at 528 of the header."""
+    regions = os.path.join(directory, "mem", "regions")
+    name, = os.listdir(regions)
+    with open(os.path.join(regions, name), "r+b") as file:
+        data = file.read()
+        at = data.find(b"OMRCORD1")
+        while at >= 0:
+            begin = at + int.from_bytes(data[at + 288:at + 292], "little")
+            length = int.from_bytes(data[at + 292:at + 296], "little")
+            if at % 64 == 0 and data[begin:begin + length] == url.encode():
+                break
+            at = data.find(b"OMRCORD1", at + 1)
+        if at < 0:
+            raise SystemExit(f"no record of {url}")
+        if how == "flip":
+            file.seek(at + 96)
+            file.write(bytes([data[at + 96] ^ 1]))
+        elif how == "version":
+            file.seek(at + 72)
+            file.write(b"\xff\x00")
+        else:
+            file.seek(528)
+            file.write(data[at + 8:at + 16])
+
+
 def control(arguments):
     directory, verb, *rest = arguments
     daemon = Daemon(directory)
@@ -165,6 +194,8 @@ def control(arguments):
     elif verb == "kill-child":
         for pid in child_of(int(rest[0])):
             os.kill(pid, signal.SIGKILL)
+    elif verb == "hurt":
+        hurt(directory, *rest)
     elif verb == "until":
         until(rest[0], rest[rest.index("--") + 1:])
     else:
