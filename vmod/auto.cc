@@ -1,8 +1,8 @@
 // auto.cc: a store for VCLs that know nothing of it; for bench/upstream-vtc, never installed.
 //
 // A VCL that is linked to this library (varnishd's parameter cc_command can do that) brings it into
-// varnishd's child, where the constructor makes a store of what the environment says and the default
-// of every VCL. In the processes that compile and test-load a VCL nothing happens.
+// varnishd's child, where the constructor makes a store of what the environment says and the
+// default of every VCL. In the processes that compile and test-load a VCL nothing happens.
 #include <cstdlib>
 #include <string>
 

@@ -52,7 +52,8 @@ void subscribe() {
   static bool done = false;
   if (done) return;
   done = true;
-  (void)varnish.ObjSubscribeEvents(on_event, nullptr, OEV_INSERT | OEV_BANCHG | OEV_TTLCHG | OEV_EXPIRE);
+  (void)varnish.ObjSubscribeEvents(on_event, nullptr,
+                                   OEV_INSERT | OEV_BANCHG | OEV_TTLCHG | OEV_EXPIRE);
 }
 
 void begin_adoption() {
