@@ -24,8 +24,8 @@ struct Statistics {
   std::uint64_t malformed_packets = 0;
   std::uint64_t get_hits = 0;
   std::uint64_t get_misses = 0;
-  std::uint64_t get_bytes = 0;  // of the bodies that were leased
-  std::uint64_t put_bytes = 0;  // of those that were published
+  std::uint64_t get_bytes = 0;     // of the bodies that were leased
+  std::uint64_t put_bytes = 0;     // of those that were published
   std::uint64_t reads_paused = 0;  // how often we stopped reading from a peer that does not read
   std::uint64_t events_sent = 0;
   std::uint64_t events_lost = 0;
