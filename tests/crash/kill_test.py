@@ -46,7 +46,7 @@ def listed(connection):
 
 
 class Killed(unittest.TestCase):
-    def run_load(self, memory, disk, **load_options):
+    def run_load(self, memory, disk, uncounted=0.0, **load_options):
         seed = OPTIONS.seed if OPTIONS.seed is not None else random.randrange(1 << 30)
         rng = random.Random(seed)
         deadline = time.monotonic() + OPTIONS.seconds
@@ -82,9 +82,9 @@ class Killed(unittest.TestCase):
                 with open(os.path.join(results, str(client.number)), "rb") as file:
                     told.append(pickle.load(file))
             with om.Connection(daemon.socket) as connection:
-                self.compare(connection, told, seed, rounds, seen)
+                self.compare(connection, told, seed, rounds, seen, uncounted)
 
-    def compare(self, connection, told, seed, rounds, seen):
+    def compare(self, connection, told, seed, rounds, seen, uncounted):
         evicted = seen["evicted.memory"] + seen["evicted.disk"]
         names = listed(connection)
         wrong = [words for one in told for words in one["wrong"]]
@@ -125,7 +125,8 @@ class Killed(unittest.TestCase):
             print(f"  lost: {key} version {version}, "
                   f"{load.size_of(key, version)} bytes", file=sys.stderr)
         self.assertEqual(wrong, [], f"seed {seed}")
-        self.assertLessEqual(len(lost), evicted, f"seed {seed}: lost, and nobody evicted them")
+        self.assertLessEqual(len(lost), evicted + uncounted * rounds,
+                             f"seed {seed}: lost, and nobody evicted them")
         self.assertLessEqual(len(lost) * 100, total["acknowledged"])
         self.assertGreaterEqual(there * 100, must * 99)
         self.assertGreater(total["acknowledged"], 20 * rounds)
@@ -134,8 +135,9 @@ class Killed(unittest.TestCase):
         self.run_load(memory="160M", disk="600M")
 
     def test_demotion(self):
-        """Memory is small: objects are moved to disk while the daemon is killed."""
-        self.run_load(memory="8M", disk="600M", disk_flag=False, ephemeral=False)
+        """Memory is small: objects are moved to disk while the daemon is killed. Where that is too
+        slow, some are evicted, and of those between the last look and the kill we do not know."""
+        self.run_load(memory="8M", disk="600M", uncounted=0.2, disk_flag=False, ephemeral=False)
 
 
 if __name__ == "__main__":
