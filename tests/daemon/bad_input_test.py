@@ -164,10 +164,24 @@ class BadInput(unittest.TestCase):
         self.check_served()
         self.check_nothing_leaked()
 
+    def lowest_free_descriptor(self):
+        taken = {int(n) for n in os.listdir(f"/proc/{self.daemon.pid}/fd")}
+        return next(n for n in range(len(taken) + 1) if n not in taken)
+
+    def leave_no_descriptor(self):
+        """Lowers the daemon's limit (a number, not a count) until no accept(2) can succeed, not
+        even in the place of a descriptor that was open only for a moment."""
+        limit = None
+        calm_since = time.monotonic()
+        while limit is None or time.monotonic() - calm_since < 0.3:
+            free = self.lowest_free_descriptor()
+            if limit is None or free < limit:
+                limit = free
+                resource.prlimit(self.daemon.pid, resource.RLIMIT_NOFILE, (limit, 4096))
+                calm_since = time.monotonic()
+
     def test_out_of_descriptors(self):
-        # Lower the daemon's limit to what it has open: no accept(2) can succeed.
-        resource.prlimit(self.daemon.pid, resource.RLIMIT_NOFILE,
-                         (self.daemon.descriptors(), 4096))
+        self.leave_no_descriptor()
         for _ in range(20):
             with Connection(self.daemon.socket, hello=False) as peer:
                 with self.assertRaises(Failure) as caught:
