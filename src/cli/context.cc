@@ -46,13 +46,23 @@ int exit_code_of(const Error& error) {
   return kOther;
 }
 
+namespace {
+
+// A key may have 8192 bytes, a message one line.
+std::string shortened(const std::string& text) {
+  constexpr std::size_t kShown = 200;
+  return text.size() <= kShown ? text : text.substr(0, kShown) + "...";
+}
+
+}  // namespace
+
 int fail(const Error& error) {
-  (void)std::fprintf(stderr, "objm: %s\n", describe(error).c_str());
+  (void)std::fprintf(stderr, "objm: %s\n", shortened(describe(error)).c_str());
   return exit_code_of(error);
 }
 
 int fail(const std::string& doing, const Error& error) {
-  (void)std::fprintf(stderr, "objm: %s: %s\n", doing.c_str(), describe(error).c_str());
+  (void)std::fprintf(stderr, "objm: %s: %s\n", shortened(doing).c_str(), describe(error).c_str());
   return exit_code_of(error);
 }
 
