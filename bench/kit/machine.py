@@ -125,11 +125,12 @@ class Contestant:
 
 
 class Origin(Contestant):
-    """nginx on a folder of files, with headers that make them cacheable."""
+    """nginx on a folder of files, with headers that make them cacheable. `rules`: more of its language."""
 
-    def __init__(self, files):
+    def __init__(self, files, rules=""):
         super().__init__("origin")
         self.files = files
+        self.rules = rules
 
     def start(self):
         (self.folder / "nginx.conf").write_text(
@@ -139,9 +140,9 @@ events { worker_connections 1024; }
 http { access_log off; sendfile on; keepalive_requests 1000000; etag off;
   client_body_temp_path %(folder)s/t1; proxy_temp_path %(folder)s/t2; fastcgi_temp_path %(folder)s/t3;
   uwsgi_temp_path %(folder)s/t4; scgi_temp_path %(folder)s/t5;
-  server { listen 127.0.0.1:%(port)d; root %(files)s; add_header Cache-Control "max-age=86400"; } }
+  server { listen 127.0.0.1:%(port)d; root %(files)s; add_header Cache-Control "max-age=86400"; %(rules)s } }
 """
-            % {"folder": self.folder, "port": self.port, "files": self.files}
+            % {"folder": self.folder, "port": self.port, "files": self.files, "rules": self.rules}
         )
         self.folder.chmod(0o755)
         self.spawn("nginx", "-e", "stderr", "-c", self.folder / "nginx.conf")
