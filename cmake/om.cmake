@@ -58,6 +58,11 @@ function(om_fuzz name)
     COMMAND ${name} -max_total_time=${seconds} -timeout=20 -print_final_stats=1
             ${CMAKE_BINARY_DIR}/fuzz/${name} ${CMAKE_SOURCE_DIR}/tests/fuzz-corpus/${name})
   set_tests_properties(${name} PROPERTIES LABELS fuzz)
+  # `om_fuzzers` builds them all, and nothing that they do not need.
+  if(NOT TARGET om_fuzzers)
+    add_custom_target(om_fuzzers)
+  endif()
+  add_dependencies(om_fuzzers ${name})
   file(MAKE_DIRECTORY ${CMAKE_SOURCE_DIR}/tests/fuzz-corpus/${name})
 endfunction()
 
