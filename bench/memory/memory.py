@@ -9,7 +9,7 @@ Beside it the same without what the processes had before the first object. Store
 each object is fetched once; nothing may be evicted or lie elsewhere. The median of the pairs' ratios
 with its 95 % interval; figures of memory hardly vary.
 
-    bench/memory/memory.py [--pairs 3] [--cases 4K:200000,256K:20000] [--store 8G] [--json FILE]
+    bench/memory/memory.py [--pairs 3] [--cases 4K:200000:1G,256K:20000:6G] [--json FILE]
 """
 
 import argparse
@@ -55,8 +55,7 @@ def measure(contestant, urls, size, count):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--cases", default="4K:200000,256K:20000")
-    parser.add_argument("--store", default="8G")
+    parser.add_argument("--cases", default="4K:200000:1G,256K:20000:6G", help="SIZE:OBJECTS:STORE,...")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = []
@@ -66,7 +65,7 @@ def main():
         files = folder / "files"
         files.mkdir()
         for case in arguments.cases.split(","):
-            size, count = case.split(":")
+            size, count, store = case.split(":")
             count = int(count)
             (files / size).write_bytes(os.urandom(parse(size)))
             urls = folder / "urls"
@@ -75,8 +74,8 @@ def main():
             added = {"malloc": [], "objmapper": []}
             with machine.Origin(files, BOTTOMLESS) as origin:
                 for _ in range(arguments.pairs):
-                    for contestant in (machine.Varnish("malloc", origin, "malloc," + arguments.store.lower()),
-                                       machine.Objmapper("objmapper", origin, arguments.store)):
+                    for contestant in (machine.Varnish("malloc", origin, "malloc," + store.lower()),
+                                       machine.Objmapper("objmapper", origin, store)):
                         with contestant:
                             bytes_whole, bytes_added = measure(contestant, urls, parse(size), count)
                         whole[contestant.name].append(bytes_whole)
