@@ -6,7 +6,8 @@
 //   4  new bans go to this store's log                              bans.cc (join, before 3)
 //
 // All of it inside vcl_init of the first VCL, before clients are accepted; the CLI thread waits. It
-// waits half of cli_timeout at most: what is not attached by then is dropped and counted.
+// waits half of cli_timeout at most (adopt_within): what is not attached by then is dropped and
+// counted.
 #include "adopt.h"
 
 #include <syslog.h>
@@ -56,6 +57,7 @@ struct objcore* busy_objcore(struct worker* wrk, const std::uint8_t* digest) {
 bool attach(struct worker* wrk, Store& store, const bans::Restored& bans, region::Record& record) {
   struct objcore* oc = busy_objcore(wrk, record.digest.data());
   attach_record(wrk, store, oc, record);
+  if (store.config().verify == Verify::kOnRead) verify_before_use(oc);
   if (!bans.attach(oc, region::load_double(record.ban_time))) {
     oc->flags |= OC_F_FAILED;
     varnish.ObjSetState(wrk, oc, BOS_FAILED);
@@ -89,13 +91,28 @@ bool attach(struct worker* wrk, Store& store, const bans::Restored& bans, region
   return !purged;
 }
 
+bool body_checks_out(Store& store, const region::Record& record) {
+  if ((record.flags & region::kHasBodyChecksum) == 0) return true;
+  count(store.counters().c_verified);
+  if (store.region()->verify_body(record)) return true;
+  count(store.counters().c_verify_failed);
+  return false;
+}
+
 void attach_all(struct worker* wrk, Work& work) {
   region::Region& region = *work.store->region();
   std::size_t at = 0;
+  const Verify verify = work.store->config().verify;
   for (; at < work.plan->keep.size(); ++at) {
-    if ((at & 255) == 0 && VTIM_mono() > work.deadline) break;
+    // Reading bodies takes its time, one by one.
+    if (((at & 255) == 0 || verify == Verify::kOnAdopt) && VTIM_mono() > work.deadline) break;
     const auto& [slot, record] = work.plan->keep[at];
     region.set_adopting(slot);
+    if (verify == Verify::kOnAdopt && !body_checks_out(*work.store, *record)) {
+      ++work.plan->dropped[static_cast<std::size_t>(Reason::kDamaged)];
+      region.destroy(record);
+      continue;
+    }
     if (attach(wrk, *work.store, *work.bans, *record))
       ++work.adopted;
     else
@@ -191,7 +208,9 @@ void adopt(Store& store, std::unique_ptr<region::Region> region) {
   work.store = &store;
   work.plan = &chosen;
   work.bans = &restored;
-  work.deadline = began + (*varnish.cache_param)->cli_timeout / 2;
+  const double half = (*varnish.cache_param)->cli_timeout / 2;
+  const double within = store.config().adopt_within;
+  work.deadline = began + (within > 0 && within < half ? within : half);
   removals::begin_adoption();
   if (!chosen.keep.empty()) run_on_worker(work);
   removals::end_adoption();

@@ -18,8 +18,9 @@ enum class Reason : std::uint8_t {
   kReplaced,  // there is a newer one of the same variant
   kTooLate,   // the time limit was reached
   kPurged,    // purged while adoption ran
+  kDamaged,   // the body is not the one that was stored (verify = on_adopt)
 };
-inline constexpr std::size_t kReasons = 6;
+inline constexpr std::size_t kReasons = 7;
 
 struct Plan {
   std::vector<region::ScanReport::Candidate> keep;  // least recently used first

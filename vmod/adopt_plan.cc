@@ -101,9 +101,13 @@ Plan plan(const region::ScanReport& scan, double now, double oldest_ban, double 
 }
 
 std::string describe_reasons(const std::array<std::uint64_t, kReasons>& dropped) {
-  static constexpr std::array<const char*, kReasons> kNames = {
-      "expired", "unusable", "that a lost ban may have matched", "replaced", "past the time limit",
-      "purged"};
+  static constexpr std::array<const char*, kReasons> kNames = {"expired",
+                                                               "unusable",
+                                                               "that a lost ban may have matched",
+                                                               "replaced",
+                                                               "past the time limit",
+                                                               "purged",
+                                                               "of a damaged body"};
   std::string text;
   for (std::size_t reason = 0; reason < kReasons; ++reason)
     if (dropped[reason] != 0)

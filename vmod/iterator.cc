@@ -51,6 +51,8 @@ bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* pr
 
 int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func, int final) {
   const bool failed = (oc->flags & OC_F_FAILED) != 0;
+  // Deliveries and revalidations were checked before; this is for whoever comes another way.
+  if (!body_is_good(oc)) return -1;
   if (!failed && share_with_refreshed(wrk, oc, priv)) return 0;
   const region::Region& region = *Store::of(oc)->region();
   const auto body = body_of(oc, region);

@@ -29,6 +29,8 @@ namespace {
 // when we evict to make room, we take what that gave.
 constexpr std::uint64_t kPieceBytesMin = 16 * 1024;
 constexpr std::uint64_t kPieceBytesMinEvicting = 4 * 1024;
+// Objects that do not survive a restart.
+constexpr unsigned kNeverLasts = OC_F_PRIVATE | OC_F_HFM | OC_F_HFP | OC_F_FAILED | OC_F_DYING;
 
 Store& store_of(const struct objcore* oc) {
   return *static_cast<Store*>(oc->stobj->stevedore->priv);
@@ -39,7 +41,10 @@ struct HeapBody {
   std::vector<region::Extent> list;
 };
 HeapBody* heap_body(const struct objcore* oc) {
-  return reinterpret_cast<HeapBody*>(oc->stobj->priv2);
+  // What is no address belongs to verify.cc, whose threads change it while others look.
+  const std::uintptr_t word = std::atomic_ref(const_cast<std::uintptr_t&>(oc->stobj->priv2))
+                                  .load(std::memory_order_relaxed);
+  return word <= kDamaged ? nullptr : reinterpret_cast<HeapBody*>(word);
 }
 
 bool nuke(struct worker* wrk, Store& store) {
@@ -76,7 +81,8 @@ void trim_pieces(region::Region& region, Fetch& fetch) {
 }
 
 // The record takes over the body.
-void settle(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& fetch) noexcept {
+void settle(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& fetch,
+            bool lasts) noexcept {
   if (fetch.settled) return;
   region::Region& region = *store.region();
   region::Record& record = record_of(oc);
@@ -84,8 +90,10 @@ void settle(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& f
   list.reserve(fetch.pieces.size());
   for (const Fetch::Piece& piece : fetch.pieces)
     if (piece.extent.length > 0) list.push_back(piece.extent);
-  bool attached = region.attach_body(record, list);
-  while (!attached && nuke(wrk, store)) attached = region.attach_body(record, list);
+  std::optional<std::uint64_t> checksum;
+  if (lasts && store.config().verify != Verify::kNone) checksum = region.body_checksum(list);
+  bool attached = region.attach_body(record, list, checksum);
+  while (!attached && nuke(wrk, store)) attached = region.attach_body(record, list, checksum);
   if (!attached) {
     auto* stobj = const_cast<struct storeobj*>(oc->stobj);
     stobj->priv2 = reinterpret_cast<std::uintptr_t>(new HeapBody{std::move(list)});
@@ -95,8 +103,7 @@ void settle(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& f
 
 // Complete: from here on a restart finds it.
 void publish(Store& store, const struct objcore* oc) noexcept {
-  constexpr unsigned kNever = OC_F_PRIVATE | OC_F_HFM | OC_F_HFP | OC_F_FAILED | OC_F_DYING;
-  if ((oc->flags & kNever) != 0) return;
+  if ((oc->flags & kNeverLasts) != 0) return;
   region::Region& region = *store.region();
   region::Record& record = record_of(oc);
   if (heap_body(oc) != nullptr) {
@@ -208,6 +215,8 @@ void objextend(struct worker* /*wrk*/, struct objcore* oc, ssize_t length) noexc
   fetch->total += static_cast<std::uint64_t>(length);
 }
 
+constexpr std::uint8_t kNoFlags = 0;
+
 const void* objgetattr(struct worker* /*wrk*/, struct objcore* oc, enum obj_attr attr,
                        ssize_t* length) noexcept {
   ssize_t ignored = 0;
@@ -220,11 +229,16 @@ const void* objgetattr(struct worker* /*wrk*/, struct objcore* oc, enum obj_attr
   switch (attr) {
     case OA_LEN: return give(record.fixed.len.data(), 8);
     case OA_VXID: return give(record.fixed.vxid.data(), 4);
-    case OA_FLAGS: return give(record.fixed.flags.data(), 1);
+    case OA_FLAGS:
+      if (refused_as_template(oc)) return give(&kNoFlags, 1);
+      return give(record.fixed.flags.data(), 1);
     case OA_GZIPBITS: return give(record.fixed.gzipbits.data(), 32);
     case OA_LASTMODIFIED: return give(record.fixed.lastmodified.data(), 8);
     case OA_VARY:
     case OA_HEADERS: {
+      if (attr == OA_HEADERS)
+        if (const auto refused = refused_headers(oc); !refused.empty())
+          return give(refused.data(), refused.size());
       const auto bytes =
           variable(record, attr == OA_VARY ? region::Variable::kVary : region::Variable::kHeaders);
       return give(bytes.data(), bytes.size());
@@ -288,7 +302,7 @@ void objsetstate(struct worker* wrk, const struct objcore* oc, enum boc_state_e 
   Lck_Lock(&oc->boc->mtx);
   trim_pieces(*store.region(), *fetch);
   Lck_Unlock(&oc->boc->mtx);
-  settle(wrk, store, oc, *fetch);
+  settle(wrk, store, oc, *fetch, next == BOS_FINISHED && (oc->flags & kNeverLasts) == 0);
   if (next == BOS_FINISHED) publish(store, oc);
 }
 
@@ -298,7 +312,7 @@ void objbocdone(struct worker* wrk, struct objcore* oc, struct boc* boc) noexcep
     if (!fetch->settled) {
       // Request bodies and the like never reach FINISHED, and are whole nevertheless.
       trim_pieces(*store.region(), *fetch);
-      settle(wrk, store, oc, *fetch);
+      settle(wrk, store, oc, *fetch, false);
     }
     delete fetch;
     boc->stevedore_priv = nullptr;
@@ -326,6 +340,7 @@ void objtouch(struct worker* wrk, struct objcore* oc, vtim_real now) noexcept {
   if (now - oc->last_lru >= (*varnish.cache_param)->lru_interval)
     region::store_double(record_of(oc).last_used, now);
   varnish.LRU_Touch(wrk, oc, now);
+  check_before_delivery(oc);
 }
 
 }  // namespace

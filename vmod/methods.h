@@ -18,6 +18,23 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
 // The body of an object that is not being fetched any more.
 std::span<const region::Extent> body_of(const struct objcore* oc, const region::Region& region);
 
+// verify.cc: what an adopted object's priv2 says until its body has been compared (verify =
+// on_read); a HeapBody's address, or 0, otherwise.
+inline constexpr std::uintptr_t kUnverified = 1;
+inline constexpr std::uintptr_t kDamaged = 3;
+// True: the body may be handed on. False: it is not what was stored; the object has been removed.
+bool body_is_good(struct objcore* oc);
+// Before a request is answered with it (objtouch). What it finds damaged gets headers that Varnish
+// refuses, and so the request goes to vcl_synth with nothing sent.
+void check_before_delivery(struct objcore* oc);
+// The headers for the delivery of this thread that is being refused; empty otherwise.
+std::span<const std::byte> refused_headers(const struct objcore* oc);
+// Whether this thread is about to ask the origin if the object is still good, and its body is not:
+// then Varnish is not to know that there is something to revalidate.
+bool refused_as_template(struct objcore* oc);
+// The request was refused so, and not restarted since.
+bool was_refused(const struct req* req);
+
 // iterator.cc
 int iterate(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func, int final);
 

@@ -40,3 +40,10 @@ sub objmapper_recv {
 sub vcl_purge {
 	objmapper.purge();
 }
+
+# verify = on_read: the stored copy is not what was stored, and is removed. Fetch it anew.
+sub vcl_synth {
+	if (objmapper.damaged()) {
+		return (restart);
+	}
+}

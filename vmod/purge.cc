@@ -1,7 +1,8 @@
-// purge.cc: objmapper.purge() and objmapper.ban(), as VCL calls them.
+// purge.cc: objmapper.purge(), .ban() and .damaged(), as VCL calls them.
 #include <memory>
 #include <new>
 
+#include "methods.h"
 #include "removals.h"
 
 extern "C" {
@@ -28,4 +29,5 @@ VCL_VOID vmod_ban(VRT_CTX, VCL_STRING expression) {
   if (const char* error = VRT_ban_string(ctx, expression); error != nullptr)
     VRT_fail(ctx, "objmapper.ban(): %s", error);
 }
+VCL_BOOL vmod_damaged(VRT_CTX) { return om::vmod::was_refused(ctx->req) ? 1 : 0; }
 }

@@ -26,12 +26,18 @@ namespace om::vmod {
 
 class Link;
 
+// When the checksum of a body that survived a restart is compared.
+enum class Verify { kNone, kOnAdopt, kOnRead };
+const char* to_string(Verify verify);
+
 struct StoreConfig {
   std::string name;   // of the VCL object
   std::string owner;  // "<varnishd -n>/<name>": whose region it is
   std::string socket;
   std::uint64_t memory_bytes = 0;
   std::uint64_t disk_bytes = 0;
+  Verify verify = Verify::kNone;
+  double adopt_within = 0;  // seconds that adoption may take; 0: half of cli_timeout
 };
 
 class Store {
@@ -46,9 +52,11 @@ class Store {
   [[nodiscard]] region::Region* region() const { return region_.load(std::memory_order_acquire); }
   // The region has been prepared (adoption::prepare): objects may go to it from now on.
   void take(std::unique_ptr<region::Region> region);
-  // Whether new objects may go here. Switched at run time, without VCL.
-  void set_draining(bool on) { draining_.store(on, std::memory_order_relaxed); }
-  [[nodiscard]] bool draining() const { return draining_.load(std::memory_order_relaxed); }
+  // New objects are to go elsewhere: `objm region drain` sets it, at run time, without VCL.
+  [[nodiscard]] bool draining() const {
+    const region::Region* region = this->region();
+    return region != nullptr && region->draining();
+  }
   [[nodiscard]] bool happy() const { return region() != nullptr && !draining(); }
 
   // Makes `oc` an object of this store; false, counted by reason: let another storage take it.
@@ -108,6 +116,8 @@ inline region::Record& record_of(const struct objcore* oc) {
 // and kept: stobj, oa_present, timers, HFM/HFP never; n_object and the counters. The caller goes on
 // with len_so_far, ObjSetState and the rest of VARNISH's way (objbocdone puts it on the LRU list).
 void attach_record(struct worker* wrk, Store& store, struct objcore* oc, region::Record& record);
+// Its body is compared with its checksum before it is handed on (verify.cc).
+void verify_before_use(struct objcore* oc);
 // Undoes attach_record for an objcore that is given up is objfree: fail and deref it.
 
 // What adoption does for a store; adopt.cc defines them.

@@ -56,6 +56,7 @@ std::string differences(const StoreConfig& have, const StoreConfig& want) {
   };
   add("socket", have.socket, want.socket);
   add("memory", format_size(have.memory_bytes), format_size(want.memory_bytes));
+  add("verify", to_string(have.verify), to_string(want.verify));
   add("disk", format_size(have.disk_bytes), format_size(want.disk_bytes));
   return text;
 }
@@ -131,7 +132,7 @@ int vmod_event(VRT_CTX, struct vmod_priv* /*priv*/, enum vcl_event_e event) {
 VCL_VOID vmod_storage__init(VRT_CTX, struct vmod_objmapper_storage** handle, const char* vcl_name,
                             VCL_STRING socket, VCL_BYTES memory, VCL_BYTES disk, VCL_ENUM mode,
                             VCL_BYTES threshold, VCL_ENUM delivery, VCL_ENUM verify,
-                            VCL_ENUM on_mismatch) {
+                            VCL_ENUM on_mismatch, VCL_DURATION adopt_within) {
   using om::format_size;
   if (mode == VENUM(native) || mode == VENUM(dual)) {
     VRT_fail(ctx, "objmapper.storage %s: mode = %s is not there yet; use mapped or auto", vcl_name,
@@ -143,14 +144,14 @@ VCL_VOID vmod_storage__init(VRT_CTX, struct vmod_objmapper_storage** handle, con
              vcl_name);
     return;
   }
-  if (verify != VENUM(none)) {
-    VRT_fail(ctx, "objmapper.storage %s: verify = %s is not there yet; use none", vcl_name, verify);
-    return;
-  }
   if (memory < static_cast<VCL_BYTES>(om::region::kRegionBytesMin)) {
     VRT_fail(ctx, "objmapper.storage %s: memory = %s is too little, the least is %s", vcl_name,
              format_size(static_cast<std::uint64_t>(memory < 0 ? 0 : memory)).c_str(),
              format_size(om::region::kRegionBytesMin).c_str());
+    return;
+  }
+  if (!(adopt_within >= 0)) {
+    VRT_fail(ctx, "objmapper.storage %s: adopt_within cannot be negative", vcl_name);
     return;
   }
   if (threshold < 0 || disk < 0) {
@@ -181,6 +182,10 @@ VCL_VOID vmod_storage__init(VRT_CTX, struct vmod_objmapper_storage** handle, con
     config.socket = socket;
     config.memory_bytes = static_cast<std::uint64_t>(memory);
     config.disk_bytes = static_cast<std::uint64_t>(disk);
+    config.verify = verify == VENUM(on_adopt)  ? om::vmod::Verify::kOnAdopt
+                    : verify == VENUM(on_read) ? om::vmod::Verify::kOnRead
+                                               : om::vmod::Verify::kNone;
+    config.adopt_within = adopt_within;
     std::string refusal;
     try {
       store = om::vmod::store_for(std::move(config), refusal);

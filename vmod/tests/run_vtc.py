@@ -6,7 +6,8 @@
     run_vtc.py ctl DIR body FILE BYTES           a body in which every eight bytes name their offset
     run_vtc.py ctl DIR kill-child PID            kill -9 of the child of the varnishd PID
     run_vtc.py ctl DIR hurt URL HOW              changes the record of URL in the one region there is: flip (a byte of it),
-                                                 version (another one), crashed (the last adoption died at it)
+                                                 version (another one), crashed (the last adoption died at it), body (a
+                                                 byte of it)
     run_vtc.py ctl DIR until TEXT -- COMMAND     runs COMMAND until its output has TEXT (10 s at most)
 
 A .vtc says `${om_vcl}` in its VCL and so gets the import, a store named `store` and set_default(). Lines that begin with
@@ -149,7 +150,7 @@ def until(text, command):
 
 def hurt(directory, url, how):
     """Offsets as in src/region/format.h: the record's own are its slot at 8, its version at 72 and its url at 288 (offset,
-    length); `adopting` is at 528 of the header."""
+    length), its first extent at 304; `adopting` is at 528 of the header."""
     regions = os.path.join(directory, "mem", "regions")
     name, = os.listdir(regions)
     with open(os.path.join(regions, name), "r+b") as file:
@@ -166,6 +167,10 @@ def hurt(directory, url, how):
         if how == "flip":
             file.seek(at + 96)
             file.write(bytes([data[at + 96] ^ 1]))
+        elif how == "body":
+            begin = int.from_bytes(data[at + 304:at + 312], "little")
+            file.seek(begin + 7)
+            file.write(bytes([data[begin + 7] ^ 1]))
         elif how == "version":
             file.seek(at + 72)
             file.write(b"\xff\x00")
@@ -264,6 +269,7 @@ def run(path, plain, mode):
     storage = f'objmapper.storage(socket = "{directory}/om.sock", memory = {store}, mode = {mode})'
     macros = {
         "om_dir": directory, "om_socket": f"{directory}/om.sock", "om_vmod": vmod,
+        "om_objm": f"{build}/bin/objm --socket {directory}/om.sock",
         "om_ctl": f"{sys.executable} {os.path.abspath(__file__)} ctl {directory}",
         "om_import": load, "om_storage": storage, "om_mode": mode,
         "om_vcl": f"{load}\nsub vcl_init {{ new store = {storage}; store.set_default(); }}\n",
