@@ -195,15 +195,21 @@ bool DiskTier::recover(ObjectId object, const std::vector<Extent>& extents, bool
   return true;
 }
 
-void DiskTier::sweep() {
+void DiskTier::sweep_files() {
   for (auto& entry : disks_) {
     if (!entry->failure.empty()) continue;
     for (const ObjectId object : entry->unclaimed)
       (void)remove_at(entry->objects.borrow(), object_name(object));
     entry->unclaimed.clear();
+  }
+}
+
+void DiskTier::sweep_packs() {
+  for (auto& entry : disks_) {
+    if (!entry->failure.empty()) continue;
     std::vector<std::uint64_t> dead;
     for (const auto& [number, pack] : entry->packs)
-      if (pack.live_objects == 0) dead.push_back(number);
+      if (pack.live_objects == 0 && !pack.current) dead.push_back(number);
     for (const std::uint64_t number : dead) drop_pack(*entry, number);
   }
 }
@@ -215,19 +221,24 @@ bool DiskTier::may_return(SegmentId id) const {
 
 std::vector<DiskTier::Disk*> DiskTier::by_room(std::uint64_t bytes) {
   std::vector<Disk*> candidates;
-  const std::uint64_t now = clock_.monotonic_ns();
-  for (auto& entry : disks_)
-    if (entry->failure.empty() && entry->full_until_ns <= now && entry->used <= entry->capacity &&
-        bytes <= entry->capacity - entry->used)
-      candidates.push_back(entry.get());
-  std::sort(candidates.begin(), candidates.end(), [](const Disk* a, const Disk* b) {
-    return a->capacity - a->used > b->capacity - b->used;
-  });
+  for (auto& entry : disks_) {
+    const std::uint64_t left = room(*entry);
+    if (entry->failure.empty() && left != 0 && bytes <= left) candidates.push_back(entry.get());
+  }
+  std::sort(candidates.begin(), candidates.end(),
+            [this](const Disk* a, const Disk* b) { return room(*a) > room(*b); });
   return candidates;
+}
+
+std::uint64_t DiskTier::room(const Disk& disk) const {
+  std::uint64_t limit = disk.capacity;
+  if (disk.full_until_ns > clock_.monotonic_ns()) limit = std::min(limit, disk.full_at);
+  return disk.used < limit ? limit - disk.used : 0;
 }
 
 Error DiskTier::judge(Disk& disk, Error error) {
   if (error.code == Errc::kNoSpace) {
+    disk.full_at = disk.used;
     disk.full_until_ns = clock_.monotonic_ns() + kFullForNs;
   } else if (error.sys_errno != EMFILE && error.sys_errno != ENFILE && error.sys_errno != EFBIG) {
     disk.failure = describe(error);
@@ -269,8 +280,7 @@ Result<void> DiskTier::grow_file(SegmentId id, BorrowedFd file, std::uint64_t fr
   Disk* const home = disk(disk_of(id));
   OM_ASSERT(home != nullptr);
   const std::uint64_t more = blocks(to) - blocks(from);
-  if (home->used > home->capacity || more > home->capacity - home->used)
-    return Error{Errc::kNoSpace, 0, "the disk tier is full"};
+  if (more > room(*home)) return Error{Errc::kNoSpace, 0, "the disk tier is full"};
   if (auto made = resize(file, to); !made) return judge(*home, std::move(made).error());
   if (auto made = allocate(file, from, to - from); !made)
     return judge(*home, std::move(made).error());
@@ -318,7 +328,7 @@ Result<DiskTier::PackSlot> DiskTier::take_pack(ObjectId object, std::uint64_t le
   Error last{Errc::kNoSpace, 0, "the disk tier is full"};
   for (Disk* const candidate : by_room(0)) {
     const std::uint64_t size = pack_size(*candidate, length);
-    if (size > candidate->capacity - candidate->used) continue;
+    if (size > room(*candidate)) continue;
     const std::uint64_t number = next_pack_++;
     std::array<char, 24> name{};
     (void)std::snprintf(name.data(), name.size(), "%016llx",
@@ -503,7 +513,7 @@ bool DiskTier::room_for(std::uint64_t length, bool file) {
   }
   for (const Disk* const candidate : by_room(0)) {
     const std::uint64_t size = pack_size(*candidate, length);
-    if (size <= candidate->capacity - candidate->used) return true;
+    if (size <= room(*candidate)) return true;
   }
   return false;
 }

@@ -9,6 +9,7 @@
 // Accounts count whole blocks of files and whole packs. Loop thread; jobs use duplicates.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -37,11 +38,15 @@ class DiskTier {
   };
   static Result<std::unique_ptr<DiskTier>> open(Options options, const Clock& clock);
 
-  // --- recovery: first every object that the catalog names, then what is pinned, then sweep().
+  // --- recovery: first every object that the catalog names, then what is pinned, then the sweeps.
   // False: its bytes are not there (or its disk is not: then `unknown_disk` says which of the two).
   bool recover(ObjectId object, const std::vector<Extent>& extents, bool check_size);
-  // Removes what nobody named.
-  void sweep();
+  // Remove what nobody named.
+  void sweep_files();
+  void sweep_packs();
+  // A number that no pack has had in an earlier life: a record that comes back with power loss must
+  // not find another pack under the number of its own.
+  void number_packs_from(std::uint64_t number) { next_pack_ = std::max(next_pack_, number); }
   [[nodiscard]] ObjectId highest_object() const { return highest_object_; }
   // Whether a segment's directory may come back: one of the configured ones failed to open.
   [[nodiscard]] bool may_return(SegmentId id) const;
@@ -113,8 +118,11 @@ class DiskTier {
     UniqueFd root, objects, packs_dir, regions_dir;
     std::uint64_t capacity = 0;
     std::uint64_t used = 0;
-    std::string failure;              // empty: healthy
-    std::uint64_t full_until_ns = 0;  // the file system said so
+    std::string failure;  // empty: healthy
+    // The file system said that it is full when that much was used: so much is what it has for us
+    // for a while, and as usual what is older makes room.
+    std::uint64_t full_at = 0;
+    std::uint64_t full_until_ns = 0;
     std::map<std::uint64_t, Pack> packs;
     std::unordered_set<ObjectId> unclaimed;  // files that recovery has met in no record yet
     std::unordered_map<std::string, std::uint64_t> regions;
@@ -127,6 +135,8 @@ class DiskTier {
   [[nodiscard]] const Disk* disk(std::uint16_t id) const;
   // Healthy directories with that much left, the emptiest first.
   std::vector<Disk*> by_room(std::uint64_t bytes);
+  // What is left of the capacity, or of what the file system has.
+  [[nodiscard]] std::uint64_t room(const Disk& disk) const;
   // A small directory gets small packs.
   [[nodiscard]] std::uint64_t pack_size(const Disk& disk, std::uint64_t length) const;
   // What a failed call means for the directory; the error to answer with.

@@ -75,7 +75,12 @@ Result<void> MemoryTier::recover(bool fresh) {
       continue;
     }
     // Usually there is nothing left to allocate; a hole would be SIGBUS to a reader.
-    OM_TRY(allocate(file.borrow(), 0, size));
+    if (auto allocated = allocate(file.borrow(), 0, size); !allocated) {
+      if (allocated.error().code != Errc::kNoSpace) return allocated;
+      // Killed between its size and its blocks, and by now they are gone: nothing is in it yet.
+      OM_TRY(remove_at(directory_.borrow(), name));
+      continue;
+    }
     OM_TRY(adopt(number, size));
     *faulted_ += size;
   }

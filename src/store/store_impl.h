@@ -229,6 +229,7 @@ class StoreImpl final : public Store {
   std::unordered_set<ObjectId> relocating_;
   // Places in packs that were left by a move: free after the next group sync.
   std::vector<std::vector<Extent>> after_sync_;
+  bool dead_packs_wait_ = false;  // for the first group sync
   // The worker's during a group sync.
   std::vector<std::pair<std::uint16_t, UniqueFd>> sync_directories_;
 

@@ -98,9 +98,13 @@ Result<void> StoreImpl::start() {
   next_object_ = read_next_object(state_dir.borrow());
   OM_TRY(recover_objects());
   OM_TRY(recover_held());
-  disks_->sweep();
+  disks_->sweep_files();
+  // The index may still name packs that the journal's moves have emptied.
+  dead_packs_wait_ = catalog_->status().overlay_entries != 0;
+  if (!dead_packs_wait_) disks_->sweep_packs();
   OM_TRY(recover_regions(rebooted));
   next_object_ = std::max(next_object_, disks_->highest_object() + 1);
+  disks_->number_packs_from(next_object_);
   OM_TRY(write_next_object(state_dir.borrow(), next_object_ + kObjectsAhead));
   return {};
 }
@@ -133,6 +137,9 @@ Result<void> StoreImpl::recover_objects() {
         return;
       }
       disk_policy_->insert(record.object_id, record.length, hash_key(record.key).low);
+      // Known from the journal alone: no group sync has put its body on disk yet.
+      if (!record.durable && !extents.empty())
+        mark_dirty(record.object_id, extents.front().segment);
     }
     note_expiry(record);
   };

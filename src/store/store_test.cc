@@ -374,6 +374,50 @@ TEST_F(StoreTest, AnotherBootKeepsWhatWasDurable) {
   EXPECT_EQ(get("memory"), std::nullopt);
 }
 
+// Else the index would vouch for bodies that only the page cache has.
+TEST_F(StoreTest, WhatAKillLeftUnsyncedIsSyncedAfterTheStart) {
+  with_disk();
+  std::atomic<int> synced = 0;
+  config.disk_fault = [&](const char* operation, const std::string&) {
+    if (std::string_view(operation) == "sync") ++synced;
+    return 0;
+  };
+  open();
+  for (const std::size_t length : {1000, 100000}) {
+    auto wanted = request("k" + std::to_string(length), length);
+    wanted.disk = true;
+    ASSERT_TRUE(put(wanted, body_of(length, 1)));
+  }
+  crash();
+  synced = 0;
+  const auto group_syncs = status("catalog.group_syncs");
+  until([&] {
+    clock.now_ns += 100'000'000;
+    return status("catalog.group_syncs") > group_syncs;
+  });
+  EXPECT_GE(synced, 2);  // a pack and a file; the pack may have been compacted meanwhile
+}
+
+TEST_F(StoreTest, NoPackHasTheNumberOfAnEarlierOne) {
+  with_disk();
+  open();
+  const auto segment_of_k = [&] {
+    auto wanted = request("k", 1000);
+    wanted.disk = true;
+    EXPECT_TRUE(put(wanted, body_of(1000, 1)));
+    const auto leased = store->get(me, "k");
+    EXPECT_TRUE(leased && *leased);
+    const SegmentId segment = (*leased)->extents.front().segment;
+    store->release(me, (*leased)->lease_id);
+    return segment;
+  };
+  const SegmentId before = segment_of_k();
+  ASSERT_TRUE(store->remove("k"));
+  ASSERT_TRUE(store->shutdown());
+  open();  // the pack is empty and goes
+  EXPECT_NE(segment_of_k(), before);
+}
+
 TEST_F(StoreTest, ADiskThatFailsDropsOutAndTheOtherGoesOn) {
   with_disk();
   with_disk();
@@ -396,6 +440,27 @@ TEST_F(StoreTest, ADiskThatFailsDropsOutAndTheOtherGoesOn) {
   }
   EXPECT_EQ(status("disk.failed"), 1U);
   for (int i = 10; i < 20; ++i) EXPECT_EQ(get("k" + std::to_string(i)), body_of(200000, 1));
+}
+
+TEST_F(StoreTest, AFileSystemThatIsFullCostsNoMoreThanTheNewObjectsNeed) {
+  with_disk();
+  std::atomic<bool> full = false;
+  config.disk_fault = [&](const char* operation, const std::string&) {
+    return full && std::string_view(operation) == "create" ? ENOSPC : 0;
+  };
+  open();
+  const auto wanted = [](int i) {
+    auto one = request("k" + std::to_string(i), 100000);
+    one.disk = true;
+    return one;
+  };
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(put(wanted(i), body_of(100000, 1)));
+  full = true;
+  EXPECT_EQ(put(wanted(20), body_of(100000, 1)).error().code, Errc::kNoSpace);
+  full = false;
+  for (int i = 20; i < 25; ++i) ASSERT_TRUE(put(wanted(i), body_of(100000, 1)));
+  EXPECT_EQ(status("evicted.disk"), 5U);
+  EXPECT_EQ(status("disk.failed"), 0U);
 }
 
 TEST_F(StoreTest, AFullDiskEvictsAndNeverTakesMoreThanItMay) {
@@ -449,7 +514,12 @@ TEST_F(StoreTest, RegionsAreGrantedHeldGrownAndDropped) {
   EXPECT_EQ(store->open_region("other", 3 << 20, 0, 1).error().code, Errc::kNoSpace);
   auto smaller = store->open_region("www/s", 1 << 20, 0, 44);
   ASSERT_TRUE(smaller);
-  EXPECT_TRUE(smaller->fresh);
+  EXPECT_FALSE(smaller->fresh);
+  EXPECT_EQ(*file_size(smaller->memory.borrow()), std::uint64_t{1} << 20);
+  ASSERT_EQ(::pread(smaller->memory.raw(), bytes, 4, 100), 4);
+  EXPECT_EQ(std::string_view(bytes, 4), "data");
+  EXPECT_EQ(status("memory.region_bytes"), std::uint64_t{1} << 20);
+  smaller->memory.reset();
   ASSERT_TRUE(store->drop_region("www/s"));
   EXPECT_EQ(store->drop_region("www/s").error().code, Errc::kNotFound);
   EXPECT_EQ(status("memory.region_bytes"), 0U);

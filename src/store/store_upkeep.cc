@@ -148,6 +148,7 @@ void StoreImpl::start_sync() {
         sync_running_ = false;
         if (outcome->result) {
           for (const auto& extents : *leaving) free_place(extents);
+          if (std::exchange(dead_packs_wait_, false)) disks_->sweep_packs();
         } else {
           ++count_.sync_failures;
           for (auto& extents : *leaving) after_sync_.push_back(std::move(extents));
@@ -256,6 +257,7 @@ void StoreImpl::relocate(catalog::Record record, bool from_pack) {
                  where.segment_kind = static_cast<std::uint8_t>(kind_of(place.front().segment));
                  for (const auto& extent : place)
                    where.extents.push_back({extent.segment, extent.offset, extent.length});
+                 mark_dirty(object, place.front().segment);  // first, as in publish()
                  const auto moved = catalog_->move(key, object, where);
                  if (!moved || !*moved) {
                    free_place(place);
@@ -265,7 +267,6 @@ void StoreImpl::relocate(catalog::Record record, bool from_pack) {
                  std::vector<Extent> freed;
                  for (const auto& extent : old.extents)
                    freed.push_back({extent.segment, extent.offset, extent.length});
-                 mark_dirty(object, place.front().segment);
                  if (from_pack && (*moved)->durable) {
                    // The old pack may go only when the new place is durable.
                    leases_->unpin(object);

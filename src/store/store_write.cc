@@ -496,6 +496,8 @@ void StoreImpl::publish(Put& put, std::vector<Extent> place, bool on_disk) {
     else if (*old)
       written = write_down(**old);
   }
+  // Before the record: a group sync that sees the record on its thread must see the body too.
+  if (on_disk && !place.empty()) mark_dirty(record.object_id, place.front().segment);
   if (written)
     replaced = catalog_->publish(record);
   else
@@ -517,7 +519,6 @@ void StoreImpl::publish(Put& put, std::vector<Extent> place, bool on_disk) {
     put.file.reset();
     if (put.room > 0) leases_->unpin_put(put.holder, put.object_id);
   }
-  if (on_disk && !place.empty()) mark_dirty(record.object_id, place.front().segment);
   auto& policy = on_disk ? *disk_policy_ : *memory_policy_;
   policy.insert(record.object_id, record.length, hash_key(record.key).low);
   note_expiry(record);

@@ -10,7 +10,6 @@ key's newest, something that was not committed, something that had been removed.
 import argparse
 import collections
 import os
-import pickle
 import random
 import subprocess
 import sys
@@ -79,8 +78,7 @@ class Killed(unittest.TestCase):
             daemon.start()
             told = []
             for client in clients:
-                with open(os.path.join(results, str(client.number)), "rb") as file:
-                    told.append(pickle.load(file))
+                told.append(load.load_result(os.path.join(results, str(client.number))))
             with om.Connection(daemon.socket) as connection:
                 self.compare(connection, told, seed, rounds, seen, uncounted)
 

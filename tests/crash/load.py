@@ -52,6 +52,12 @@ def version_of(key, body):
     return version if make_body(key, version, size) == body else None
 
 
+def load_result(path):
+    """What a Client wrote down at its end."""
+    with open(path, "rb") as file:
+        return pickle.load(file)
+
+
 def fork(function, *arguments):
     """Runs a function in a process of its own; returns its pid."""
     pid = os.fork()
@@ -90,7 +96,7 @@ class Client:
     """One process's part of the load, and its model."""
 
     def __init__(self, number, socket, stop, seed, keys=60, groups=6, disk_flag=True,
-                 ephemeral=True, largest=3 << 20):
+                 ephemeral=True, largest=3 << 20, ends_at_trouble=False):
         self.number = number
         self.socket = socket
         self.stop = stop
@@ -98,6 +104,9 @@ class Client:
         self.flags = ((0, 0) + ((om.DISK,) if disk_flag else ()) +
                       ((om.EPHEMERAL,) if ephemeral else ()))
         self.largest = largest
+        # Where disks fail under us: an unexpected answer is the end of this client's work, and
+        # leaves both what was and what would be; a miss says nothing.
+        self.ends_at_trouble = ends_at_trouble
         self.version = number * 1_000_000
         self.may = {b"c%d/g%d/k%d" % (number, i % groups, i): {0} for i in range(keys)}
         self.keys = list(self.may)
@@ -125,6 +134,8 @@ class Client:
                 self.operations += 1
             except om.Failure as failure:
                 if failure.status not in MISSES:
+                    if self.ends_at_trouble:
+                        break
                     self.wrong.append(f"an answer that should not be: {failure}")
                 self.refused += 1
             except TimeoutError:
@@ -205,8 +216,9 @@ class Client:
         self.may[key] = self.may[key] | {version}
         try:
             self.connection.commit(put, size)
-        except om.Failure:
-            self.may[key] = self.may[key] - {version}
+        except om.Failure as failure:
+            if failure.status in MISSES:
+                self.may[key] = self.may[key] - {version}
             raise
         self.may[key] = {version}
         self.acknowledged += 1
@@ -230,6 +242,8 @@ class Client:
             if failure.status != om.NOT_FOUND:
                 raise
             self.missing(key, before)
+            if self.ends_at_trouble:
+                return
         self.may[key] = {0}
 
     def delete_group(self, group):
@@ -255,7 +269,8 @@ class Client:
         body = self.connection.fetch(key)
         if body is None:
             self.missing(key, self.may[key])
-            self.may[key] = {0}
+            if not self.ends_at_trouble:
+                self.may[key] = {0}
             return
         problem = check(key, body, self.may[key], self.expires, asked, self.largest)
         if isinstance(problem, str):

@@ -8,7 +8,7 @@
 // What is trusted at open():
 //   same boot      everything whose call returned: index, then journal on top of it.
 //   another boot   objects on disk, not ephemeral, that a group_sync() covered, and whose key has
-//                  no later journal record of any kind. Everything else is gone.
+//                  no later journal record but moves. Everything else is gone.
 //   damage         a torn end of the journal is cut and reported. A hole in the middle (a bad disk)
 //                  is reported: if the record's own header is whole, exactly that key is dropped;
 //                  if not, removals may be missing, and only what was published after the hole is

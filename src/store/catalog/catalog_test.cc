@@ -242,6 +242,22 @@ TEST(Catalog, PowerLossKeepsWhatWasCoveredAndNotRemoved) {
   EXPECT_FALSE(catalog->recovery().removals_may_be_missing);
 }
 
+TEST(Catalog, PowerLossAfterAMoveFindsTheOldPlace) {
+  const TempDir dir;
+  const Record before = make_record(1, "k");
+  {
+    const auto catalog = must_open(dir.path(), options_for("a"));
+    ASSERT_TRUE(catalog->publish(before));
+    ASSERT_TRUE(catalog->group_sync());
+    ASSERT_TRUE(*catalog->move("k", 1, Place{kTierDisk, 2, {{77, 8, before.length}}}));
+    ASSERT_TRUE(catalog->sync_removals());
+  }
+  const auto catalog = must_open(dir.path(), options_for("b"));
+  const auto found = catalog->find("k");
+  ASSERT_TRUE(found && *found);
+  EXPECT_EQ((*found)->place.extents.front().segment, before.place.extents.front().segment);
+}
+
 TEST(Catalog, FullFileSystemRefusesAndRecovers) {
   const TempDir dir;
   CrashingLogDirectory journal(1);

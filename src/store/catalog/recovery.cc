@@ -128,6 +128,8 @@ Result<void> Catalog::Impl::recover(const std::string& directory) {
       return;
     }
     if (!same_boot) {
+      // A move removes nothing: the old place is kept until the index knows the new one.
+      if (entry.header.type == static_cast<std::uint16_t>(EntryType::kMove)) return;
       later[said->key] = {entry.header.sequence, said->record.has_value()};
       return;
     }
