@@ -83,7 +83,6 @@ class Store {
   std::unique_ptr<region::Region> owned_region_;
   std::uint64_t adopted_bytes_ = 0;
   std::atomic<region::Region*> region_{nullptr};
-  std::atomic<bool> draining_{false};
   std::unique_ptr<Link> link_;
 };
 

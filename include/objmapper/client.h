@@ -281,6 +281,8 @@ class [[nodiscard]] Client {
   Result<void> subscribe(std::uint32_t kinds, const std::string& prefix = {});
   // nullopt: none within the time. Events that come while other calls wait are kept (65536 at
   // most).
+  // Its user puts new objects elsewhere (`on`), or here again. False: there was none.
+  Result<bool> drain_region(const std::string& owner, bool on);
   Result<std::optional<Event>> next_event(std::chrono::milliseconds wait);
 
  private:

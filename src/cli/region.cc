@@ -1,4 +1,4 @@
-// objm region list | drop OWNER...
+// objm region list | drop OWNER... | drain OWNER... | resume OWNER...
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -58,6 +58,18 @@ int drop(const Context& context, const Options& options) {
   return code;
 }
 
+int drain(const Context& context, const Options& options, bool on) {
+  auto client = context.connect();
+  if (!client) return fail(client.error());
+  int code = kDone;
+  for (const std::string& owner : options.owners) {
+    const auto done = client->drain_region(owner, on);
+    if (!done) return fail((on ? "drain " : "resume ") + owner, done.error());
+    if (!*done) code = fail({Errc::kNotFound, 0, "no region of " + owner});
+  }
+  return code;
+}
+
 }  // namespace
 
 void add_region(CLI::App& app, Context& context) {
@@ -70,6 +82,13 @@ void add_region(CLI::App& app, Context& context) {
   CLI::App* drops = command->add_subcommand("drop", "Forget a region that nobody uses");
   drops->add_option("OWNER", options->owners, "As region list names it")->required();
   drops->callback([options, &context] { context.exit_code = drop(context, *options); });
+  CLI::App* drains = command->add_subcommand(
+      "drain", "New objects go to varnishd's own storage; those that are there stay hits");
+  drains->add_option("OWNER", options->owners, "As region list names it")->required();
+  drains->callback([options, &context] { context.exit_code = drain(context, *options, true); });
+  CLI::App* resumes = command->add_subcommand("resume", "Ends drain");
+  resumes->add_option("OWNER", options->owners, "As region list names it")->required();
+  resumes->callback([options, &context] { context.exit_code = drain(context, *options, false); });
 }
 
 }  // namespace om::cli

@@ -359,6 +359,15 @@ Result<bool> Client::drop_region(const std::string& owner) {
   return std::move(answer).error();
 }
 
+Result<bool> Client::drain_region(const std::string& owner, bool on) {
+  Call<wire::Empty> waiting;
+  auto answer =
+      connection_->call(wire::RegionDrain{owner, static_cast<std::uint8_t>(on ? 1 : 0)}, waiting);
+  if (answer) return true;
+  if (answer.error().code == Errc::kNotFound) return false;
+  return std::move(answer).error();
+}
+
 // --- events
 
 Result<void> Client::subscribe(std::uint32_t kinds, const std::string& prefix) {

@@ -172,8 +172,9 @@ struct RegionHeader {
   Word bans_current;     // number of the current half of the ban log: it is half (n & 1)
   Word bans_lost;        // double: some ban of this time or before was not recorded
   Word bans_lost_again;  // the same, stored after it
+  Word drain;            // not 0 = new objects go elsewhere; the daemon's word, also during use
 };
-static_assert(std::is_standard_layout_v<RegionHeader> && sizeof(RegionHeader) == 576);
+static_assert(std::is_standard_layout_v<RegionHeader> && sizeof(RegionHeader) == 584);
 static_assert(offsetof(RegionHeader, version) == 16 && offsetof(RegionHeader, index_root) == 512);
 
 // A pointer that is stored alone: the granule in 48 bits, and 16 bits that tell a damaged one.

@@ -135,6 +135,10 @@ class Region {
   bool populate(std::uint64_t offset, std::uint64_t bytes) const;
   // In order: nothing was under way.
   void mark_clean();
+  // The daemon's word: new objects are to go elsewhere.
+  [[nodiscard]] bool draining() const {
+    return header()->drain.load(std::memory_order_relaxed) != 0;
+  }
   [[nodiscard]] RegionHeader* header() const { return reinterpret_cast<RegionHeader*>(base()); }
 
  private:

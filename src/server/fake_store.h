@@ -197,6 +197,10 @@ class FakeStore final : public store::Store {
     if (regions_.erase(std::string(owner)) == 0) return Error{Errc::kNotFound, 0, "no such region"};
     return {};
   }
+  Result<void> drain_region(std::string_view owner, bool /*on*/) override {
+    if (regions_.count(std::string(owner)) == 0) return Error{Errc::kNotFound, 0, "no such region"};
+    return {};
+  }
   void set_listener(store::Listener listener) override { listener_ = std::move(listener); }
   BorrowedFd wakeup_fd() override { return wake_.borrow(); }
   void on_wakeup() override {

@@ -161,7 +161,8 @@ bool Session::may(wire::Type type) const {
     case wire::Type::kAbort:
     case wire::Type::kDelete:
     case wire::Type::kRegion: return rights_.write;
-    case wire::Type::kRegionDrop: return rights_.admin;
+    case wire::Type::kRegionDrop:
+    case wire::Type::kRegionDrain: return rights_.admin;
     default: return true;
   }
 }
@@ -181,6 +182,7 @@ void Session::dispatch(const wire::Header& h, std::span<const std::byte> packet)
     case wire::Type::kRegion: return handle(h, packet, &Session::region);
     case wire::Type::kRegionList: return handle(h, packet, &Session::region_list);
     case wire::Type::kRegionDrop: return handle(h, packet, &Session::region_drop);
+    case wire::Type::kRegionDrain: return handle(h, packet, &Session::region_drain);
     case wire::Type::kStatus: return handle(h, packet, &Session::status);
     case wire::Type::kDescribe: return handle(h, packet, &Session::describe);
     case wire::Type::kSubscribe: return handle(h, packet, &Session::subscribe);

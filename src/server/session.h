@@ -90,6 +90,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void region(std::uint64_t id, wire::RegionOpen request);
   void region_list(std::uint64_t id, wire::RegionListRequest request);
   void region_drop(std::uint64_t id, wire::RegionDrop request);
+  void region_drain(std::uint64_t id, wire::RegionDrain request);
   void status(std::uint64_t id, wire::StatusRequest request);
   void describe(std::uint64_t id, wire::Describe request);
   void subscribe(std::uint64_t id, wire::Subscribe request);

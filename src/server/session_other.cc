@@ -138,6 +138,13 @@ void Session::region_drop(std::uint64_t id, wire::RegionDrop request) {
   reply(kType, id, wire::Empty{});
 }
 
+void Session::region_drain(std::uint64_t id, wire::RegionDrain request) {
+  constexpr auto kType = wire::Type::kRegionDrain;
+  if (auto done = shared_.store.drain_region(request.owner, request.on != 0); !done)
+    return refuse(kType, id, done.error());
+  reply(kType, id, wire::Empty{});
+}
+
 void Session::status(std::uint64_t id, wire::StatusRequest /*request*/) {
   wire::StatusReply message;
   std::size_t left = kPacketBytesMax - wire::Header::kBytes - 4;

@@ -28,6 +28,7 @@ constexpr Named kRequests[] = {
     {wire::Type::kRegion, "region"},
     {wire::Type::kRegionList, "region_list"},
     {wire::Type::kRegionDrop, "region_drop"},
+    {wire::Type::kRegionDrain, "region_drain"},
     {wire::Type::kStatus, "status"},
     {wire::Type::kDescribe, "describe"},
     {wire::Type::kSubscribe, "subscribe"},

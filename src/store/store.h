@@ -274,6 +274,8 @@ class Store {
   virtual Result<std::vector<RegionInfo>> list_regions() = 0;
   // kNotFound, or kBusy while its lock is held.
   virtual Result<void> drop_region(std::string_view owner) = 0;
+  // Tells its user, also while it is in use, to put new objects elsewhere, or here again.
+  virtual Result<void> drain_region(std::string_view owner, bool on) = 0;
 
   // --- events and the loop
   virtual void set_listener(Listener listener) = 0;

@@ -65,6 +65,7 @@ class StoreImpl final : public Store {
                                   std::uint64_t disk_bytes, std::uint32_t pid) override;
   Result<std::vector<RegionInfo>> list_regions() override;
   Result<void> drop_region(std::string_view owner) override;
+  Result<void> drain_region(std::string_view owner, bool on) override;
   void set_listener(Listener listener) override { listener_ = std::move(listener); }
   BorrowedFd wakeup_fd() override { return worker_->wakeup_fd(); }
   void on_wakeup() override { worker_->deliver(); }

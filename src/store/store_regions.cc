@@ -4,10 +4,13 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <span>
 
 #include "base/units.h"
 #include "posix/file.h"
 #include "posix/range_lock.h"
+#include "region/format.h"
 #include "region/list.h"
 #include "store/store_impl.h"
 
@@ -219,6 +222,16 @@ Result<ListPage> StoreImpl::list_region_objects(std::string_view prefix, std::st
     const auto file = open_at(regions_dir_.borrow(), escape(owner), O_RDONLY);
     if (!file) continue;
     const std::string stem = "varnish:" + owner + "/";
+Result<void> StoreImpl::drain_region(std::string_view owner, bool on) {
+  if (regions_.count(std::string(owner)) == 0)
+    return Error{Errc::kNotFound, 0, "there is no region of " + std::string(owner)};
+  const UniqueFd file = OM_TRY(open_at(regions_dir_.borrow(), escape(owner), O_RDWR));
+  // The one word that we write; its user looks at it before each new object.
+  const std::uint64_t word = on ? 1 : 0;
+  return write_exactly(file.borrow(), offsetof(region::RegionHeader, drain),
+                       std::as_bytes(std::span(&word, 1)));
+}
+
     const auto add = [&](const region::ListedObject& object) {
       std::string key = stem + std::to_string(object.vxid);
       if (key.compare(0, prefix.size(), prefix) != 0 || key <= after) return true;

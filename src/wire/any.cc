@@ -37,6 +37,7 @@ std::optional<Result<std::string>> reencode(const Header& header,
     case Type::kRegion: return either<RegionOpen, RegionReply>(header, packet);
     case Type::kRegionList: return either<RegionListRequest, RegionListReply>(header, packet);
     case Type::kRegionDrop: return either<RegionDrop, Empty>(header, packet);
+    case Type::kRegionDrain: return either<RegionDrain, Empty>(header, packet);
     case Type::kStatus: return either<StatusRequest, StatusReply>(header, packet);
     case Type::kDescribe: return either<Describe, GetReply>(header, packet);
     case Type::kSubscribe: return either<Subscribe, Empty>(header, packet);

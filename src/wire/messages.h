@@ -39,6 +39,7 @@ enum class Type : std::uint16_t {
   kDescribe = 15,
   kSubscribe = 16,
   kEvent = 17,  // from the daemon, unasked: request id 0
+  kRegionDrain = 18,
 };
 
 // Header flags.
@@ -430,6 +431,18 @@ struct RegionDrop {
   template <class A>
   void fields(A& a) {
     a(owner, kOwnerBytesMax);
+  }
+};
+
+// A region whose owner shall put new objects elsewhere (on = 1), or here again (0). Also while it
+// is in use: the daemon sets one word of its header.
+struct RegionDrain {
+  static constexpr Type kType = Type::kRegionDrain;
+  std::string owner;
+  std::uint8_t on = 1;
+  template <class A>
+  void fields(A& a) {
+    a(owner, kOwnerBytesMax), a(on);
   }
 };
 

@@ -55,6 +55,8 @@ std::vector<Row> rows() {
       {"RegionListReply", reply(Type::kRegionList, RegionListReply{{{"o", 1, 2, 1, 3}}})},
       {"RegionDrop", encode_request(13, RegionDrop{"web/cache"})},
       {"RegionDropReply", reply(Type::kRegionDrop, Empty{})},
+      {"RegionDrain", encode_request(18, RegionDrain{"web/cache", 1})},
+      {"RegionDrainReply", reply(Type::kRegionDrain, Empty{})},
       {"Status", encode_request(14, StatusRequest{})},
       {"StatusReply", reply(Type::kStatus, StatusReply{{{"n", 1, ""}, {"t", 0, "text"}}})},
       {"Describe", encode_request(15, Describe{{1, 2}})},

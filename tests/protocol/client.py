@@ -18,7 +18,7 @@ UNKNOWN = 2**64 - 1
 PACKET_MAX = 131072
 
 (HELLO, GET, RELEASE, RESERVE, EXTEND, COMMIT, ABORT, DELETE, STAT, LIST, REGION, REGION_LIST,
- REGION_DROP, STATUS, DESCRIBE, SUBSCRIBE, EVENT) = range(1, 18)
+ REGION_DROP, STATUS, DESCRIBE, SUBSCRIBE, EVENT, REGION_DRAIN) = range(1, 19)
 (OK, NOT_FOUND, EXISTS, BUSY, NO_SPACE, QUOTA, MALFORMED, DENIED, UNAVAILABLE, TIMEOUT, CORRUPT,
  SYSTEM, UNSUPPORTED) = range(13)
 EPHEMERAL, OR_GET, DIRECT, DISK = 1, 2, 4, 8
@@ -337,6 +337,9 @@ class Connection:
 
     def region_drop(self, owner):
         return self.call(REGION_DROP, text(owner))
+
+    def region_drain(self, owner, on=1):
+        return self.call(REGION_DRAIN, text(owner) + u8(on))
 
     def status(self):
         return {name: (words or number) for name, number, words in self.call(STATUS)["items"]}

@@ -538,6 +538,8 @@ class Regions(ProtocolCase):
         again = other.region("web/cache", 8 << 20, 4 << 20)
         for descriptor in again["descriptors"]:
             os.close(descriptor)
+        other.region_drain("web/cache")
+        self.fails(c.NOT_FOUND, other.region_drain, "none")
         other.region_drop("web/cache")
         self.fails(c.NOT_FOUND, other.region_drop, "web/cache")
 
@@ -671,6 +673,7 @@ class Groups(unittest.TestCase):
                 expect(status(connection.abort, 99), c.NOT_FOUND if want == c.OK else want)
                 want = c.NOT_FOUND if expected[2] else c.DENIED
                 expect(status(connection.region_drop, "none"), want)
+                expect(status(connection.region_drain, "none"), want)
                 connection.status()
                 connection.region_list()
                 connection.release(1)
