@@ -149,7 +149,7 @@ class Packets(ProtocolCase):
 
     def test_unknown_types_are_unsupported_and_it_goes_on(self):
         connection = self.connect()
-        for kind in (0, 17, 18, 4711):
+        for kind in (0, 17, 19, 4711):
             self.fails(c.UNSUPPORTED, connection.call, kind)
         connection.status()
 
