@@ -25,6 +25,8 @@ LAYERS = {
     "vmod": ("vmod", "objmapper base posix region abi"),
     "examples": ("examples", "objmapper base posix"),
     "bench": ("bench", "objmapper base posix"),
+    # Depth on one connection is measured on the wire: the library's calls wait.
+    "get": ("bench/get", "objmapper base posix wire"),
     # Replays a trace against the eviction policies, without a daemon.
     "trace": ("bench/trace", "base posix store"),
 }

@@ -101,9 +101,14 @@ class [[nodiscard]] Lease {
 
  private:
   friend class client::Connection;
+  friend void release(std::vector<std::optional<Lease>> leases);
   explicit Lease(std::unique_ptr<client::LeaseState> state) noexcept;
   std::unique_ptr<client::LeaseState> state_;
 };
+
+// Gives many back at once, as of get_many(), in as few packets as it takes: letting each go by
+// itself costs a packet each.
+void release(std::vector<std::optional<Lease>> leases);
 
 struct PutResult {
   std::uint64_t object_id = 0;
@@ -276,13 +281,13 @@ class [[nodiscard]] Client {
   Result<std::vector<RegionEntry>> list_regions();
   // False: there was none. kBusy while somebody uses it.
   Result<bool> drop_region(const std::string& owner);
+  // Its user puts new objects elsewhere (`on`), or here again. False: there was none.
+  Result<bool> drain_region(const std::string& owner, bool on);
 
   // --- events. A mask of k...Events; 0 ends it.
   Result<void> subscribe(std::uint32_t kinds, const std::string& prefix = {});
   // nullopt: none within the time. Events that come while other calls wait are kept (65536 at
   // most).
-  // Its user puts new objects elsewhere (`on`), or here again. False: there was none.
-  Result<bool> drain_region(const std::string& owner, bool on);
   Result<std::optional<Event>> next_event(std::chrono::milliseconds wait);
 
  private:

@@ -80,6 +80,24 @@ void Lease::release() {
   state->connection->release({state->lease_id});
 }
 
+void release(std::vector<std::optional<Lease>> leases) {
+  std::shared_ptr<client::Connection> connection;
+  std::vector<std::uint64_t> ids;
+  const auto send = [&] {
+    if (!ids.empty()) connection->release(std::exchange(ids, {}));
+  };
+  for (std::optional<Lease>& lease : leases) {
+    if (!lease || lease->state_ == nullptr) continue;
+    const auto state = std::move(lease->state_);
+    if (state->connection != connection) {
+      send();
+      connection = state->connection;
+    }
+    ids.push_back(state->lease_id);
+  }
+  send();
+}
+
 Result<std::size_t> Lease::read(std::uint64_t offset, std::span<std::byte> into) const {
   std::size_t done = 0;
   std::uint64_t begin = 0;  // of the slice, in the body
