@@ -49,7 +49,7 @@ class Capacity(unittest.TestCase):
         """Clients that put more than there is room for."""
         stop = load.Stop()
         with tempfile.TemporaryDirectory(prefix="om-crash-") as results:
-            clients = [load.Client(i, daemon.socket, stop, SEED, keys=400, **options)
+            clients = [load.Client(i, daemon.socket, stop, SEED, keys=400, groups=40, **options)
                        for i in range(3)]
             pids = [load.fork(client.run, os.path.join(results, str(client.number)))
                     for client in clients]
@@ -66,7 +66,7 @@ class Capacity(unittest.TestCase):
 
     def empties(self, daemon, watched, left):
         """After everything has been removed, at most that much is left."""
-        with om.Connection(daemon.socket) as connection:
+        with load.Connection(daemon.socket) as connection:
             connection.delete(b"", om.BY_PREFIX)
             self.assertEqual(connection.status()["objects"], 0)
         wait_until(lambda: watched.system.used() - watched.empty <= left,
@@ -77,8 +77,10 @@ class Capacity(unittest.TestCase):
                 Daemon(memory="8M", disk=[disk.path + "/tier:32M"]) as daemon:
             watch = Watch(disk)
             watch.start()
-            told = self.flood(daemon, 6, ephemeral=False)
-            with om.Connection(daemon.socket) as connection:
+            told = self.flood(daemon, 5, ephemeral=False)
+            with load.Connection(daemon.socket) as connection:
+                for i in range(60):
+                    connection.put(b"large/%d" % i, bytes(MIB), flags=om.DISK)
                 status = connection.status()
             most = watch.end()
             print(f"disk of 32 MiB: at most {most / MIB:.1f} MiB taken in {watch.looks} looks; "
@@ -95,11 +97,11 @@ class Capacity(unittest.TestCase):
             watch = Watch(memory)
             watch.start()
             told = self.flood(daemon, 4, disk_flag=False)
-            with om.Connection(daemon.socket) as connection:
+            with load.Connection(daemon.socket) as connection:
                 status = connection.status()
                 self.assertLessEqual(status["memory.used_bytes"], 24 * MIB)
             # Regions and shared objects share the promise.
-            with om.Connection(daemon.socket) as connection:
+            with load.Connection(daemon.socket) as connection:
                 connection.delete(b"", om.BY_PREFIX)
                 granted = connection.region(b"capacity/test", 12 * MIB)
                 told_too = self.flood(daemon, 2, disk_flag=False)
@@ -117,7 +119,7 @@ class Capacity(unittest.TestCase):
                 Daemon(memory="64M", memory_dir=memory.path + "/mem",
                        disk=[disk.path + "/tier:1G"]) as daemon:
             told = self.flood(daemon, 5)
-            with om.Connection(daemon.socket) as connection:
+            with load.Connection(daemon.socket) as connection:
                 status = connection.status()
                 self.assertEqual(status["disk.failed"], 0, status["disk.0.state"])
                 refused = 0
@@ -158,7 +160,7 @@ class Capacity(unittest.TestCase):
                 file.truncate(1 << 30)
             daemon.start()
             self.assertFalse(os.path.exists(segment))
-            with om.Connection(daemon.socket) as connection:
+            with load.Connection(daemon.socket) as connection:
                 self.assertEqual(connection.fetch(b"again"), bytes(MIB))
                 connection.delete(b"again")
                 self.assertIsNone(connection.fetch(b"again"))
@@ -167,7 +169,7 @@ class Capacity(unittest.TestCase):
         """The catalog's own file system is full: refused, and nothing is lost or wrong."""
         with mounts.FileSystem(16) as state, \
                 Daemon(memory="32M", state_dir=state.path + "/state") as daemon:
-            with om.Connection(daemon.socket) as connection:
+            with load.Connection(daemon.socket) as connection:
                 connection.put(b"before", b"it was full")
                 filler = os.path.join(state.path, "filler")
                 with open(filler, "wb") as file:
@@ -196,7 +198,7 @@ class Capacity(unittest.TestCase):
             self.assertIn("no space", refusal.exception.text)
             os.unlink(filler)
             daemon.start()
-            with om.Connection(daemon.socket) as connection:
+            with load.Connection(daemon.socket) as connection:
                 self.assertIsNone(connection.fetch(b"before"))
                 for i in range(300):
                     self.assertEqual(connection.fetch(b"k%d" % i),

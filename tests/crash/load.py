@@ -92,6 +92,46 @@ class Stop:
         os.close(self.reader)
 
 
+class Connection(om.Connection):
+    """One that keeps no disk file open beyond its lease: who does, keeps its bytes on the disk."""
+
+    def _keep(self, segments, message):
+        for segment in segments:
+            if segment["kind"] in (om.KIND_FILE, om.KIND_PACK):
+                self.passing.add((segment["id"], segment["writable"]))
+        super()._keep(segments, message)
+
+    def __init__(self, path, **more):
+        self.passing = set()
+        super().__init__(path, **more)
+
+    def let_go(self):
+        for key in self.passing:
+            descriptor = self.segments.pop(key, None)
+            if descriptor is not None:
+                os.close(descriptor)
+        self.passing.clear()
+
+    def read(self, item):
+        missing = [extent["segment"] for extent in item["extents"]
+                   if (extent["segment"], 0) not in self.segments]
+        if missing:
+            self.describe(*missing)
+        return super().read(item)
+
+    def fetch(self, key):
+        try:
+            return super().fetch(key)
+        finally:
+            self.let_go()
+
+    def commit(self, put_id, length):
+        try:
+            return super().commit(put_id, length)
+        finally:
+            self.let_go()
+
+
 class Client:
     """One process's part of the load, and its model."""
 
@@ -128,7 +168,7 @@ class Client:
         while not self.stop.asked():
             try:
                 if self.connection is None:
-                    self.connection = om.Connection(self.socket, seconds=30)
+                    self.connection = Connection(self.socket, seconds=30)
                     self.read_uncertain()
                 self.step()
                 self.operations += 1
@@ -229,6 +269,7 @@ class Client:
         put, _ = self.begin(key, self.version)
         if self.rng.random() < 0.5:
             self.connection.abort(put)
+            self.connection.let_go()
         elif self.rng.random() < 0.5:
             self.connection.close()
             self.connection = None

@@ -60,6 +60,7 @@ def stopped_reader(socket_path, bodies):
     whole = b"".join(body for item, body in zip(items, bodies.values())
                      if item["info"]["tier"] == 0)
     assert seen == whole, "wrong bytes in the mapping"
+    connection.close()
 
 
 class StoppedReader(unittest.TestCase):
@@ -210,7 +211,11 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
     def request(self, path):
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(30)
-        connection.connect(self.address)
+        try:
+            connection.connect(self.address)
+        except OSError:
+            connection.close()
+            raise
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
         return connection
 
