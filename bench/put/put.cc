@@ -1,0 +1,198 @@
+// PUT through the library into the memory tier, beside the floor: memcpy(3) of the same bytes into
+// recycled, already faulted memory of a tmpfs file. Runs against a daemon that is there (put.py
+// starts one) and that writes in place for us (--write-gid), prints a JSON object of samples.
+//
+// CPU is counted, not time: of this process' thread and, for puts, of the daemon (--pid), from the
+// kernel's accounting, in seconds per GB.
+//
+// Bytes come from 64 MiB of random ones, so that the source is not in the processor's cache for one
+// side and out of it for the other. Keys are a few, replaced in turn, so that slots are recycled.
+// Every body is compared once at the start, the last of each key at the end.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "objmapper/client.h"
+
+namespace om::bench {
+namespace {
+
+constexpr std::size_t kSourceBytes = std::size_t{64} << 20;
+constexpr std::size_t kArenaBytes = std::size_t{64} << 20;
+
+[[noreturn]] void fail(const std::string& what) {
+  (void)std::fprintf(stderr, "om-bench-put: %s\n", what.c_str());
+  std::exit(1);
+}
+
+template <class T>
+T must(Result<T> result, const char* what) {
+  if (!result) fail(std::string(what) + ": " + describe(result.error()));
+  return *std::move(result);
+}
+
+double own_cpu() {
+  timespec now{};
+  (void)::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
+}
+
+// All threads of another process, in nanoseconds and not in ticks.
+double cpu_of(pid_t pid) {
+  clockid_t clock = 0;
+  timespec now{};
+  if (::clock_getcpuclockid(pid, &clock) != 0 || ::clock_gettime(clock, &now) != 0)
+    fail("cannot read the daemon's CPU time");
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
+}
+
+struct Bench {
+  std::string socket;
+  std::string directory = "/dev/shm";
+  pid_t pid = 0;
+  std::size_t bytes = 1 << 20;
+  std::size_t total = std::size_t{256} << 20;  // of each sample
+  std::vector<std::byte> source = std::vector<std::byte>(kSourceBytes);
+  std::byte* arena = nullptr;
+
+  [[nodiscard]] std::size_t keys() const { return kArenaBytes / bytes; }
+  [[nodiscard]] std::span<const std::byte> body(std::size_t i) const {
+    // Not the slot's own offset, so that no page is copied to where it came from.
+    const std::size_t places = kSourceBytes / bytes;
+    return std::span(source).subspan((i * 7 + 3) % places * bytes, bytes);
+  }
+  static std::string key(std::size_t i) {
+    return "http://www.example.com/put/" + std::to_string(i);
+  }
+
+  Client connect() const {
+    ConnectOptions options;
+    options.socket = socket;
+    options.timeout = std::chrono::seconds(10);
+    options.name = "om-bench-put";
+    return must(Client::connect(options), "connect");
+  }
+
+  void prepare() {
+    std::mt19937_64 random(1);
+    for (std::size_t at = 0; at < source.size(); at += 8) {
+      const std::uint64_t word = random();
+      std::memcpy(source.data() + at, &word, 8);
+    }
+    const std::string path = directory + "/om-bench-arena." + std::to_string(::getpid());
+    const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file < 0) fail("cannot make " + path);
+    (void)::unlink(path.c_str());
+    if (::ftruncate(file, kArenaBytes) != 0 || ::posix_fallocate(file, 0, kArenaBytes) != 0)
+      fail("no room in " + directory);
+    void* const at = ::mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (at == MAP_FAILED) fail("mmap");
+    (void)::close(file);
+    arena = static_cast<std::byte*>(at);
+    std::memset(arena, 1, kArenaBytes);
+  }
+
+  std::size_t put_all(Client& client, std::size_t count) const {
+    std::size_t last = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      PutOptions options;
+      options.key = key(i % keys());
+      (void)must(client.put(options, body(i)), "put");
+      last = i;
+    }
+    return last;
+  }
+
+  // That what a reader gets is what put number `i` wrote.
+  void compare(Client& client, std::size_t i) const {
+    const auto lease = must(client.get(key(i % keys())), "get");
+    if (!lease) fail("an object is not there");
+    if (lease->info().on_disk) fail("an object is on disk: more --memory");
+    const std::string read = must(lease->read_all(), "read");
+    const auto want = body(i);
+    if (read.size() != want.size() || std::memcmp(read.data(), want.data(), want.size()) != 0)
+      fail("an object is not what was put");
+  }
+
+  // Slots of this connection's mapping are faulted on the way.
+  void check_once(Client& client) const {
+    for (int round = 0; round < 3; ++round) {
+      const std::size_t last = put_all(client, keys());
+      for (std::size_t i = 0; i <= last; ++i) compare(client, i);
+    }
+  }
+
+  double puts(Client& client) const {
+    const std::size_t count = total / bytes;
+    const double before = own_cpu() + cpu_of(pid);
+    const std::size_t last = put_all(client, count);
+    const double cpu = own_cpu() + cpu_of(pid) - before;
+    for (std::size_t i = last + 1 - std::min(keys(), count); i <= last; ++i) compare(client, i);
+    return cpu * (1 << 30) / static_cast<double>(count * bytes);
+  }
+
+  double floor() const {
+    const std::size_t count = total / bytes;
+    const double before = own_cpu();
+    for (std::size_t i = 0; i < count; ++i)
+      std::memcpy(arena + i % keys() * bytes, body(i).data(), bytes);
+    const double cpu = own_cpu() - before;
+    for (std::size_t i = count - std::min(keys(), count); i < count; ++i)
+      if (std::memcmp(arena + i % keys() * bytes, body(i).data(), bytes) != 0) fail("the floor");
+    return cpu * (1 << 30) / static_cast<double>(count * bytes);
+  }
+};
+
+int run(int argc, char** argv) {
+  Bench bench;
+  std::size_t pairs = 20;
+  CLI::App app{"PUT through the library beside memcpy into recycled memory: CPU seconds per GB"};
+  app.add_option("--socket", bench.socket, "of a daemon with nothing to lose")->required();
+  app.add_option("--pid", bench.pid, "of that daemon")->required();
+  app.add_option("--directory", bench.directory, "the floor's tmpfs");
+  app.add_option("--bytes", bench.bytes, "of an object, 4096 to 64 MiB");
+  app.add_option("--total", bench.total, "bytes of a sample");
+  app.add_option("--pairs", pairs, "samples of each series");
+  CLI11_PARSE(app, argc, argv);
+  if (bench.bytes < 4096 || bench.bytes > kSourceBytes / 4 || bench.total < bench.bytes)
+    fail("--bytes or --total out of range");
+  bench.prepare();
+  Client client = bench.connect();
+  bench.check_once(client);
+  std::map<std::string, std::vector<double>> samples;
+  for (std::size_t pair = 0; pair < pairs; ++pair) {
+    for (std::size_t i = 0; i < 2; ++i) {
+      if ((i + pair) % 2 == 0)
+        samples["put_cpu_s_per_gb"].push_back(bench.puts(client));
+      else
+        samples["floor_cpu_s_per_gb"].push_back(bench.floor());
+    }
+  }
+  std::printf("{");
+  bool first = true;
+  for (const auto& [name, values] : samples) {
+    std::printf("%s\n \"%s\": [", first ? "" : ",", name.c_str());
+    first = false;
+    for (std::size_t i = 0; i < values.size(); ++i)
+      std::printf("%s%.5f", i == 0 ? "" : ", ", values[i]);
+    std::printf("]");
+  }
+  std::printf("\n}\n");
+  return 0;
+}
+
+}  // namespace
+}  // namespace om::bench
+
+int main(int argc, char** argv) { return om::bench::run(argc, argv); }
