@@ -111,9 +111,17 @@ Result<RegionGrant> StoreImpl::open_region(std::string_view owner, std::uint64_t
       if (OM_TRY(range_is_locked(file.borrow(), 0, 1)))
         return Error{Errc::kBusy, 0, "the region of " + std::string(owner) + " is in use"};
     }
-    if (!file || memory_bytes < known->second.memory_bytes) {
-      // Gone behind our back, or to be smaller: another one.
-      file.reset();
+    if (file && memory_bytes < known->second.memory_bytes) {
+      // Its user keeps what lies below the new end. Locked, so that nobody maps the rest meanwhile.
+      if (!OM_TRY(lock_range_exclusive(file.borrow(), 0, 1)))
+        return Error{Errc::kBusy, 0, "the region of " + std::string(owner) + " is in use"};
+      OM_TRY(resize(file.borrow(), memory_bytes));
+      OM_TRY(unlock_range(file.borrow(), 0, 1));
+      memory_->return_region(known->second.memory_bytes - memory_bytes);
+      known->second.memory_bytes = memory_bytes;
+    }
+    if (!file) {
+      // Gone behind our back: another one.
       OM_TRY(remove_at(regions_dir_.borrow(), name));
       memory_->return_region(known->second.memory_bytes);
       disks_->drop_region(name);
@@ -214,14 +222,6 @@ Result<void> StoreImpl::drop_region(std::string_view owner) {
   return {};
 }
 
-Result<ListPage> StoreImpl::list_region_objects(std::string_view prefix, std::string_view after,
-                                                std::size_t limit) {
-  if (limit == 0 || limit > 8192) limit = 1000;
-  std::vector<ListItem> found;
-  for (const auto& [owner, region] : regions_) {
-    const auto file = open_at(regions_dir_.borrow(), escape(owner), O_RDONLY);
-    if (!file) continue;
-    const std::string stem = "varnish:" + owner + "/";
 Result<void> StoreImpl::drain_region(std::string_view owner, bool on) {
   if (regions_.count(std::string(owner)) == 0)
     return Error{Errc::kNotFound, 0, "there is no region of " + std::string(owner)};
@@ -232,6 +232,14 @@ Result<void> StoreImpl::drain_region(std::string_view owner, bool on) {
                        std::as_bytes(std::span(&word, 1)));
 }
 
+Result<ListPage> StoreImpl::list_region_objects(std::string_view prefix, std::string_view after,
+                                                std::size_t limit) {
+  if (limit == 0 || limit > 8192) limit = 1000;
+  std::vector<ListItem> found;
+  for (const auto& [owner, region] : regions_) {
+    const auto file = open_at(regions_dir_.borrow(), escape(owner), O_RDONLY);
+    if (!file) continue;
+    const std::string stem = "varnish:" + owner + "/";
     const auto add = [&](const region::ListedObject& object) {
       std::string key = stem + std::to_string(object.vxid);
       if (key.compare(0, prefix.size(), prefix) != 0 || key <= after) return true;
