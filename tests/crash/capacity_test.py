@@ -117,7 +117,7 @@ class Capacity(unittest.TestCase):
     def test_file_systems_that_are_smaller_than_promised(self):
         with mounts.FileSystem(40) as disk, mounts.FileSystem(12, "tmpfs") as memory, \
                 Daemon(memory="64M", memory_dir=memory.path + "/mem",
-                       disk=[disk.path + "/tier:1G"]) as daemon:
+                       disk=[disk.path + "/tier:64M"]) as daemon:
             told = self.flood(daemon, 5)
             with load.Connection(daemon.socket) as connection:
                 status = connection.status()
@@ -129,7 +129,7 @@ class Capacity(unittest.TestCase):
                     except om.Failure as failure:
                         self.assertEqual(failure.status, om.NO_SPACE)
                         refused += 1
-                print(f"40 MiB where 1 GiB was promised: {told}, then {refused} of 80 puts of "
+                print(f"40 MiB where 64 MiB were promised: {told}, then {refused} of 80 puts of "
                       f"1 MiB refused", file=sys.stderr)
                 # What is older makes room; what is refused tells how much there is.
                 self.assertGreater(refused, 0)
