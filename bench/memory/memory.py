@@ -38,17 +38,27 @@ def held(contestant):
     return total
 
 
+def openings(contestant):
+    """(descriptors, mappings) of varnishd's child: they must not grow with the objects."""
+    child = contestant.child()
+    with open("/proc/%d/maps" % child) as maps:
+        return len(os.listdir("/proc/%d/fd" % child)), sum(1 for _ in maps)
+
+
 def measure(contestant, urls, size, count):
     """(bytes per object beside the body, the same without the processes' own)."""
     machine.load(contestant, urls, requests=1, in_order=True, connections=1)
-    before = held(contestant)
+    before, opened = held(contestant), openings(contestant)
     got = machine.load(contestant, urls, requests=count, in_order=True, connections=8)
     objects = contestant.counter("MAIN.n_object")
     if got["errors"] or contestant.counter("MAIN.n_lru_nuked") or not count <= objects <= count + 1:
         sys.exit("%s: %d objects: %s" % (contestant.name, objects, got))
     if isinstance(contestant, machine.Objmapper) and contestant.counter("OBJM.*.g_objects") != objects:
         sys.exit("objects were not in objmapper: the figures mean nothing")
-    after = held(contestant)
+    after, now = held(contestant), openings(contestant)
+    print("      %-9s descriptors %d, then %d; mappings %d, then %d" % (contestant.name, opened[0], now[0], opened[1], now[1]))
+    if isinstance(contestant, machine.Objmapper) and (now[0] > opened[0] + 100 or now[1] > opened[1] + 1000):
+        sys.exit("descriptors or mappings grow with the objects")
     return (after - count * size) / count, (after - before - (count - 1) * size) / count
 
 
