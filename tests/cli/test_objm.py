@@ -219,8 +219,8 @@ class Looking(WithDaemon):
 
     def test_regions(self):
         self.assertEqual(self.ok("region", "list").text, "")
-        answer = self.objm("region", "drop", "none/none")
-        self.assertEqual(answer.code, ABSENT)
+        for verb in ("drop", "drain", "resume"):
+            self.assertEqual(self.objm("region", verb, "none/none").code, ABSENT)
 
     def test_check(self):
         answer = self.objm("check", "--memory-dir", self.daemon.memory_dir)
@@ -261,7 +261,7 @@ class Usage(unittest.TestCase):
     def test_nobody_there(self):
         for arguments in (["get", "k"], ["put", "k"], ["stat", "k"], ["list"], ["delete", "k"],
                           ["purge", "p"], ["status"], ["region", "list"], ["region", "drop", "o"],
-                          ["top", "--once"], ["check"]):
+                          ["region", "drain", "o"], ["top", "--once"], ["check"]):
             answer = objm("/nonexistent/socket", *arguments)
             self.assertEqual(answer.code, UNREACHABLE, arguments)
             self.assertIn("is objmapperd running?", answer.err + answer.text)
