@@ -202,7 +202,7 @@ TEST(Failure, CutsAReasonThatIsTooLong) {
 
 TEST(Types, OthersAreUnknown) {
   std::string packet = encode_request(1, Stat{"key"});
-  for (const std::uint16_t type : std::initializer_list<std::uint16_t>{0, 18, 255, 65535}) {
+  for (const std::uint16_t type : std::initializer_list<std::uint16_t>{0, 19, 255, 65535}) {
     std::memcpy(packet.data() + 4, &type, sizeof type);
     auto again = decode(packet);
     ASSERT_FALSE(again);
