@@ -44,6 +44,21 @@ def body_for(url, version):
     return line * lines
 
 
+def wait_gone(pid):
+    """Until it has ended, also when whoever inherited it does not fetch it."""
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        try:
+            with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+                dead = file.read().rsplit(")", 1)[1].split()[0] in "ZX"
+            # The first thread may be dead while others still hold the descriptors.
+            if dead and len(os.listdir(f"/proc/{pid}/task")) <= 1:
+                return
+        except OSError:
+            return
+        time.sleep(0.005)
+
+
 class Origin:
     """Current versions. /t<n> has a tag header t<n % 10>; /v<n> varies on Foo."""
 
@@ -55,6 +70,8 @@ class Origin:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # headers and body in one go, or else each waits for an acknowledgement
+            disable_nagle_algorithm = True
 
             def do_GET(self):
                 with origin.lock:
@@ -87,7 +104,8 @@ class Origin:
 class World:
     """objmapperd and varnishd, each of which may be killed and started again."""
 
-    def __init__(self, origin, directory):
+    def __init__(self, origin, directory, arguments=""):
+        """`arguments`: further ones of objmapper.storage()."""
         self.directory = directory
         self.daemon = None
         self.varnishd = None
@@ -102,7 +120,7 @@ import objmapper from "{BUILD}/lib/libvmod_objmapper.so";
 include "{SOURCE}/vmod/objmapper.vcl";
 backend default {{ .host = "127.0.0.1"; .port = "{origin.port}"; }}
 sub vcl_init {{
-    new store = objmapper.storage(socket = "{directory}/om.sock", memory = 128MB);
+    new store = objmapper.storage(socket = "{directory}/om.sock", memory = 128MB{arguments and ", " + arguments});
     store.set_default();
 }}
 sub vcl_recv {{
@@ -137,12 +155,26 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
         os.chmod(f"{self.directory}/om.sock", 0o660)
 
     def start_varnishd(self):
+        self.spawn_varnishd()
+        self.wait_serving()
+
+    def spawn_varnishd(self):
         self.varnishd = subprocess.Popen(
             ["varnishd", "-F", "-n", f"{self.directory}/v", "-a", f"127.0.0.1:{self.port}", "-f",
              f"{self.directory}/test.vcl", "-p", "cc_command=exec tcc -shared -fpic -w -o %o %s", "-p", "shortlived=0",
              "-p", "thread_pool_min=20", "-p", "vsl_mask=-VCL_call,-VCL_return"],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
-        self.wait_serving()
+        return self.varnishd
+
+    def serving(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=0.02)
+        try:
+            connection.request("GET", "/ready")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
     def wait_serving(self):
         """Until a child answers: the listening socket alone outlives it."""
@@ -192,9 +224,7 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
                     pass
         self.varnishd.wait(WAIT_S)
         for pid in children:
-            end = time.monotonic() + WAIT_S
-            while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
-                time.sleep(0.01)
+            wait_gone(pid)
 
     def end_daemon(self, number):
         self.daemon.send_signal(number)
