@@ -415,6 +415,14 @@ Result<UniqueFd> DiskTier::open_segment(SegmentId id, int flags) {
 
 Result<UniqueFd> DiskTier::open_for_copy(SegmentId id) { return open_segment(id, O_RDONLY); }
 
+Result<UniqueFd> DiskTier::open_directory_of(SegmentId id) {
+  const Disk* const home = disk(disk_of(id));
+  if (home == nullptr || !home->failure.empty())
+    return Error{Errc::kUnavailable, 0, "the disk directory has failed"};
+  return open_at(home->objects.borrow(), object_name(number_of(id)).substr(0, 2),
+                 O_RDONLY | O_DIRECTORY);
+}
+
 void DiskTier::forget_reader(SegmentId id) {
   const auto found = reader_index_.find(id);
   if (found == reader_index_.end()) return;

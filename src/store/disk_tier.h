@@ -81,6 +81,8 @@ class DiskTier {
   // From a cache of open descriptors: valid until the next call.
   Result<SegmentView> reader(SegmentId id);
   Result<UniqueFd> open_for_copy(SegmentId id);
+  // The one that holds an object's file.
+  Result<UniqueFd> open_directory_of(SegmentId id);
 
   // --- regions' directories
   Result<UniqueFd> region_directory(const std::string& name, std::uint64_t bytes, bool fresh);

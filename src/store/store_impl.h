@@ -129,7 +129,8 @@ class StoreImpl final : public Store {
   };
   struct Dirty {  // a disk file that the next group sync has to put on disk
     std::vector<ObjectId> objects;
-    UniqueFd file;  // none: too many, then the whole file system is synced
+    UniqueFd file;      // none: too many, then the whole file system is synced
+    bool gone = false;  // unlinked since: `file` is its directory
   };
   struct DirtyFailure {
     std::uint16_t disk = 0;
@@ -197,6 +198,7 @@ class StoreImpl final : public Store {
   void probe_disks();
   void relocate(catalog::Record record, bool from_pack);
   void mark_dirty(ObjectId object, SegmentId segment);
+  void file_gone(SegmentId segment);
   void note_expiry(const catalog::Record& record);
 
   // store_regions.cc
@@ -235,7 +237,8 @@ class StoreImpl final : public Store {
   std::vector<std::pair<std::uint16_t, UniqueFd>> sync_directories_;
 
   std::mutex dirty_mutex_;
-  std::unordered_map<SegmentId, Dirty> dirty_;  // guarded by dirty_mutex_
+  std::unordered_map<SegmentId, Dirty> dirty_;    // guarded by dirty_mutex_
+  std::unordered_map<SegmentId, Dirty> syncing_;  // the same; what a group sync has yet to sync
 
   Listener listener_;
   ObjectId next_object_ = 1;

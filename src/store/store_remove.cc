@@ -34,11 +34,13 @@ void StoreImpl::free_place(const std::vector<Extent>& extents) {
     std::vector<Extent> memory = extents;
     while (!memory.empty() && kind_of(memory.back().segment) != SegmentKind::kMemory) {
       disks_->free({memory.back()});
+      file_gone(memory.back().segment);
       memory.pop_back();
     }
     memory_->give_back(memory);
   } else {
     disks_->free(extents);
+    file_gone(extents.front().segment);
   }
 }
 

@@ -120,16 +120,19 @@ class Connection(om.Connection):
         return super().read(item)
 
     def fetch(self, key):
-        try:
-            return super().fetch(key)
-        finally:
-            self.let_go()
+        item = self.get(key)[0]
+        if item["status"] == om.NOT_FOUND:
+            return None
+        if item["status"] != om.OK:
+            raise om.Failure(item["status"], "in GET")
+        body = self.read(item)
+        self.let_go()
+        self.release(item["lease_id"])
+        return body
 
     def commit(self, put_id, length):
-        try:
-            return super().commit(put_id, length)
-        finally:
-            self.let_go()
+        self.let_go()
+        return super().commit(put_id, length)
 
 
 class Client:
@@ -268,8 +271,8 @@ class Client:
         self.version += 1
         put, _ = self.begin(key, self.version)
         if self.rng.random() < 0.5:
-            self.connection.abort(put)
             self.connection.let_go()
+            self.connection.abort(put)
         elif self.rng.random() < 0.5:
             self.connection.close()
             self.connection = None
