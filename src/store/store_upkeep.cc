@@ -80,10 +80,9 @@ void StoreImpl::mark_dirty(ObjectId object, SegmentId segment) {
     if (auto file = disks_->open_for_copy(segment)) dirty.file = *std::move(file);
 }
 
-// A file that has been unlinked must not be kept on disk by our descriptor: its bytes count as free.
-// The index may get its record all the same, by a group sync that is under way: then
-// power loss must find no file instead of one with half a body, so its directory is synced in its
-// stead.
+// A file that has been unlinked must not be kept on disk by our descriptor: its bytes count as
+// free. The index may get its record all the same, by a group sync that is under way: then power
+// loss must find no file instead of one with half a body, so its directory is synced in its stead.
 void StoreImpl::file_gone(SegmentId segment) {
   const std::lock_guard lock(dirty_mutex_);
   if (kind_of(segment) != SegmentKind::kFile) return;
