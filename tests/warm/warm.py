@@ -259,6 +259,8 @@ class Model:
         self.lock = threading.Lock()
         self.judged = 0
         self.wrong = []
+        self.eligible = self.hits = 0
+        self.misses = collections.Counter()  # of the eligible, by reason
 
     def judge(self, url, variant, least_before, status, length, body):
         text = body.decode("latin-1")
@@ -424,6 +426,15 @@ def one_round(number, how, world, model, options, rng):
             hits += 1
         else:
             missed.append(f"{url} {variant}")
+            if answer is None:
+                reason = "no answer"
+            elif answer[0] != 200:
+                reason = f"status {answer[0]}"
+            else:
+                reason = "fetched again"
+            model.misses[f"{reason} after {how}"] += 1
+    model.eligible += eligible
+    model.hits += hits
     share = hits / eligible if eligible else 1
     adopted, dropped = world.counter("OBJM.store.c_adopted"), world.counter("OBJM.store.c_adopt_dropped")
     print(f"round {number:3} {how:18} judged {model.judged:7} eligible {eligible:5} hits {hits:5} adopted {adopted} "
@@ -473,7 +484,10 @@ def main():
             shutil.rmtree(directory, ignore_errors=True)
     for sentence in model.wrong[:20]:
         print("WRONG:", sentence)
+    share = 100 * model.hits / max(1, model.eligible)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in model.misses.most_common()) or "none"
     print(f"{options.rounds} rounds, {model.judged} answers judged, {len(model.wrong)} wrong, seed {options.seed}")
+    print(f"{model.hits} of {model.eligible} that were acknowledged are hits ({share:.2f} %); misses: {reasons}")
     return 1 if model.wrong else 0
 
 
