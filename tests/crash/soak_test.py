@@ -114,8 +114,10 @@ class Soak(unittest.TestCase):
                     "objects", "leases", "puts", "waits", "held.objects", "memory.staging_bytes",
                     "holders.orphans")):
                 return None
-            # Files that a group sync is to put on disk are kept open until it has come.
-            return status if "(deleted)" not in " ".join(self.descriptors(daemon)) else None
+            # What a group sync is to put on disk, files and directories, is open until it has come.
+            waiting = [name for name in self.descriptors(daemon)
+                       if "(deleted)" in name or name.startswith("/disk/objects/")]
+            return None if waiting else status
 
         try:
             status = wait_until(at_rest, "the daemon is at rest", 10)
