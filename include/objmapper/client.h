@@ -36,6 +36,7 @@ namespace client {
 class Connection;
 struct LeaseState;
 struct WriterState;
+struct FollowerState;
 struct PoolState;
 }  // namespace client
 
@@ -150,6 +151,9 @@ class [[nodiscard]] Writer {
   // Room for so many more bytes behind what was written; only with unknown length.
   Result<void> make_room(std::uint64_t bytes);
   [[nodiscard]] std::uint64_t written() const;
+  // Lets followers read what was written so far (see Follower). From now on those bytes must stay
+  // as they are, and commit() must come with as many at least. Cheap: it waits for nothing.
+  Result<void> announce();
   [[nodiscard]] explicit operator bool() const noexcept;
 
   // Publishes: when it returns, readers find it. An object of the same key is replaced.
@@ -160,6 +164,38 @@ class [[nodiscard]] Writer {
   friend class client::Connection;
   explicit Writer(std::unique_ptr<client::WriterState> state) noexcept;
   std::unique_ptr<client::WriterState> state_;
+};
+
+// An object that somebody else is writing, read while it is written. What the writer has announced
+// is as good as the writer: only a committed object is known to be whole, and one that is aborted
+// was never there. One thread at a time.
+class [[nodiscard]] Follower {
+ public:
+  Follower() noexcept;
+  Follower(Follower&& other) noexcept;
+  Follower& operator=(Follower&& other) noexcept;
+  Follower(const Follower&) = delete;
+  Follower& operator=(const Follower&) = delete;
+  ~Follower();
+
+  // What the writer has said; length is ~0 where it is not known yet.
+  [[nodiscard]] const ObjectInfo& info() const;
+  // Bytes from `offset` on: at least one, as soon as there is one, at most so many as fit. 0: the
+  // object is committed and ends there. kTimeout: nothing more within `wait`. kNotFound: the writer
+  // gave up or died, and what was read is no object; reserve again.
+  Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into,
+                           std::chrono::milliseconds wait);
+  // How much is announced, as far as read() has learned.
+  [[nodiscard]] std::uint64_t available() const;
+  [[nodiscard]] bool committed() const;
+  // Waits until it is committed. kNotFound: aborted, or committed and replaced since.
+  Result<Lease> lease(std::chrono::milliseconds wait) &&;
+  [[nodiscard]] explicit operator bool() const noexcept;
+
+ private:
+  friend class client::Connection;
+  explicit Follower(std::unique_ptr<client::FollowerState> state) noexcept;
+  std::unique_ptr<client::FollowerState> state_;
 };
 
 struct ListOptions {
@@ -267,6 +303,9 @@ class [[nodiscard]] Client {
   // writes and the others wait, at most so long: then kTimeout, or kBusy when they would not wait.
   Result<std::variant<Lease, Writer>> reserve_or_get(const PutOptions& options,
                                                      std::chrono::milliseconds wait);
+  // The object, or the right to write it, or, where somebody else is writing it, the bytes while
+  // they arrive.
+  Result<std::variant<Lease, Writer, Follower>> reserve_or_follow(const PutOptions& options);
   // options.length is not looked at.
   Result<PutResult> put(const PutOptions& options, std::span<const std::byte> body);
   Result<PutResult> put(const PutOptions& options, const std::string& body);

@@ -219,10 +219,11 @@ Result<ListPage> Client::list(const ListOptions& options) {
 
 namespace {
 
+using Reserved = std::variant<Lease, Writer, Follower>;
+
 // Sends the reservation, again while descriptors are missing that it needs.
-Result<std::variant<Lease, Writer>> reserve_through(client::Connection& connection,
-                                                    const PutOptions& options,
-                                                    const wire::Reserve& request) {
+Result<Reserved> reserve_through(client::Connection& connection, const PutOptions& options,
+                                 const wire::Reserve& request) {
   constexpr int kAttempts = 3;
   const auto deadline = std::chrono::steady_clock::now() + connection.timeout() +
                         std::chrono::milliseconds(request.wait_ms);
@@ -231,11 +232,11 @@ Result<std::variant<Lease, Writer>> reserve_through(client::Connection& connecti
     OM_TRY(connection.call(request, waiting, deadline));
     wire::ReserveReply& reply = waiting.reply;
     if (reply.outcome == static_cast<std::uint8_t>(wire::ReserveOutcome::kHit))
-      return std::variant<Lease, Writer>(
-          OM_TRY(connection.make_lease(std::move(reply.hit), waiting.segments)));
+      return Reserved(OM_TRY(connection.make_lease(std::move(reply.hit), waiting.segments)));
+    if (reply.outcome == static_cast<std::uint8_t>(wire::ReserveOutcome::kFollowing))
+      return Reserved(connection.make_follower(std::move(reply.hit)));
     if (OM_TRY(connection.reservation_is_complete(reply, waiting.segments)))
-      return std::variant<Lease, Writer>(
-          OM_TRY(connection.make_writer(options, std::move(reply), waiting.segments)));
+      return Reserved(OM_TRY(connection.make_writer(options, std::move(reply), waiting.segments)));
   }
   return Error{Errc::kSystem, EMFILE, "no room for the descriptors of a put (raise RLIMIT_NOFILE)"};
 }
@@ -255,6 +256,17 @@ Result<std::variant<Lease, Writer>> Client::reserve_or_get(const PutOptions& opt
   request.flags |= wire::kReserveOrGet;
   request.wait_ms = static_cast<std::uint32_t>(
       std::clamp<std::int64_t>(wait.count(), 0, std::int64_t{24} * 3600 * 1000));
+  auto reserved = OM_TRY(reserve_through(*connection_, options, request));
+  if (auto* lease = std::get_if<Lease>(&reserved))
+    return std::variant<Lease, Writer>(std::move(*lease));
+  if (auto* writer = std::get_if<Writer>(&reserved))
+    return std::variant<Lease, Writer>(std::move(*writer));
+  return Error{Errc::kMalformed, 0, "the daemon lets us follow, which was not asked for"};
+}
+
+Result<std::variant<Lease, Writer, Follower>> Client::reserve_or_follow(const PutOptions& options) {
+  wire::Reserve request = OM_TRY(client::to_reserve(options));
+  request.flags |= wire::kReserveOrGet | wire::kReserveFollow;
   return reserve_through(*connection_, options, request);
 }
 

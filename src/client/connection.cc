@@ -248,7 +248,8 @@ void Connection::deliver(std::span<const std::byte> packet, std::vector<UniqueFd
   }
   // Descriptors of segments are asked for again; what came with these replies alone is lost.
   if (!failure && descriptors_lost && header->type != wire::Type::kGet &&
-      header->type != wire::Type::kDescribe && header->type != wire::Type::kReserve)
+      header->type != wire::Type::kDescribe && header->type != wire::Type::kReserve &&
+      header->type != wire::Type::kFollow)
     failure = no_room();
   if (broken) break_off(*broken);
   const std::lock_guard lock(mutex_);
@@ -284,13 +285,17 @@ void Connection::give_back(const wire::Header& header, std::span<const std::byte
   } else if (header.type == wire::Type::kReserve) {
     Call<wire::ReserveReply> late;
     if (!late.take(*this, packet, descriptors)) return;
-    if (late.reply.outcome == static_cast<std::uint8_t>(wire::ReserveOutcome::kHit))
+    if (late.reply.outcome != static_cast<std::uint8_t>(wire::ReserveOutcome::kYours))
       release({late.reply.hit.lease_id});
     else
       (void)post(wire::Abort{late.reply.put_id});
   } else if (header.type == wire::Type::kDescribe) {
     Call<wire::GetReply> late;  // for the cache: a descriptor is not sent a second time unasked
     (void)late.take(*this, packet, descriptors);
+  } else if (header.type == wire::Type::kFollow) {
+    Call<wire::FollowReply> late;
+    if (late.take(*this, packet, descriptors) && late.reply.hit.status == 0)
+      release({late.reply.hit.lease_id});
   } else if (header.type == wire::Type::kExtend) {
     Call<wire::ExtendReply> late;
     (void)late.take(*this, packet, descriptors);

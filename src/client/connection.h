@@ -107,6 +107,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
                                        const std::vector<SegmentRef>& with_reply);
   Result<Writer> make_writer(const PutOptions& options, wire::ReserveReply reply,
                              const std::vector<SegmentRef>& with_reply);
+  Follower make_follower(wire::GetItem item);
   Result<std::optional<Event>> next_event(Deadline deadline);
   void subscribed(bool to_something) { subscribed_ = to_something; }
   // Nobody will ask for events any more, though leases may keep the connection.

@@ -19,7 +19,9 @@ std::span<std::byte> Segment::map() {
 
 void SegmentCache::insert(const SegmentRef& segment) {
   const std::uint64_t key = key_of(segment->id, segment->writable);
-  const bool shared = segment->kind != wire::SegmentKind::kFile;
+  // Staging of others is a file of one object too.
+  const bool shared = segment->kind != wire::SegmentKind::kFile &&
+                      (segment->kind != wire::SegmentKind::kStaging || segment->writable);
   const std::lock_guard lock(mutex_);
   if (auto old = entries_.find(key); old != entries_.end()) {
     by_use_.erase(old->second);

@@ -40,6 +40,17 @@ struct WriterState {
   std::uint64_t used = 0;     // of that place
 };
 
+struct FollowerState {
+  std::shared_ptr<Connection> connection;
+  std::uint64_t lease_id = 0;
+  ObjectInfo info;
+  wire::FollowState ended = wire::FollowState::kWriting;
+  std::uint64_t available = 0;
+  std::uint64_t room = 0;     // of all places together
+  std::vector<Place> places;  // in the order of the body
+  Lease lease;                // once it is committed, where there is one
+};
+
 // From the wire's words to the interface's.
 ObjectInfo to_info(wire::ObjectInfo info);
 

@@ -156,6 +156,14 @@ Result<void> Writer::advance(std::uint64_t bytes) {
   return {};
 }
 
+Result<void> Writer::announce() {
+  // One way: where it cannot be sent now, the next one says as much.
+  (void)state_->connection->post(wire::Progress{state_->put_id, state_->written});
+  if (state_->connection->closed())
+    return Error{Errc::kUnavailable, 0, "the daemon has closed the connection"};
+  return {};
+}
+
 Result<PutResult> Writer::commit() && {
   auto state = std::move(state_);
   if (state->declared && state->written != *state->declared) {

@@ -88,6 +88,13 @@ class FakeStore final : public store::Store {
     return store::Reservation(std::move(reserved));
   }
   void cancel_wait(store::WaitToken token) override { waits_.erase(token); }
+  Result<store::FollowAnswer> follow(store::HolderId /*holder*/, store::LeaseId /*lease*/,
+                                     std::uint64_t /*have_bytes*/, std::uint64_t /*have_room*/,
+                                     bool /*may_wait*/, std::function<void()> /*wake*/) override {
+    return Error{Errc::kNotFound, 0, "nobody follows here"};
+  }
+  void progress(store::HolderId /*holder*/, store::PutId /*put*/,
+                std::uint64_t /*bytes*/) override {}
   Result<store::Extension> extend(store::HolderId holder, store::PutId put,
                                   std::uint64_t more) override {
     const auto it = puts_.find(put);

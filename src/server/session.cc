@@ -54,6 +54,7 @@ void Session::close() {
   closed_ = true;
   watch_.reset();
   waits_.clear();
+  follow_waits_.clear();
   if (events_ != 0) --shared_.subscribers;
   if (holder_) shared_.store.close_holder(*holder_);
   // Requests that we leave unread would reach the peer as ECONNRESET, ahead of our last words.
@@ -154,11 +155,13 @@ bool Session::may(wire::Type type) const {
     case wire::Type::kStat:
     case wire::Type::kList:
     case wire::Type::kDescribe:
+    case wire::Type::kFollow:
     case wire::Type::kSubscribe: return rights_.read;
     case wire::Type::kReserve:
     case wire::Type::kExtend:
     case wire::Type::kCommit:
     case wire::Type::kAbort:
+    case wire::Type::kProgress:
     case wire::Type::kDelete:
     case wire::Type::kRegion: return rights_.write;
     case wire::Type::kRegionDrop:
@@ -186,6 +189,8 @@ void Session::dispatch(const wire::Header& h, std::span<const std::byte> packet)
     case wire::Type::kStatus: return handle(h, packet, &Session::status);
     case wire::Type::kDescribe: return handle(h, packet, &Session::describe);
     case wire::Type::kSubscribe: return handle(h, packet, &Session::subscribe);
+    case wire::Type::kFollow: return handle(h, packet, &Session::follow);
+    case wire::Type::kProgress: return handle(h, packet, &Session::progress);
     case wire::Type::kEvent: break;
   }
   refuse(h.type, h.request_id,

@@ -56,6 +56,10 @@ class Session : public std::enable_shared_from_this<Session> {
     store::WaitToken token = 0;
     Timer timer;
   };
+  struct FollowWait {
+    store::WaitToken token = 0;
+    Timer timer;
+  };
   // A reply's segments, and the descriptors that go with it.
   struct SegmentsOut {
     std::vector<wire::Segment> segments;
@@ -98,6 +102,10 @@ class Session : public std::enable_shared_from_this<Session> {
   void reserve_now(std::uint64_t id, wire::Reserve request, std::uint64_t wait_key);
   void reserved(std::uint64_t id, store::Reserved reserved);
   void hit(std::uint64_t id, store::Leased leased);
+  void following(std::uint64_t id, store::Following following);
+  void follow(std::uint64_t id, wire::Follow request);
+  void followed(std::uint64_t id, store::Followed answer);
+  void progress(std::uint64_t id, wire::Progress request);
   // Turns a lease into an item of a reply that has `bytes_left` of room. Where it does not fit, or
   // a descriptor cannot be had, the lease is given back and the item says so.
   wire::GetItem take(store::Leased leased, SegmentsOut& out, std::size_t& bytes_left);
@@ -131,6 +139,7 @@ class Session : public std::enable_shared_from_this<Session> {
   std::unordered_set<store::SegmentId> known_;           // segments whose descriptor the peer had
   std::unordered_set<store::SegmentId> known_writable_;  // the same, to write
   std::map<std::uint64_t, Wait> waits_;
+  std::map<std::uint64_t, FollowWait> follow_waits_;
   std::uint64_t wait_number_ = 0;
   std::uint32_t events_ = 0;  // subscribed to
   std::string events_prefix_;

@@ -162,13 +162,15 @@ void Session::release(std::uint64_t /*id*/, wire::Release request) {
 
 void Session::reserve(std::uint64_t id, wire::Reserve request) {
   constexpr auto kType = wire::Type::kReserve;
-  constexpr std::uint32_t kFlags =
-      wire::kReserveEphemeral | wire::kReserveOrGet | wire::kReserveDirect | wire::kReserveDisk;
+  constexpr std::uint32_t kFlags = wire::kReserveEphemeral | wire::kReserveOrGet |
+                                   wire::kReserveDirect | wire::kReserveDisk | wire::kReserveFollow;
   if (const auto error = key_error(request.key)) return refuse(kType, id, *error);
   if ((request.flags & ~kFlags) != 0)
     return refuse(kType, id, {Errc::kUnsupported, 0, "this daemon knows no such flag"});
   if ((request.flags & wire::kReserveEphemeral) != 0 && (request.flags & wire::kReserveDisk) != 0)
     return refuse(kType, id, {Errc::kMalformed, 0, "an ephemeral object never goes to disk"});
+  if ((request.flags & wire::kReserveFollow) != 0 && (request.flags & wire::kReserveOrGet) == 0)
+    return refuse(kType, id, {Errc::kMalformed, 0, "following goes with or_get"});
   if ((request.flags & wire::kReserveOrGet) != 0 && !rights_.read)
     return refuse(kType, id, {Errc::kDenied, 0, "only readers may reserve or get"});
   for (const std::string& tag : request.tags)
@@ -190,6 +192,7 @@ void Session::reserve_now(std::uint64_t id, wire::Reserve request, std::uint64_t
   wanted.direct = (request.flags & wire::kReserveDirect) != 0 && rights_.direct;
   wanted.or_get = (request.flags & wire::kReserveOrGet) != 0;
   wanted.disk = (request.flags & wire::kReserveDisk) != 0;
+  wanted.follow = (request.flags & wire::kReserveFollow) != 0;
   auto answer = shared_.store.reserve(*holder_, std::move(wanted), [weak = weak_from_this(), key] {
     const auto self = weak.lock();
     if (!self || self->closed_) return;
@@ -226,6 +229,8 @@ void Session::reserve_now(std::uint64_t id, wire::Reserve request, std::uint64_t
   if (wait_key != 0) waits_.erase(wait_key);
   if (!answer) return refuse(kType, id, answer.error());
   if (auto* leased = std::get_if<store::Leased>(&*answer)) return hit(id, std::move(*leased));
+  if (auto* other = std::get_if<store::Following>(&*answer))
+    return following(id, std::move(*other));
   reserved(id, std::get<store::Reserved>(std::move(*answer)));
 }
 
@@ -242,6 +247,91 @@ void Session::hit(std::uint64_t id, store::Leased leased) {
   ++shared_.statistics.get_hits;
   message.segments = std::move(out.segments);
   reply(wire::Type::kReserve, id, message, std::move(out.descriptors));
+}
+
+void Session::following(std::uint64_t id, store::Following following) {
+  wire::ReserveReply message;
+  message.outcome = static_cast<std::uint8_t>(wire::ReserveOutcome::kFollowing);
+  message.hit.lease_id = following.lease_id;
+  message.hit.info = to_wire(std::move(following.info));
+  reply(wire::Type::kReserve, id, message);
+}
+
+void Session::follow(std::uint64_t id, wire::Follow request) {
+  constexpr auto kType = wire::Type::kFollow;
+  const std::uint64_t key = ++wait_number_;
+  const bool may_wait = request.wait_ms != 0 && follow_waits_.size() < kWaitsMax;
+  const auto ask = [this, id, request](bool wait, std::function<void()> wake) {
+    return shared_.store.follow(*holder_, request.lease_id, request.have_bytes, request.have_room,
+                                wait, std::move(wake));
+  };
+  const auto say = [this, id](Result<store::FollowAnswer> answer) {
+    if (!answer) return refuse(kType, id, answer.error());
+    followed(id, std::get<store::Followed>(std::move(*answer)));
+  };
+  auto answer = ask(may_wait, [weak = weak_from_this(), key, ask, say] {
+    const auto self = weak.lock();
+    if (!self || self->closed_ || self->follow_waits_.erase(key) == 0) return;
+    say(ask(false, nullptr));
+  });
+  if (!answer || std::holds_alternative<store::Followed>(*answer)) return say(std::move(answer));
+  FollowWait& wait = follow_waits_[key];
+  wait.token = std::get<store::Waiting>(*answer).token;
+  wait.timer = shared_.loop.after(std::chrono::milliseconds(std::min(request.wait_ms, kWaitMsMax)),
+                                  [this, key, ask, say] {
+                                    const auto node = follow_waits_.extract(key);
+                                    shared_.store.cancel_wait(node.mapped().token);
+                                    say(ask(false, nullptr));
+                                  });
+}
+
+void Session::followed(std::uint64_t id, store::Followed answer) {
+  constexpr auto kType = wire::Type::kFollow;
+  wire::FollowReply message;
+  message.state = static_cast<std::uint8_t>(answer.state);
+  message.available = answer.available;
+  message.extents = to_wire(answer.extents);
+  SegmentsOut out;
+  std::size_t left = kReplyRoom;
+  std::optional<Error> refused;
+  for (std::size_t i = 0; i < message.extents.size() && !refused; ++i) {
+    const store::SegmentId segment = message.extents[i].segment;
+    const bool told = std::any_of(out.segments.begin(), out.segments.end(),
+                                  [&](const auto& s) { return s.id == segment; });
+    if (told) continue;
+    if (!known_.contains(segment)) {
+      refused = add_segment(segment, out);
+    } else if (const auto view = shared_.store.segment(*holder_, segment); view) {
+      // It may have grown.
+      out.segments.push_back(
+          {segment, view->size_bytes, static_cast<std::uint8_t>(view->kind), 0, 0});
+    }
+  }
+  const std::size_t bytes =
+      message.extents.size() * kExtentBytes + out.segments.size() * kSegmentBytes + kItemBytes;
+  if (!refused && (bytes > left || message.extents.size() > 4096))
+    refused = Error{Errc::kUnsupported, 0, "the body is in too many pieces for one packet"};
+  message.hit = item_with(Errc::kNotFound);
+  if (answer.published) {
+    if (refused) {
+      shared_.store.release(*holder_, answer.published->lease_id);
+    } else {
+      left -= bytes;
+      message.hit = take(*std::move(answer.published), out, left);
+    }
+  }
+  if (refused) {
+    // Descriptors that do not go out have to be sent another time.
+    for (const auto& segment : out.segments)
+      if (segment.with_descriptor != 0) known_.erase(segment.id);
+    return refuse(kType, id, *refused);
+  }
+  message.segments = std::move(out.segments);
+  reply(kType, id, message, std::move(out.descriptors));
+}
+
+void Session::progress(std::uint64_t /*id*/, wire::Progress request) {
+  shared_.store.progress(*holder_, request.put_id, request.bytes);
 }
 
 void Session::add_writable(std::vector<store::WritableSegment> segments, SegmentsOut& out) {

@@ -32,6 +32,8 @@ constexpr Named kRequests[] = {
     {wire::Type::kStatus, "status"},
     {wire::Type::kDescribe, "describe"},
     {wire::Type::kSubscribe, "subscribe"},
+    {wire::Type::kFollow, "follow"},
+    {wire::Type::kProgress, "progress"},
 };
 
 std::string underscored(std::string text) {

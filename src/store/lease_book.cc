@@ -160,6 +160,13 @@ bool LeaseBook::holds(HolderId id, ObjectId object) const {
   return found != holders_.end() && found->second.objects.count(object) != 0;
 }
 
+std::optional<ObjectId> LeaseBook::object_of(HolderId id, LeaseId lease) const {
+  const auto found = holders_.find(id);
+  if (found == holders_.end()) return std::nullopt;
+  const auto entry = found->second.leases.find(lease);
+  return entry == found->second.leases.end() ? std::nullopt : std::optional(entry->second.object);
+}
+
 std::vector<ObjectId> LeaseBook::objects_of(HolderId id) const {
   std::vector<ObjectId> objects;
   const auto found = holders_.find(id);

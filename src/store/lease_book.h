@@ -53,6 +53,7 @@ class LeaseBook {
   // Whether this holder has a lease on it.
   [[nodiscard]] bool holds(HolderId holder, ObjectId object) const;
   [[nodiscard]] std::vector<ObjectId> objects_of(HolderId holder) const;
+  [[nodiscard]] std::optional<ObjectId> object_of(HolderId holder, LeaseId lease) const;
 
   // The store's own pins: bytes that the worker reads.
   void pin(ObjectId object) { ++pins_[object]; }

@@ -1,5 +1,7 @@
 #include "store/staging.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 
 #include "base/units.h"
@@ -64,6 +66,12 @@ void Staging::give_back(HolderId holder, StagingFile file) {
     drop(file);
   else
     own->second.push_back(std::move(file));
+}
+
+void Staging::discard(StagingFile file) {
+  (void)::fallocate(file.file.raw(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                    static_cast<off_t>(file.size));
+  drop(file);
 }
 
 void Staging::forget(HolderId holder) {

@@ -27,6 +27,8 @@ class Staging {
   // Of at least `length` bytes. kNoSpace: others' bodies take all that staging may have.
   Result<StagingFile> take(HolderId holder, std::uint64_t length);
   void give_back(HolderId holder, StagingFile file);
+  // One that others have read in: its memory is given back, whoever still has a descriptor.
+  void discard(StagingFile file);
   // Its idle files are closed.
   void forget(HolderId holder);
   [[nodiscard]] std::uint64_t used() const { return used_; }

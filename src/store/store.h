@@ -140,6 +140,7 @@ struct ReserveRequest {
   bool direct = false;     // a trusted peer: gets the final place where there can be one
   bool or_get = false;     // a hit is answered with a lease; one writer at a time
   bool disk = false;       // straight to the disk tier
+  bool follow = false;     // or_get: read what somebody else is writing, while it is written
 };
 // Yours to write: bytes go to `extents` in order, nowhere else.
 struct Reserved {
@@ -152,7 +153,22 @@ struct Reserved {
 struct Waiting {
   WaitToken token = 0;
 };
-using Reservation = std::variant<Reserved, Leased, Waiting>;
+// Somebody is writing this key, and follow() tells how far it is. The lease keeps the bytes of that
+// put where they are, whatever becomes of it, until release().
+struct Following {
+  LeaseId lease_id = 0;
+  ObjectInfo info;  // length: of the put, where that was declared, else ~0
+};
+using Reservation = std::variant<Reserved, Leased, Waiting, Following>;
+
+enum class FollowedState : std::uint8_t { kWriting, kCommitted, kAborted };
+struct Followed {
+  FollowedState state{};
+  std::uint64_t available = 0;      // bytes of the body that its writer has announced
+  std::vector<Extent> extents;      // of the body, from byte `have_room` on
+  std::optional<Leased> published;  // kCommitted, and nobody has replaced it yet
+};
+using FollowAnswer = std::variant<Followed, Waiting>;
 
 struct Extension {
   std::vector<WritableSegment> segments;
@@ -243,6 +259,14 @@ class Store {
   virtual Result<Reservation> reserve(HolderId holder, ReserveRequest request,
                                       std::function<void()> wake) = 0;
   virtual void cancel_wait(WaitToken token) = 0;
+  // What is new for a follower that knows of `have_bytes` announced bytes and has extents of
+  // `have_room` bytes. Nothing, and may_wait: Waiting, and `wake` runs once when there is.
+  virtual Result<FollowAnswer> follow(HolderId holder, LeaseId lease, std::uint64_t have_bytes,
+                                      std::uint64_t have_room, bool may_wait,
+                                      std::function<void()> wake) = 0;
+  // The writer's word that so many bytes are written and stay as they are. What makes no sense is
+  // ignored; a commit of fewer bytes fails.
+  virtual void progress(HolderId holder, PutId put, std::uint64_t bytes) = 0;
   // Room for `more` bytes at least, in a put of unknown length. kMalformed in one of known length.
   virtual Result<Extension> extend(HolderId holder, PutId put, std::uint64_t more) = 0;
   // Publishes the first `length` bytes. Success or not, the put is over: a put whose length is not

@@ -48,6 +48,10 @@ class StoreImpl final : public Store {
   Result<Reservation> reserve(HolderId holder, ReserveRequest request,
                               std::function<void()> wake) override;
   void cancel_wait(WaitToken token) override;
+  Result<FollowAnswer> follow(HolderId holder, LeaseId lease, std::uint64_t have_bytes,
+                              std::uint64_t have_room, bool may_wait,
+                              std::function<void()> wake) override;
+  void progress(HolderId holder, PutId put, std::uint64_t bytes) override;
   Result<Extension> extend(HolderId holder, PutId put, std::uint64_t more) override;
   void commit(HolderId holder, PutId put, std::uint64_t length, CommitDone done) override;
   Result<void> abort(HolderId holder, PutId put) override;
@@ -92,6 +96,9 @@ class StoreImpl final : public Store {
     std::uint64_t charged = 0;         // to its holder
     bool direct = false;               // `written` is the final place
     bool to_disk = false;
+    std::uint64_t announced = 0;  // bytes that followers may read
+    ObjectId follow = 0;          // what followers pin (follows_); 0: there are none
+    bool was_followed = false;    // then its staging files are not used again
     CommitDone done;
   };
   struct Waiter {
@@ -101,6 +108,18 @@ class StoreImpl final : public Store {
   };
   struct Writers {  // of one key
     std::size_t puts = 0;
+    std::vector<WaitToken> waiters;
+    PutId first = 0;  // the one to follow
+  };
+  // A put that is or was followed. Known for as long as somebody pins its bytes.
+  struct Follow {
+    PutId put = 0;
+    FollowedState state = FollowedState::kWriting;
+    ObjectId object_id = 0;
+    std::uint64_t available = 0;                      // at the end
+    std::vector<Extent> extents;                      // at the end
+    std::vector<StagingFile> staging;                 // at the end
+    std::unordered_map<SegmentId, UniqueFd> readers;  // of staging files, O_RDONLY
     std::vector<WaitToken> waiters;
   };
   struct Region {
@@ -168,6 +187,13 @@ class StoreImpl final : public Store {
   Result<void> add_targets(Copy& copy, const std::vector<Extent>& place);
   static void run_copy(Copy& copy);
   static bool advance(Put& put, PutEvent event);
+  // store_follow.cc
+  Result<Following> begin_follow(HolderId holder, Put& put);
+  void announce(Put& put, std::uint64_t bytes);
+  void end_follow(Put& put, bool published);
+  void forget_follow(ObjectId pin);
+  void wake_followers(Follow& follow);
+  Result<SegmentView> staging_view(HolderId holder, SegmentId id);
   Put* find_put(HolderId holder, PutId id);
   [[nodiscard]] bool wants_disk(const ReserveRequest& request, std::uint64_t length) const;
   void trim_memory(std::vector<Extent>& extents, std::uint64_t length);
@@ -178,6 +204,8 @@ class StoreImpl final : public Store {
   // Before a record goes: what it names is written down if somebody pins it.
   Result<void> write_down(const catalog::Record& record);
   void free_place(const std::vector<Extent>& extents);
+  // Nobody names these bytes any more, but somebody pins the object.
+  void keep(ObjectId object, const std::vector<Extent>& extents);
   void unpinned(ObjectId object);
   Result<bool> remove_object(std::string_view key, bool& durable);
   Result<std::optional<std::vector<Extent>>> take_memory(std::uint64_t length, bool may_evict);
@@ -222,6 +250,8 @@ class StoreImpl final : public Store {
   std::unordered_map<PutId, std::unique_ptr<Put>> puts_;
   std::unordered_map<std::string, Writers> writers_;
   std::unordered_map<WaitToken, Waiter> waits_;
+  std::unordered_map<ObjectId, Follow> follows_;              // by what followers pin
+  std::unordered_map<SegmentId, ObjectId> followed_staging_;  // whose file that is
   std::unordered_map<HolderId, std::unordered_set<PutId>> holder_puts_;
   std::unordered_map<HolderId, std::uint64_t> holder_put_bytes_;
   std::unordered_map<HolderId, std::unordered_set<SegmentId>> seen_;

@@ -75,6 +75,7 @@ Result<SegmentView> StoreImpl::segment(HolderId holder, SegmentId id) {
     if (!leases_->holds(holder, number_of(id))) return unknown;
     return disks_->reader(id);
   }
+  if (kind_of(id) == SegmentKind::kStaging) return staging_view(holder, id);
   const auto seen = seen_.find(holder);
   if (seen == seen_.end() || seen->second.count(id) == 0) return unknown;
   if (kind_of(id) == SegmentKind::kMemory) return memory_->reader(id);

@@ -54,11 +54,17 @@ void StoreImpl::retire(const catalog::Record& record) {
   disk_policy_->erase(record.object_id);
   auto extents = extents_of(record);
   if (!leases_->pinned(record.object_id)) return free_place(extents);
+  keep(record.object_id, extents);
+}
+
+void StoreImpl::keep(ObjectId object, const std::vector<Extent>& extents) {
   for (const auto& extent : extents) held_bytes_ += extent.length;
-  held_[record.object_id] = std::move(extents);
+  auto& held = held_[object];
+  held.insert(held.end(), extents.begin(), extents.end());
 }
 
 void StoreImpl::unpinned(ObjectId object) {
+  forget_follow(object);
   const auto found = held_.find(object);
   if (found == held_.end()) return;
   const auto extents = std::move(found->second);

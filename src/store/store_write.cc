@@ -60,6 +60,9 @@ Result<Reservation> StoreImpl::reserve(HolderId holder, ReserveRequest request,
     }
     const auto writers = writers_.find(request.key);
     if (writers != writers_.end() && writers->second.puts > 0) {
+      const auto first = puts_.find(writers->second.first);
+      if (request.follow && first != puts_.end())
+        return Reservation(OM_TRY(begin_follow(holder, *first->second)));
       const WaitToken token = next_wait_++;
       writers->second.waiters.push_back(token);
       waits_.emplace(token, Waiter{holder, request.key, std::move(wake)});
@@ -83,7 +86,7 @@ Result<Reserved> StoreImpl::begin_put(HolderId holder, ReserveRequest request) {
   const std::uint64_t first = put.request.length.value_or(kRoomAtFirst);
   OM_TRY(charge(put, first));
   holder_puts_[holder].insert(put.id);
-  ++writers_[put.request.key].puts;
+  if (auto& writers = writers_[put.request.key]; ++writers.puts == 1) writers.first = put.id;
   puts_.emplace(put.id, std::move(owned));
 
   Extension given;
@@ -270,6 +273,9 @@ void StoreImpl::commit(HolderId holder, PutId id, std::uint64_t length, CommitDo
                                std::to_string(*put->request.length)});
   if (length > put->room)
     return fail_put(*put, {Errc::kMalformed, 0, "the body is longer than the room for it"});
+  if (length < put->announced)
+    return fail_put(*put, {Errc::kMalformed, 0, "the body is shorter than was announced"});
+  announce(*put, length);
   auto begun = put->direct ? finish_direct(*put) : start_copy(*put);
   if (!begun) fail_put(*put, std::move(begun).error());
 }
@@ -515,9 +521,16 @@ void StoreImpl::publish(Put& put, std::vector<Extent> place, bool on_disk) {
   }
   const Committed committed{record.object_id, record.created_ns};
   if (put.direct) {
-    if (on_disk && !put.memory.empty()) memory_->give_back(std::exchange(put.memory, {}));
-    put.file.reset();
     if (put.room > 0) leases_->unpin_put(put.holder, put.object_id);
+    const auto left = std::exchange(put.memory, {});
+    if (on_disk && !left.empty()) {
+      // Followers read there.
+      if (leases_->pinned(put.object_id))
+        keep(put.object_id, left);
+      else
+        memory_->give_back(left);
+    }
+    put.file.reset();
   }
   auto& policy = on_disk ? *disk_policy_ : *memory_policy_;
   policy.insert(record.object_id, record.length, hash_key(record.key).low);
@@ -563,15 +576,15 @@ void StoreImpl::drop_room(Put& put, bool holder_gone) {
   if (room.empty()) return;
   const bool is_pinned = put.direct;
   if (is_pinned && holder_gone) {
-    for (const auto& extent : room) held_bytes_ += extent.length;
-    held_[put.object_id] = std::move(room);
-    return;
+    return keep(put.object_id, room);
   }
   if (is_pinned) leases_->unpin_put(put.holder, put.object_id);
+  if (is_pinned && leases_->pinned(put.object_id)) return keep(put.object_id, room);
   free_place(room);
 }
 
 void StoreImpl::end_put(Put& put, bool published) {
+  end_follow(put, published);
   for (auto& file : put.staging) staging_->give_back(put.holder, std::move(file));
   if (const auto bytes = holder_put_bytes_.find(put.holder); bytes != holder_put_bytes_.end())
     bytes->second -= put.charged;

@@ -42,6 +42,8 @@ std::optional<Result<std::string>> reencode(const Header& header,
     case Type::kDescribe: return either<Describe, GetReply>(header, packet);
     case Type::kSubscribe: return either<Subscribe, Empty>(header, packet);
     case Type::kEvent: return again<Event>(header, packet);
+    case Type::kFollow: return either<Follow, FollowReply>(header, packet);
+    case Type::kProgress: return again<Progress>(header, packet);
   }
   return std::nullopt;
 }

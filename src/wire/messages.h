@@ -40,6 +40,8 @@ enum class Type : std::uint16_t {
   kSubscribe = 16,
   kEvent = 17,  // from the daemon, unasked: request id 0
   kRegionDrain = 18,
+  kFollow = 19,
+  kProgress = 20,  // one way: no reply
 };
 
 // Header flags.
@@ -203,6 +205,8 @@ inline constexpr std::uint32_t kReserveOrGet =
 inline constexpr std::uint32_t kReserveDirect =
     4;  // ask for the final place; only trusted peers get it
 inline constexpr std::uint32_t kReserveDisk = 8;  // straight to the disk tier
+// With kReserveOrGet: follow the put that is under way instead of waiting for its end.
+inline constexpr std::uint32_t kReserveFollow = 16;
 
 struct Reserve {
   static constexpr Type kType = Type::kReserve;
@@ -219,7 +223,8 @@ struct Reserve {
     a(metadata, kMetadataBytesMax), a(tags, kTagsMax, kTagBytesMax);
   }
 };
-enum class ReserveOutcome : std::uint8_t { kYours = 0, kHit = 1 };
+// kFollowing: `hit` has a lease for FOLLOW and what is known of the object; no extents yet.
+enum class ReserveOutcome : std::uint8_t { kYours = 0, kHit = 1, kFollowing = 2 };
 struct ReserveReply {
   std::uint8_t outcome = 0;
   std::uint64_t put_id = 0;       // kYours
@@ -272,6 +277,40 @@ struct Abort {
   template <class A>
   void fields(A& a) {
     a(put_id);
+  }
+};
+// How many bytes of the body are written and will not change: what followers may read. One way.
+struct Progress {
+  static constexpr Type kType = Type::kProgress;
+  std::uint64_t put_id = 0;
+  std::uint64_t bytes = 0;
+  template <class A>
+  void fields(A& a) {
+    a(put_id), a(bytes);
+  }
+};
+enum class FollowState : std::uint8_t { kWriting = 0, kCommitted = 1, kAborted = 2 };
+// Answers when there is more than have_bytes, when the put has ended, or after wait_ms.
+struct Follow {
+  static constexpr Type kType = Type::kFollow;
+  std::uint64_t lease_id = 0;    // of kFollowing
+  std::uint64_t have_bytes = 0;  // that the peer knows to be there
+  std::uint64_t have_room = 0;   // bytes of the extents that the peer knows
+  std::uint32_t wait_ms = 0;
+  template <class A>
+  void fields(A& a) {
+    a(lease_id), a(have_bytes), a(have_room), a(wait_ms);
+  }
+};
+struct FollowReply {
+  std::uint8_t state = 0;
+  std::uint64_t available = 0;    // bytes of the body that may be read
+  std::vector<Segment> segments;  // to read
+  std::vector<Extent> extents;    // of the body, from byte have_room on
+  GetItem hit;                    // kCommitted: a lease on the object, or why there is none
+  template <class A>
+  void fields(A& a) {
+    a(state), a(available), a(segments, std::size_t{4096}), a(extents, std::size_t{4096}), a(hit);
   }
 };
 struct Empty {

@@ -64,6 +64,9 @@ std::vector<Row> rows() {
       {"Subscribe", encode_request(16, Subscribe{7, "prefix"})},
       {"SubscribeReply", reply(Type::kSubscribe, Empty{})},
       {"Event", encode(Type::kEvent, 0, Event{1, "key", 2, 3}, kReplyFlag)},
+      {"Follow", encode_request(19, Follow{1, 2, 3, 4})},
+      {"FollowReply", reply(Type::kFollow, FollowReply{1, 5, {}, {{1, 2, 3}}, {}})},
+      {"Progress", encode_request(20, Progress{1, 2})},
       {"Failure", encode_failure(Type::kGet, 9, Error{Errc::kQuota, 0, "too many leases"})},
   };
 }
@@ -202,7 +205,7 @@ TEST(Failure, CutsAReasonThatIsTooLong) {
 
 TEST(Types, OthersAreUnknown) {
   std::string packet = encode_request(1, Stat{"key"});
-  for (const std::uint16_t type : std::initializer_list<std::uint16_t>{0, 19, 255, 65535}) {
+  for (const std::uint16_t type : std::initializer_list<std::uint16_t>{0, 21, 255, 65535}) {
     std::memcpy(packet.data() + 4, &type, sizeof type);
     auto again = decode(packet);
     ASSERT_FALSE(again);

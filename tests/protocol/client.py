@@ -18,11 +18,12 @@ UNKNOWN = 2**64 - 1
 PACKET_MAX = 131072
 
 (HELLO, GET, RELEASE, RESERVE, EXTEND, COMMIT, ABORT, DELETE, STAT, LIST, REGION, REGION_LIST,
- REGION_DROP, STATUS, DESCRIBE, SUBSCRIBE, EVENT, REGION_DRAIN) = range(1, 19)
+ REGION_DROP, STATUS, DESCRIBE, SUBSCRIBE, EVENT, REGION_DRAIN, FOLLOW, PROGRESS) = range(1, 21)
 (OK, NOT_FOUND, EXISTS, BUSY, NO_SPACE, QUOTA, MALFORMED, DENIED, UNAVAILABLE, TIMEOUT, CORRUPT,
  SYSTEM, UNSUPPORTED) = range(13)
-EPHEMERAL, OR_GET, DIRECT, DISK = 1, 2, 4, 8
-YOURS, HIT = 0, 1
+EPHEMERAL, OR_GET, DIRECT, DISK, FOLLOWING_IS_FINE = 1, 2, 4, 8, 16
+YOURS, HIT, FOLLOWING = 0, 1, 2
+WRITING, COMMITTED, ABORTED = 0, 1, 2
 KIND_MEMORY, KIND_FILE, KIND_PACK, KIND_STAGING, KIND_REGION = range(5)
 BY_KEY, BY_PREFIX, BY_TAG = range(3)
 PUBLISHED, REMOVED, REVOKED, LOST = 1, 2, 4, 8
@@ -159,6 +160,9 @@ def read_body(kind, body):
             "pid": r.u32()})}
     elif kind == STATUS:
         reply = {"items": r.list_of(lambda: (r.text().decode(), r.u64(), r.text().decode()))}
+    elif kind == FOLLOW:
+        reply = {"state": r.u8(), "available": r.u64(), "segments": r.list_of(r.segment),
+                 "extents": r.list_of(r.extent), "hit": r.item()}
     elif kind == EVENT:
         reply = {"event": r.u32(), "key": r.text(), "object_id": r.u64(), "lease_id": r.u64()}
     else:
@@ -319,6 +323,16 @@ class Connection:
 
     def abort(self, put_id):
         return self.call(ABORT, u64(put_id))
+
+    def progress(self, put_id, written):
+        self.send(PROGRESS, u64(put_id) + u64(written))
+
+    @staticmethod
+    def follow_body(lease_id, have_bytes=0, have_room=0, wait_ms=0):
+        return u64(lease_id) + u64(have_bytes) + u64(have_room) + u32(wait_ms)
+
+    def follow(self, lease_id, have_bytes=0, have_room=0, wait_ms=0):
+        return self.call(FOLLOW, self.follow_body(lease_id, have_bytes, have_room, wait_ms))
 
     def delete(self, what, by=BY_KEY):
         return self.call(DELETE, u8(by) + text(what))["removed"]

@@ -149,7 +149,7 @@ class Packets(ProtocolCase):
 
     def test_unknown_types_are_unsupported_and_it_goes_on(self):
         connection = self.connect()
-        for kind in (0, 17, 19, 4711):
+        for kind in (0, 17, 21, 4711):
             self.fails(c.UNSUPPORTED, connection.call, kind)
         connection.status()
 
@@ -470,6 +470,142 @@ class Puts(ProtocolCase):
         self.assertEqual(connection.fetch("lost"), b"0123456789")
 
 
+class Following(ProtocolCase):
+    """Reading what somebody else is still writing."""
+
+    def tearDown(self):
+        for connection in self.connections:
+            connection.close()
+        with Connection(self.daemon.socket) as connection:
+            connection.delete(b"", c.BY_PREFIX)
+            # Staging that was followed, and room that was held for followers, is given back.
+            wait_until(lambda: connection.status()["leases"] == 0 and
+                       connection.status()["held.bytes"] == 0, "nothing is held")
+        super().tearDown()
+
+    def begin(self, key, followers, length=c.UNKNOWN, flags=c.OR_GET):
+        writer = self.connect()
+        put = writer.reserve(key, length, flags=flags)
+        self.assertEqual(put["outcome"], c.YOURS)
+        leases = []
+        for follower in followers:
+            reply = follower.reserve(key, flags=c.OR_GET | c.FOLLOWING_IS_FINE)
+            self.assertEqual(reply["outcome"], c.FOLLOWING)
+            leases.append(reply["hit"]["lease_id"])
+        return writer, put, leases
+
+    def check(self, flags, length):
+        body = bytes(i * 7 % 251 for i in range(600_000))
+        fast, slow = self.connect(), self.connect()
+        writer, put, leases = self.begin("f", [fast, slow], len(body) if length else c.UNKNOWN,
+                                         flags=c.OR_GET | flags)
+        extents, at, got, room, known = list(put["extents"]), 0, b"", 0, []
+        while at < len(body):
+            end = min(at + 70_000, len(body))
+            if end > sum(e["length"] for e in extents):
+                extents += writer.extend(put["put_id"], end - at)["extents"]
+            writer.write(extents, body[:end])
+            waiting = fast.send(c.FOLLOW, fast.follow_body(leases[0], len(got), room, 10_000))
+            writer.progress(put["put_id"], end)
+            reply = fast.reply(waiting)
+            self.assertEqual((reply["state"], reply["available"]), (c.WRITING, end))
+            known += reply["extents"]
+            room += sum(e["length"] for e in reply["extents"])
+            got = fast.read({"extents": known})[:end]
+            self.assertEqual(got, body[:end])
+            at = end
+        reply = fast.follow(leases[0], len(got), room, 1)
+        self.assertEqual(reply["state"], c.WRITING)  # nothing new: the time is up
+        waiting = fast.send(c.FOLLOW, fast.follow_body(leases[0], len(got), room, 10_000))
+        writer.commit(put["put_id"], len(body))
+        writer.put("g", b"x" * 600_000)  # another body in the same staging, if it were used again
+        reply = fast.reply(waiting)
+        self.assertEqual((reply["state"], reply["available"]), (c.COMMITTED, len(body)))
+        self.assertEqual(fast.read(reply["hit"]), body)
+        fast.release(reply["hit"]["lease_id"])
+        # Who comes late reads the same, also when the object has been replaced meanwhile.
+        writer.put("f", b"y" * 600_000)
+        reply = slow.follow(leases[1])
+        self.assertEqual((reply["state"], reply["available"]), (c.COMMITTED, len(body)))
+        self.assertEqual(reply["hit"]["status"], c.NOT_FOUND)
+        self.assertEqual(slow.read(reply)[:len(body)], body)
+        for extent in reply["extents"]:
+            with self.assertRaises(OSError):
+                os.pwrite(slow.segments[(extent["segment"], 0)], b"!", extent["offset"])
+
+    def test_staging_of_unknown_length(self):
+        self.check(0, length=False)
+
+    def test_staging_of_known_length(self):
+        self.check(0, length=True)
+
+    def test_the_final_place_in_memory(self):
+        self.check(c.DIRECT, length=True)
+
+    def test_the_final_place_in_memory_of_unknown_length(self):
+        self.check(c.DIRECT, length=False)
+
+    def test_the_final_place_on_disk(self):
+        self.check(c.DIRECT | c.DISK, length=True)
+
+    def test_the_writer_dies_or_aborts(self):
+        for end in ("abort", "close"):
+            for flags in (0, c.DIRECT):
+                follower, waiter = self.connect(), self.connect()
+                writer, put, leases = self.begin("d", [follower], 8192, flags=c.OR_GET | flags)
+                writer.write(put["extents"], b"a" * 8192)
+                writer.progress(put["put_id"], 4096)
+                first = follower.follow(leases[0], wait_ms=10_000)
+                self.assertEqual(first["available"], 4096)
+                room = sum(e["length"] for e in first["extents"])
+                told = follower.send(c.FOLLOW,
+                                     follower.follow_body(leases[0], 4096, room, 10_000))
+                woken = waiter.send(c.RESERVE, waiter.reserve_body("d", 2, flags=c.OR_GET,
+                                                                   wait_ms=10_000))
+                if end == "abort":
+                    writer.abort(put["put_id"])
+                else:
+                    writer.close()
+                reply = follower.reply(told)
+                self.assertEqual(reply["state"], c.ABORTED)
+                reply = waiter.reply(woken)
+                self.assertEqual(reply["outcome"], c.YOURS)
+                waiter.write(reply["extents"], b"ok")
+                waiter.commit(reply["put_id"], 2)
+                # What it has read stays as it was until it lets go.
+                self.assertEqual(follower.read(first)[:4096], b"a" * 4096)
+                follower.release(leases[0])
+                follower.delete("d")
+
+    def test_a_commit_of_less_than_was_announced_fails(self):
+        follower = self.connect()
+        writer, put, leases = self.begin("l", [follower])
+        writer.write(put["extents"], b"a" * 100)
+        writer.progress(put["put_id"], 100)
+        self.fails(c.MALFORMED, writer.commit, put["put_id"], 99)
+        self.assertEqual(follower.follow(leases[0])["state"], c.ABORTED)
+
+    def test_progress_that_makes_no_sense_is_ignored(self):
+        follower = self.connect()
+        writer, put, leases = self.begin("n", [follower], 100)
+        writer.progress(put["put_id"], 2**63)
+        writer.progress(put["put_id"] + 1000, 10)
+        follower.progress(put["put_id"], 10)
+        writer.status()  # what it sent has been looked at
+        follower.status()
+        reply = follower.follow(leases[0])
+        self.assertEqual((reply["state"], reply["available"]), (c.WRITING, 0))
+
+    def test_values(self):
+        connection = self.connect()
+        self.fails(c.NOT_FOUND, connection.follow, 12345)
+        self.fails(c.MALFORMED, connection.reserve, "v", 1, flags=c.FOLLOWING_IS_FINE)
+        connection.put("v", b"there")
+        reply = connection.reserve("v", 1, flags=c.OR_GET | c.FOLLOWING_IS_FINE)
+        self.assertEqual(reply["outcome"], c.HIT)
+        self.fails(c.NOT_FOUND, connection.follow, reply["hit"]["lease_id"])
+
+
 class Removal(ProtocolCase):
     def test_by_key_prefix_and_tag(self):
         connection = self.connect()
@@ -502,6 +638,38 @@ class Listing(ProtocolCase):
         self.assertEqual(seen, keys)
         entry = page["entries"][-1]
         self.assertEqual((entry["length"], entry["expires_ns"], entry["url"]), (2, 2**62, b""))
+
+    def test_what_is_there_all_the_time_is_listed_once_whatever_changes(self):
+        connection, other = self.connect(), self.connect()
+        stay = [f"s/{n:03}".encode() for n in range(0, 100, 2)]
+        for key in stay:
+            connection.put(key, b"12")
+        gone = [f"s/{n:03}".encode() for n in range(1, 100, 4)]
+        for key in gone:
+            connection.put(key, b"12")
+        seen, after = [], b""
+        for turn in range(1000):
+            page = connection.list(b"s/", after, 5)
+            seen += [entry["key"] for entry in page["entries"]]
+            if not page["more"]:
+                break
+            after = seen[-1]
+            # Behind, at and before the place of the listing: some go, some come, one is replaced.
+            for key in gone[turn::9]:
+                try:
+                    other.delete(key)
+                except Failure:
+                    pass
+            other.put(f"s/{(turn * 37) % 100:03}+", b"new")
+            other.put(stay[turn * 7 % len(stay)], b"replaced")
+            try:
+                if after not in stay:
+                    other.delete(after)
+            except Failure:
+                pass
+        self.assertEqual(seen, sorted(set(seen)))
+        self.assertEqual([key for key in seen if key in stay], stay)
+        connection.delete(b"s/", c.BY_PREFIX)
 
     def test_a_page_ends_where_the_packet_does(self):
         connection = self.connect()

@@ -1,0 +1,166 @@
+// Readers that follow a put while it is written.
+//
+// A follower has a lease on what the put writes into: on the object's own id where the final place
+// is written to (direct), on an id of its own where it is staging. So the bytes stay where they are
+// until it lets go, whether the put is published, aborted or orphaned. How far it may read is the
+// writer's word (progress); commit holds it to that word, as far as the length goes. A writer that
+// changes what it has announced deceives its followers: only what is published is fixed.
+#include <fcntl.h>
+
+#include <algorithm>
+
+#include "posix/file.h"
+#include "store/store_impl.h"
+
+namespace om::store {
+
+namespace {
+
+// The extents of a body without its first `skip` bytes, up to `length`.
+std::vector<Extent> part_of(const std::vector<Extent>& extents, std::uint64_t skip,
+                            std::uint64_t length) {
+  std::vector<Extent> part;
+  std::uint64_t begin = 0;
+  for (const Extent& extent : extents) {
+    const std::uint64_t end = std::min(begin + extent.length, length);
+    const std::uint64_t from = std::max(begin, skip);
+    if (from < end) part.push_back({extent.segment, extent.offset + (from - begin), end - from});
+    begin += extent.length;
+  }
+  return part;
+}
+
+}  // namespace
+
+Result<Following> StoreImpl::begin_follow(HolderId holder, Put& put) {
+  const bool fresh = put.follow == 0;
+  const ObjectId pin = !fresh ? put.follow : put.direct ? put.object_id : next_object_++;
+  const LeaseId lease_id = OM_TRY(leases_->lease(holder, pin, put.room));
+  put.was_followed = true;
+  put.follow = pin;
+  if (fresh) {
+    Follow& follow = follows_[pin];
+    follow.put = put.id;
+    follow.object_id = put.object_id;
+  }
+  Following following;
+  following.lease_id = lease_id;
+  following.info.object_id = put.object_id;
+  following.info.length = put.request.length.value_or(~std::uint64_t{0});
+  following.info.total_bytes = following.info.length;
+  following.info.expires_ns = put.request.expires_ns;
+  following.info.ephemeral = put.request.ephemeral;
+  following.info.tier = put.to_disk ? Tier::kDisk : Tier::kMemory;
+  following.info.metadata = put.request.metadata;
+  following.info.tags = put.request.tags;
+  return following;
+}
+
+Result<FollowAnswer> StoreImpl::follow(HolderId holder, LeaseId lease_id, std::uint64_t have_bytes,
+                                       std::uint64_t have_room, bool may_wait,
+                                       std::function<void()> wake) {
+  const auto pin = leases_->object_of(holder, lease_id);
+  const auto found = pin ? follows_.find(*pin) : follows_.end();
+  if (found == follows_.end()) return Error{Errc::kNotFound, 0, "no lease on a put"};
+  Follow& follow = found->second;
+  Followed answer;
+  answer.state = follow.state;
+  if (follow.state == FollowedState::kWriting) {
+    const Put& put = *puts_.at(follow.put);
+    if (put.announced <= have_bytes && may_wait) {
+      // Those that have given up waiting are in the list still.
+      std::erase_if(follow.waiters, [&](WaitToken token) { return waits_.count(token) == 0; });
+      const WaitToken token = next_wait_++;
+      follow.waiters.push_back(token);
+      waits_.emplace(token, Waiter{holder, "", std::move(wake)});
+      return FollowAnswer(Waiting{token});
+    }
+    answer.available = put.announced;
+    answer.extents = part_of(put.written, have_room, put.room);
+  } else {
+    answer.available = follow.available;
+    answer.extents = part_of(follow.extents, have_room, follow.available);
+  }
+  auto& seen = seen_[holder];
+  for (const Extent& extent : answer.extents)
+    if (kind_of(extent.segment) == SegmentKind::kMemory)
+      seen.insert(extent.segment);
+    else if (kind_of(extent.segment) == SegmentKind::kStaging)
+      followed_staging_[extent.segment] = *pin;
+  if (follow.state == FollowedState::kCommitted) {
+    const auto record = catalog_->find_object(follow.object_id);
+    if (record && *record && reachable((*record)->place))
+      if (auto leased = lease(holder, **record)) answer.published = *std::move(leased);
+  }
+  return FollowAnswer(std::move(answer));
+}
+
+void StoreImpl::progress(HolderId holder, PutId id, std::uint64_t bytes) {
+  Put* const put = find_put(holder, id);
+  if (put == nullptr || put->state != PutState::kWriting || bytes > put->room) return;
+  announce(*put, bytes);
+}
+
+void StoreImpl::announce(Put& put, std::uint64_t bytes) {
+  if (bytes <= put.announced) return;
+  put.announced = bytes;
+  if (const auto follow = follows_.find(put.follow); follow != follows_.end())
+    wake_followers(follow->second);
+}
+
+void StoreImpl::wake_followers(Follow& follow) {
+  for (const WaitToken token : std::exchange(follow.waiters, {}))
+    worker_->post([this, token] {
+      const auto waiting = waits_.find(token);
+      if (waiting == waits_.end()) return;
+      const auto wake = std::move(waiting->second.wake);
+      waits_.erase(waiting);
+      if (wake) wake();
+    });
+}
+
+void StoreImpl::end_follow(Put& put, bool published) {
+  if (!put.was_followed) return;
+  auto staging = std::exchange(put.staging, {});
+  const auto found = follows_.find(put.follow);
+  if (found == follows_.end()) {
+    for (auto& file : staging) staging_->discard(std::move(file));
+    return;
+  }
+  Follow& follow = found->second;
+  follow.state = published ? FollowedState::kCommitted : FollowedState::kAborted;
+  follow.available = published ? put.length : put.announced;
+  follow.extents = std::move(put.written);
+  follow.staging = std::move(staging);
+  wake_followers(follow);
+}
+
+// The last follower has let go.
+void StoreImpl::forget_follow(ObjectId pin) {
+  const auto found = follows_.find(pin);
+  if (found == follows_.end()) return;
+  Follow& follow = found->second;
+  if (const auto put = puts_.find(follow.put); put != puts_.end()) put->second->follow = 0;
+  for (auto& file : follow.staging) staging_->discard(std::move(file));
+  std::erase_if(followed_staging_, [&](const auto& entry) { return entry.second == pin; });
+  follows_.erase(found);
+}
+
+Result<SegmentView> StoreImpl::staging_view(HolderId holder, SegmentId id) {
+  const Error unknown{Errc::kNotFound, 0, "no lease of yours lies in this segment"};
+  const auto pin = followed_staging_.find(id);
+  if (pin == followed_staging_.end() || !leases_->holds(holder, pin->second)) return unknown;
+  Follow& follow = follows_.at(pin->second);
+  const auto put = puts_.find(follow.put);
+  const auto& files = put != puts_.end() ? put->second->staging : follow.staging;
+  for (const StagingFile& file : files) {
+    if (file.id != id) continue;
+    UniqueFd& reader = follow.readers[id];
+    // All followers share this description; they cannot write through it.
+    if (!reader) reader = OM_TRY(reopen(file.file.borrow(), O_RDONLY));
+    return SegmentView{id, SegmentKind::kStaging, file.size, reader.borrow()};
+  }
+  return unknown;
+}
+
+}  // namespace om::store
