@@ -63,7 +63,7 @@ def main():
         memory = "met" if each <= BYTES_AT_MOST else "missed"
         print("memory per object: %.0f bytes  %s (bound %d); pages of the index: %.0f bytes" % (
             each, memory, BYTES_AT_MOST, mapped), flush=True)
-        settled, under_load = [], []
+        settled, under_load, cpu = [], [], []
         for start in range(arguments.starts):
             busy = start % 2 == 1
             if busy:
@@ -76,6 +76,7 @@ def main():
                 writer.wait()
             (under_load if busy else settled).append(
                 first_answer(daemon, count, keys.randrange(count)))
+            cpu.append(machine.cpu_seconds(daemon.pid))
             # The next kill finds a daemon that has caught up.
             time.sleep(2)
             store.program("om-bench-many", "--socket", daemon.socket, "compare", count)
@@ -88,6 +89,9 @@ def main():
                         "verdict": stats.verdict((0, min(samples), max(samples)), at_most=SECONDS_AT_MOST)}
         print("first answer after kill -9, %-24s: %s s, worst %.3f  %s (bound %.1f, for every start)" % (
             name, stats.show(interval), max(samples), report[name]["verdict"], SECONDS_AT_MOST), flush=True)
+    print("CPU of the daemon until then: %s s (an idle machine needs little more)" %
+          stats.show(stats.median_interval(cpu)))
+    report["cpu_seconds"] = cpu
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(report, indent=1))
 

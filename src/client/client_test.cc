@@ -542,6 +542,33 @@ TEST(Segments, ComeAgainAfterThisProcessHadNoRoomForThem) {
   EXPECT_EQ(*(*lease)->read_all(), "here after all");
 }
 
+TEST(GetMany, LeasesGoBackInOnePacket) {
+  std::vector<std::vector<std::uint64_t>> released;
+  Meeting m([&](FakeServer& s) {
+    const UniqueFd file = file_with("0123456789");
+    while (const auto request = s.receive()) {
+      if (request->header.type == wire::Type::kRelease)
+        released.push_back(request->as<wire::Release>().leases);
+      if (request->header.type != wire::Type::kGet) continue;
+      wire::GetReply reply;
+      reply.segments = {segment(1, 10, wire::SegmentKind::kMemory)};
+      for (std::uint64_t i = 0; i < request->as<wire::Get>().keys.size(); ++i) {
+        reply.items.push_back(item(1, {{1, i, 1}}));
+        reply.items.back().lease_id = 100 + i;
+      }
+      s.reply(*request, reply, {file.borrow()});
+    }
+  });
+  auto leases = m.client->get_many({"a", "b", "c"});
+  ASSERT_TRUE(leases) << describe(leases.error());
+  leases->push_back(std::nullopt);
+  (*leases)[1]->release();
+  release(*std::move(leases));
+  m.client->close();
+  m.server.join();
+  EXPECT_EQ(released, (std::vector<std::vector<std::uint64_t>>{{101}, {100, 102}}));
+}
+
 TEST(GetMany, AsksAgainForWhatDidNotFitAndKeepsTheOrder) {
   Meeting m([](FakeServer& s) {
     const UniqueFd file = file_with("0123456789");

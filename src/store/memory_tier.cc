@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <charconv>
@@ -34,6 +35,13 @@ Result<UniqueFd> make_segment(BorrowedFd directory, const std::string& name, std
     return std::move(made).error();
   }
   return file;
+}
+
+// Fewer blocks than its size takes. When in doubt, yes.
+bool has_holes(BorrowedFd file, std::uint64_t size) {
+  struct stat status {};
+  return ::fstat(file.raw(), &status) != 0 ||
+         static_cast<std::uint64_t>(status.st_blocks) * 512 < size;
 }
 
 void fault_file(BorrowedFd file, std::uint64_t size, std::atomic<std::uint64_t>& progress) {
@@ -74,8 +82,11 @@ Result<void> MemoryTier::recover(bool fresh) {
       OM_TRY(remove_at(directory_.borrow(), name));
       continue;
     }
-    // Usually there is nothing left to allocate; a hole would be SIGBUS to a reader.
-    if (auto allocated = allocate(file.borrow(), 0, size); !allocated) {
+    // Usually there is nothing left to allocate; a hole would be SIGBUS to a reader. fallocate(2)
+    // looks at every page even then: seconds for a large tier.
+    if (auto allocated =
+            has_holes(file.borrow(), size) ? allocate(file.borrow(), 0, size) : Result<void>();
+        !allocated) {
       if (allocated.error().code != Errc::kNoSpace) return allocated;
       // Killed between its size and its blocks, and by now they are gone: nothing is in it yet.
       OM_TRY(remove_at(directory_.borrow(), name));

@@ -75,6 +75,7 @@ Result<std::optional<Record>> Catalog::Impl::change(EntryType type, Record recor
     encode_record(record, payload);
   }
   const auto written = OM_TRY(journal_->append(header, bytes_of(payload)));
+  hot_.forget(hash);
   sequence_ = record.sequence;
   OverlayEntry entry;
   entry.hash = hash;
@@ -106,6 +107,25 @@ Result<std::optional<Record>> Catalog::Impl::find(std::string_view key) {
     }
   }
   return index_->find(options.hash(key), key);
+}
+
+Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view key) {
+  using Ref = std::shared_ptr<const Record>;
+  if (key.empty() || key.size() > kKeyBytesMax) return Ref();
+  {
+    const std::lock_guard lock(mutex_);
+    if (const OverlayEntry* entry = overlaid(key)) {
+      if (!entry->live) return Ref();
+      return Ref(std::make_shared<Record>(OM_TRY(record_of(*entry))));
+    }
+  }
+  const KeyHash hash = options.hash(key);
+  if (Ref hot = hot_.find(hash, key)) return hot;
+  auto found = OM_TRY(index_->find(hash, key));
+  if (!found) return Ref();
+  Ref record = std::make_shared<Record>(*std::move(found));
+  hot_.keep(hash, record);
+  return record;
 }
 
 Result<std::optional<Record>> Catalog::Impl::find_object(std::uint64_t object_id) {
@@ -410,6 +430,9 @@ Result<std::optional<Record>> Catalog::move(std::string_view key, std::uint64_t 
   return impl_->change(EntryType::kMove, std::move(record), true);
 }
 Result<std::optional<Record>> Catalog::find(std::string_view key) { return impl_->find(key); }
+Result<std::shared_ptr<const Record>> Catalog::look(std::string_view key) {
+  return impl_->look(key);
+}
 Result<std::optional<Record>> Catalog::find_object(std::uint64_t object_id) {
   return impl_->find_object(object_id);
 }

@@ -22,7 +22,7 @@
 //   - group_sync(sync_bodies): `sync_bodies` makes the bodies of all objects durable that were
 //     published or moved before group_sync() was entered.
 //
-// Threads: publish, move, remove, find, find_object, list, keys_with_tag, for_each and mark_clean
+// Threads: publish, move, remove, find, look, find_object, list, keys_with_tag, for_each and mark_clean
 // on one thread, the owner's. group_sync() on one other thread (or the owner's), one call at a
 // time. sync_removals() and status() on any. Callbacks must not call the catalog.
 #pragma once
@@ -111,6 +111,9 @@ class Catalog {
 
   // --- looking
   Result<std::optional<Record>> find(std::string_view key);
+  // The same for who only reads it: what was looked at lately comes without a copy and without a
+  // look into the index. Null: there is none.
+  Result<std::shared_ptr<const Record>> look(std::string_view key);
   Result<std::optional<Record>> find_object(std::uint64_t object_id);
   // Every object, in no order, for the owner's start.
   Result<void> for_each(const std::function<void(const Record&)>& fn);

@@ -81,6 +81,11 @@ std::map<std::string, std::uint64_t> contents(Catalog& catalog) {
   for (const auto& [key, id] : all) {
     const auto found = catalog.find(key);
     EXPECT_TRUE(found && *found && (*found)->object_id == id) << key;
+    // Twice: from the index, then from what was looked at lately, whatever happened in between.
+    for (int again = 0; again < 2; ++again) {
+      const auto looked = catalog.look(key);
+      EXPECT_TRUE(looked && *looked && **looked == **found) << key;
+    }
     const auto by_id = catalog.find_object(id);
     EXPECT_TRUE(by_id && *by_id && (*by_id)->key == key) << key;
   }
@@ -126,6 +131,7 @@ TEST_P(CatalogSyncedOrNot, PublishesReplacesMovesRemoves) {
   EXPECT_EQ(*catalog->publish(make_record(1, "k")), std::nullopt);
   sync();
   EXPECT_EQ((*catalog->find("k"))->durable, GetParam());
+  EXPECT_EQ((*catalog->look("k"))->object_id, 1U);  // and remembered, if it was in the index
   auto old = catalog->publish(make_record(2, "k"));
   ASSERT_TRUE(old && *old);
   EXPECT_EQ((*old)->object_id, 1U);
@@ -133,14 +139,17 @@ TEST_P(CatalogSyncedOrNot, PublishesReplacesMovesRemoves) {
   EXPECT_EQ(*catalog->find_object(1), std::nullopt);
   sync();
   EXPECT_EQ(*catalog->find_object(1), std::nullopt);
+  EXPECT_EQ((*catalog->look("k"))->object_id, 2U);
   EXPECT_EQ(*catalog->move("k", 1, Place{}), std::nullopt);
   ASSERT_TRUE(*catalog->move("k", 2, Place{kTierMemory, 0, {{9, 9, 9}}}));
   EXPECT_EQ((*catalog->find("k"))->place.extents[0].segment, 9U);
   sync();
   EXPECT_EQ((*catalog->find_object(2))->place.extents[0].segment, 9U);
+  EXPECT_EQ((*catalog->look("k"))->place.extents[0].segment, 9U);
   EXPECT_EQ(*catalog->remove("none"), std::nullopt);
   ASSERT_TRUE(*catalog->remove("k"));
   EXPECT_EQ(*catalog->find("k"), std::nullopt);
+  EXPECT_EQ(*catalog->look("k"), nullptr);
   EXPECT_EQ(*catalog->find_object(2), std::nullopt);
   sync();
   EXPECT_EQ(*catalog->find("k"), std::nullopt);

@@ -16,6 +16,7 @@
 
 #include "posix/unique_fd.h"
 #include "store/catalog/catalog.h"
+#include "store/catalog/hot_records.h"
 #include "store/catalog/index.h"
 #include "store/catalog/overlay.h"
 
@@ -29,6 +30,7 @@ class Catalog::Impl {
 
   Result<std::optional<Record>> change(EntryType type, Record record, bool expect_object);
   Result<std::optional<Record>> find(std::string_view key);
+  Result<std::shared_ptr<const Record>> look(std::string_view key);
   Result<std::optional<Record>> find_object(std::uint64_t object_id);
   Result<void> for_each(const std::function<void(const Record&)>& fn);
   Result<void> list(std::string_view prefix, std::string_view after, std::size_t limit,
@@ -62,6 +64,7 @@ class Catalog::Impl {
   LogDirectory* directory_ = nullptr;
   std::unique_ptr<Index> index_;
   KeyHash boot_;
+  HotRecords hot_;
 
   mutable std::mutex mutex_;
   std::unique_ptr<Journal> journal_;

@@ -38,6 +38,7 @@ class Overlay {
   using Map = std::unordered_map<std::string, OverlayEntry, Hasher, std::equal_to<>>;
 
   [[nodiscard]] const OverlayEntry* find(std::string_view key) const {
+    if (map_.empty()) return nullptr;
     const auto found = map_.find(key);
     return found == map_.end() ? nullptr : &found->second;
   }
