@@ -1,15 +1,20 @@
-// PUT through the library into the memory tier, beside the floor: memcpy(3) of the same bytes into
-// recycled, already faulted memory of a tmpfs file. Runs against a daemon that is there (put.py
-// starts one) and that writes in place for us (--write-gid), prints a JSON object of samples.
+// PUT through the library into the memory tier, beside the floor: filling recycled, already faulted
+// memory of a tmpfs file with the same bytes. Runs against a daemon that is there (put.py starts
+// one) and that writes in place for us (--write-gid), prints a JSON object of samples.
 //
-// CPU is counted, not time: of this process' thread and, for puts, of the daemon (--pid), from the
-// kernel's accounting, in seconds per GB.
+// Where the bytes come from (--feed): `socket`, as a cache gets them, both sides receive them from
+// a child process straight into place; `memory`, both copy them from 64 MiB of random ones (so that
+// the source is not in the processor's cache for one side and out of it for the other).
 //
-// Bytes come from 64 MiB of random ones, so that the source is not in the processor's cache for one
-// side and out of it for the other. Keys are a few, replaced in turn, so that slots are recycled.
-// Every body is compared once at the start, the last of each key at the end.
+// CPU is counted, not time: of this process and, for puts, of the daemon (--pid), from the kernel's
+// clocks, in seconds per GB; the child's is not. Keys are a few, replaced in turn, so that slots
+// are recycled. Every body is compared at the start, the last of each key after every sample.
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -66,6 +71,11 @@ struct Bench {
   std::vector<std::byte> source = std::vector<std::byte>(kSourceBytes);
   std::byte* arena = nullptr;
 
+  bool from_socket = true;
+  int feed = -1;      // our end
+  pid_t feeder = -1;  // who writes to the other
+  std::map<ino_t, std::byte*> segments;
+
   [[nodiscard]] std::size_t keys() const { return kArenaBytes / bytes; }
   [[nodiscard]] std::span<const std::byte> body(std::size_t i) const {
     // Not the slot's own offset, so that no page is copied to where it came from.
@@ -74,6 +84,64 @@ struct Bench {
   }
   static std::string key(std::size_t i) {
     return "http://www.example.com/put/" + std::to_string(i);
+  }
+
+  // A child that sends body(0), body(1), ... for ever: bodies are told apart by their number, and
+  // each sample begins with a child of its own.
+  void start_feed() {
+    if (!from_socket) return;
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) fail("socketpair");
+    const int room = 1 << 20;
+    (void)::setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    feeder = ::fork();
+    if (feeder < 0) fail("fork");
+    if (feeder == 0) {
+      (void)::close(ends[0]);
+      for (std::size_t i = 0;; ++i) {
+        auto left = body(i);
+        while (!left.empty()) {
+          const ssize_t n = ::send(ends[1], left.data(), left.size(), MSG_NOSIGNAL);
+          if (n <= 0) std::_Exit(0);
+          left = left.subspan(static_cast<std::size_t>(n));
+        }
+      }
+    }
+    (void)::close(ends[1]);
+    feed = ends[0];
+  }
+  void stop_feed() {
+    if (feed < 0) return;
+    (void)::close(feed);
+    feed = -1;
+    (void)::kill(feeder, SIGKILL);
+    (void)::waitpid(feeder, nullptr, 0);
+  }
+  // The next bytes to where they belong.
+  void fill(std::byte* at, std::size_t count, std::span<const std::byte> from) const {
+    if (!from_socket) {
+      std::memcpy(at, from.data(), count);
+      return;
+    }
+    while (count > 0) {
+      const ssize_t n = ::recv(feed, at, count, 0);
+      if (n <= 0) fail("the feed has ended");
+      at += n;
+      count -= static_cast<std::size_t>(n);
+    }
+  }
+  // Where a slice is mapped: each segment once.
+  std::byte* place(const Slice& slice) {
+    struct stat status {};
+    if (::fstat(slice.fd, &status) != 0) fail("fstat");
+    std::byte*& at = segments[status.st_ino];
+    if (at == nullptr) {
+      void* const mapped = ::mmap(nullptr, static_cast<std::size_t>(status.st_size),
+                                  PROT_READ | PROT_WRITE, MAP_SHARED, slice.fd, 0);
+      if (mapped == MAP_FAILED) fail("mmap of a segment");
+      at = static_cast<std::byte*>(mapped);
+    }
+    return at + slice.offset;
   }
 
   Client connect() const {
@@ -103,12 +171,26 @@ struct Bench {
     std::memset(arena, 1, kArenaBytes);
   }
 
-  std::size_t put_all(Client& client, std::size_t count) const {
+  void put_one(Client& client, const PutOptions& options, std::size_t i) {
+    if (!from_socket) {
+      (void)must(client.put(options, body(i)), "put");
+      return;
+    }
+    Writer writer = must(client.reserve(options), "reserve");
+    for (const Slice& slice : writer.slices()) {
+      fill(place(slice), static_cast<std::size_t>(slice.length), {});
+      if (auto advanced = writer.advance(slice.length); !advanced) fail("advance");
+    }
+    (void)must(std::move(writer).commit(), "commit");
+  }
+
+  std::size_t put_all(Client& client, std::size_t count) {
     std::size_t last = 0;
     for (std::size_t i = 0; i < count; ++i) {
       PutOptions options;
       options.key = key(i % keys());
-      (void)must(client.put(options, body(i)), "put");
+      options.length = bytes;
+      put_one(client, options, i);
       last = i;
     }
     return last;
@@ -126,28 +208,33 @@ struct Bench {
   }
 
   // Slots of this connection's mapping are faulted on the way.
-  void check_once(Client& client) const {
+  void check_once(Client& client) {
     for (int round = 0; round < 3; ++round) {
+      start_feed();
       const std::size_t last = put_all(client, keys());
+      stop_feed();
       for (std::size_t i = 0; i <= last; ++i) compare(client, i);
     }
   }
 
-  double puts(Client& client) const {
+  double puts(Client& client) {
     const std::size_t count = total / bytes;
+    start_feed();
     const double before = own_cpu() + cpu_of(pid);
     const std::size_t last = put_all(client, count);
     const double cpu = own_cpu() + cpu_of(pid) - before;
+    stop_feed();
     for (std::size_t i = last + 1 - std::min(keys(), count); i <= last; ++i) compare(client, i);
     return cpu * (1 << 30) / static_cast<double>(count * bytes);
   }
 
-  double floor() const {
+  double floor() {
     const std::size_t count = total / bytes;
+    start_feed();
     const double before = own_cpu();
-    for (std::size_t i = 0; i < count; ++i)
-      std::memcpy(arena + i % keys() * bytes, body(i).data(), bytes);
+    for (std::size_t i = 0; i < count; ++i) fill(arena + i % keys() * bytes, bytes, body(i));
     const double cpu = own_cpu() - before;
+    stop_feed();
     for (std::size_t i = count - std::min(keys(), count); i < count; ++i)
       if (std::memcmp(arena + i % keys() * bytes, body(i).data(), bytes) != 0) fail("the floor");
     return cpu * (1 << 30) / static_cast<double>(count * bytes);
@@ -163,10 +250,13 @@ int run(int argc, char** argv) {
   app.add_option("--directory", bench.directory, "the floor's tmpfs");
   app.add_option("--bytes", bench.bytes, "of an object, 4096 to 64 MiB");
   app.add_option("--total", bench.total, "bytes of a sample");
+  std::string feed = "socket";
+  app.add_option("--feed", feed, "socket or memory");
   app.add_option("--pairs", pairs, "samples of each series");
   CLI11_PARSE(app, argc, argv);
   if (bench.bytes < 4096 || bench.bytes > kSourceBytes / 4 || bench.total < bench.bytes)
     fail("--bytes or --total out of range");
+  bench.from_socket = feed != "memory";
   bench.prepare();
   Client client = bench.connect();
   bench.check_once(client);

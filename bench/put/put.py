@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""PUT through the library into the memory tier, written in place, beside memcpy into recycled memory.
+"""PUT through the library into the memory tier, written in place, beside filling recycled memory.
 
-    bench/put/put.py [--pairs 20] [--sizes 64K,1M] [--total 256M] [--json FILE]
+    bench/put/put.py [--pairs 20] [--sizes 64K,1M] [--total 256M] [--feeds socket,memory] [--json FILE]
 
-One command: it starts a daemon of its own, with our group as --write-gid. Counted is the CPU of the
+The bytes come from a socket, as a cache gets them, straight into place on both sides; or, for
+orientation, are copied from memory. One command: it starts a daemon of its own, with our group as --write-gid. Counted is the CPU of the
 client and of the daemon together, per GB; what readers get is compared outside the measurement.
 """
 
@@ -28,22 +29,23 @@ def main():
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--sizes", default="64K,1M")
     parser.add_argument("--total", default="256M", help="bytes of a sample")
+    parser.add_argument("--feeds", default="socket,memory")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = []
-    for size in arguments.sizes.split(","):
+    for size, feed in ((s, f) for f in arguments.feeds.split(",") for s in arguments.sizes.split(",")):
         with store.Store(memory="512M") as daemon:
             samples = json.loads(store.program(
                 "om-bench-put", "--socket", daemon.socket, "--pid", daemon.pid,
                 "--directory", daemon.memory_dir, "--bytes", parse(size),
-                "--total", parse(arguments.total), "--pairs", arguments.pairs))
+                "--total", parse(arguments.total), "--feed", feed, "--pairs", arguments.pairs))
         ours, floor = samples["put_cpu_s_per_gb"], samples["floor_cpu_s_per_gb"]
         interval = stats.median_interval([a / b for a, b in zip(ours, floor)])
-        line = {"size": size, "ratio": interval, "samples": samples,
+        line = {"size": size, "feed": feed, "ratio": interval, "samples": samples,
                 "verdict": stats.verdict(interval, at_most=AT_MOST)}
         report.append(line)
-        print("PUT %-4s CPU, library and daemon / memcpy: %s  %s (bound %.1f; %.3f and %.3f s/GB)" % (
-            size, stats.show(interval), line["verdict"], AT_MOST,
+        print("PUT %-4s from %-6s CPU, library and daemon / floor: %s  %s (bound %.1f; %.3f and %.3f s/GB)" % (
+            size, feed, stats.show(interval), line["verdict"], AT_MOST,
             stats.median_interval(ours)[0], stats.median_interval(floor)[0]), flush=True)
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(report, indent=1))
