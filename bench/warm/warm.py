@@ -111,10 +111,11 @@ def one_case(name, size, count, memory, starts, folder):
     own = [ms for ms in adoption if ms is not None]
     by_log = 1e3 * stats.median_interval(own)[0] / count if own else None
     figure = per_object if count >= 100_000 or by_log is None else by_log
+    verdict = "too few to tell" if count < 20_000 else "met" if figure <= US_AT_MOST else "missed"
     print("%-3s x %7d: first answer after %.3f s, empty plain varnishd %.3f s; %d back; %.2f us per object%s  %s" % (
         name, count, full, empty, back, per_object,
         "" if by_log is None else ", %.2f of them adoption" % by_log,
-        "met" if figure <= US_AT_MOST else "missed"), flush=True)
+        verdict), flush=True)
     return {"size": name, "objects": count, "first_answer_s": full, "empty_s": empty, "back": back,
             "us_per_object": per_object, "adoption_us_per_object": by_log}
 
