@@ -22,9 +22,9 @@
 //   - group_sync(sync_bodies): `sync_bodies` makes the bodies of all objects durable that were
 //     published or moved before group_sync() was entered.
 //
-// Threads: publish, move, remove, find, look, find_object, list, keys_with_tag, for_each and mark_clean
-// on one thread, the owner's. group_sync() on one other thread (or the owner's), one call at a
-// time. sync_removals() and status() on any. Callbacks must not call the catalog.
+// Threads: publish, move, remove, find, look, find_object, list, keys_with_tag, for_each and
+// mark_clean on one thread, the owner's. group_sync() on one other thread (or the owner's), one
+// call at a time. sync_removals() and status() on any. Callbacks must not call the catalog.
 #pragma once
 
 #include <cstdint>
