@@ -18,6 +18,14 @@ constexpr milliseconds kBackoffMin{50};
 constexpr milliseconds kBackoffMax{2000};
 // How soon a daemon is missed that stopped without hanging up does not matter: nobody waits for it.
 constexpr milliseconds kWatchInterval{500};
+
+// Filling a tmpfs file with pages takes about a quarter of a second for a GiB; on a busy machine
+// more. At most half of Varnish's own cli_timeout.
+milliseconds grant_limit(const StoreConfig& config) {
+  const auto gibibytes = static_cast<milliseconds::rep>(config.memory_bytes >> 30);
+  return std::min(milliseconds(2000) + milliseconds(1000) * gibibytes, milliseconds(30000));
+}
+
 }  // namespace
 
 Link::~Link() {
@@ -29,7 +37,7 @@ Link::~Link() {
   if (thread_.joinable()) thread_.join();
 }
 
-Link::FirstGrant Link::first_grant(milliseconds wait) {
+Link::FirstGrant Link::first_grant() {
   std::unique_lock lock(mutex_);
   cli_waits_ = true;
   // Signals are varnishd's business.
@@ -39,7 +47,7 @@ Link::FirstGrant Link::first_grant(milliseconds wait) {
   pthread_sigmask(SIG_SETMASK, &all, &before);
   thread_ = std::thread([this] { run(); });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  changed_.wait_for(lock, wait, [this] { return answered_; });
+  changed_.wait_for(lock, grant_limit(store_.config()), [this] { return answered_; });
   cli_waits_ = false;
   answered_ = false;
   return std::move(grant_);
@@ -65,6 +73,7 @@ void Link::search_and_watch() {
     ConnectOptions options;
     options.socket = store_.config().socket;
     options.name = "vmod_objmapper " + store_.config().owner;
+    if (!have_region_) options.timeout = grant_limit(store_.config());
     auto client = Client::connect(options);
     if (!client) {
       count(store_.counters().c_connect_failed);

@@ -34,9 +34,10 @@ class Link {
     std::unique_ptr<region::Region> region;  // locked and mapped, not prepared yet
     std::string refusal;                     // the daemon's words: it will not give the region
   };
-  // Starts the thread and waits for the region. Neither region nor refusal: nobody answered in
-  // time; the thread goes on by itself. CLI thread, once.
-  FirstGrant first_grant(std::chrono::milliseconds wait);
+  // Starts the thread and waits for the region, for as long as a daemon may need to set aside
+  // memory that it gives for the first time. Neither region nor refusal: nobody answered in time;
+  // the thread goes on by itself. CLI thread, once.
+  FirstGrant first_grant();
 
  private:
   void run() noexcept;

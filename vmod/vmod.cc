@@ -25,9 +25,6 @@ extern "C" {
 namespace om::vmod {
 namespace {
 
-// At VCL load: long enough for a daemon that is starting beside us.
-constexpr std::chrono::milliseconds kFirstGrantWait{2000};
-
 // One for each store name; they stay for good.
 std::vector<std::unique_ptr<Store>>& stores() {
   static auto* all = new std::vector<std::unique_ptr<Store>>;  // never destroyed: threads use them
@@ -99,7 +96,7 @@ Store* store_for(StoreConfig config, std::string& refusal) {
     adoption::start_process();
   }
   auto store = std::make_unique<Store>(std::move(config));
-  Link::FirstGrant grant = store->link().first_grant(kFirstGrantWait);
+  Link::FirstGrant grant = store->link().first_grant();
   if (!grant.refusal.empty()) {
     refusal = "objmapperd refuses memory = " + format_size(store->config().memory_bytes) + ": " +
               grant.refusal;
