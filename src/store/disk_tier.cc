@@ -233,12 +233,31 @@ std::vector<DiskTier::Disk*> DiskTier::by_room(std::uint64_t bytes) {
 std::uint64_t DiskTier::room(const Disk& disk) const {
   std::uint64_t limit = disk.capacity;
   if (disk.full_until_ns > clock_.monotonic_ns()) limit = std::min(limit, disk.full_at);
-  return disk.used < limit ? limit - disk.used : 0;
+  const std::uint64_t taken = disk.used + disk.beside;
+  return taken < limit ? limit - taken : 0;
+}
+
+void DiskTier::count_beside(BorrowedFd directory, std::uint64_t bytes) {
+  struct stat there {};
+  if (::fstat(directory.raw(), &there) != 0) return;
+  for (auto& entry : disks_) {
+    struct stat here {};
+    if (!entry->failure.empty() || ::fstat(entry->root.raw(), &here) != 0) continue;
+    if (here.st_dev != there.st_dev) continue;
+    entry->beside = bytes;
+    return;
+  }
+}
+
+bool DiskTier::over_capacity() const {
+  return std::any_of(disks_.begin(), disks_.end(), [](const auto& entry) {
+    return entry->failure.empty() && entry->used + entry->beside > entry->capacity;
+  });
 }
 
 Error DiskTier::judge(Disk& disk, Error error) {
   if (error.code == Errc::kNoSpace) {
-    disk.full_at = disk.used;
+    disk.full_at = disk.used + disk.beside;
     disk.full_until_ns = clock_.monotonic_ns() + kFullForNs;
   } else if (error.sys_errno != EMFILE && error.sys_errno != ENFILE && error.sys_errno != EFBIG) {
     disk.failure = describe(error);
@@ -419,8 +438,16 @@ Result<UniqueFd> DiskTier::open_directory_of(SegmentId id) {
   const Disk* const home = disk(disk_of(id));
   if (home == nullptr || !home->failure.empty())
     return Error{Errc::kUnavailable, 0, "the disk directory has failed"};
+  if (kind_of(id) == SegmentKind::kPack)
+    return open_at(home->packs_dir.borrow(), ".", O_RDONLY | O_DIRECTORY);
   return open_at(home->objects.borrow(), object_name(number_of(id)).substr(0, 2),
                  O_RDONLY | O_DIRECTORY);
+}
+
+bool DiskTier::has(SegmentId id) const {
+  const Disk* const home = disk(disk_of(id));
+  return home != nullptr && kind_of(id) == SegmentKind::kPack &&
+         home->packs.count(number_of(id)) != 0;
 }
 
 void DiskTier::forget_reader(SegmentId id) {
@@ -508,7 +535,7 @@ bool DiskTier::any() const {
 }
 
 std::uint64_t DiskTier::pack_size(const Disk& disk, std::uint64_t length) const {
-  const std::uint64_t wanted = std::min(options_.pack_bytes, disk.capacity / 8);
+  const std::uint64_t wanted = std::min(options_.pack_bytes, disk.capacity / 32);
   return blocks(std::max(wanted, round_up(length, 8)));
 }
 

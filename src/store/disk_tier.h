@@ -81,8 +81,10 @@ class DiskTier {
   // From a cache of open descriptors: valid until the next call.
   Result<SegmentView> reader(SegmentId id);
   Result<UniqueFd> open_for_copy(SegmentId id);
-  // The one that holds an object's file.
+  // The one that holds the file of an object or pack.
   Result<UniqueFd> open_directory_of(SegmentId id);
+  // Whether it is a pack that has not been dropped.
+  [[nodiscard]] bool has(SegmentId id) const;
 
   // --- regions' directories
   Result<UniqueFd> region_directory(const std::string& name, std::uint64_t bytes, bool fresh);
@@ -99,6 +101,11 @@ class DiskTier {
   [[nodiscard]] std::vector<std::pair<std::uint16_t, UniqueFd>> directories() const;
   [[nodiscard]] std::uint64_t capacity() const;
   [[nodiscard]] std::uint64_t used() const;
+  // Files of ours that are no bodies (the catalog) take `bytes` on the file system of `directory`:
+  // the disk directory that lies there, if one does, has so much less for bodies.
+  void count_beside(BorrowedFd directory, std::uint64_t bytes);
+  // More is taken than was promised: the catalog has grown.
+  [[nodiscard]] bool over_capacity() const;
   void add_status(std::vector<StatusItem>& items) const;
   [[nodiscard]] int injected(const char* operation, const std::string& path) const {
     return options_.fault ? options_.fault(operation, path) : 0;
@@ -120,7 +127,8 @@ class DiskTier {
     UniqueFd root, objects, packs_dir, regions_dir;
     std::uint64_t capacity = 0;
     std::uint64_t used = 0;
-    std::string failure;  // empty: healthy
+    std::uint64_t beside = 0;  // taken by files that are no bodies
+    std::string failure;       // empty: healthy
     // The file system said that it is full when that much was used: so much is what it has for us
     // for a while, and as usual what is older makes room.
     std::uint64_t full_at = 0;

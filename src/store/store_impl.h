@@ -224,6 +224,7 @@ class StoreImpl final : public Store {
   void demote();
   void compact();
   void probe_disks();
+  void count_catalog();
   void relocate(catalog::Record record, bool from_pack);
   void mark_dirty(ObjectId object, SegmentId segment);
   void file_gone(SegmentId segment);
@@ -235,6 +236,7 @@ class StoreImpl final : public Store {
   Config config_;
   const Clock& clock_;
   UniqueFd memory_dir_;
+  UniqueFd state_dir_;
   UniqueFd regions_dir_;
   std::unique_ptr<catalog::Catalog> catalog_;
   std::unique_ptr<MemoryTier> memory_;

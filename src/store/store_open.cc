@@ -16,6 +16,7 @@ namespace {
 
 // Object ids are never used twice, so the number to go on from lies ahead of the last one used.
 constexpr ObjectId kObjectsAhead = ObjectId{1} << 20;
+constexpr std::uint64_t kJournalBytesMin = std::uint64_t{1} << 20;
 constexpr const char* kNextObjectFile = "next-object";
 
 ObjectId read_next_object(BorrowedFd directory) {
@@ -55,10 +56,20 @@ Result<std::unique_ptr<Store>> Store::open(Config config, const Clock& clock) {
 
 Result<void> StoreImpl::start() {
   memory_dir_ = OM_TRY(open_directory(config_.memory_dir));
-  const auto state_dir = OM_TRY(open_directory(config_.state_dir));
+  state_dir_ = OM_TRY(open_directory(config_.state_dir));
   catalog::Options options;
   options.boot_id = config_.boot_id;
   options.sync_interval_ns = config_.sync_interval_ns;
+  // The journal is part of what a small disk directory was promised to take.
+  std::uint64_t disk_bytes = 0;
+  bool whole_file_system = config_.disks.empty();
+  for (const auto& one : config_.disks) {
+    disk_bytes += one.bytes;
+    whole_file_system = whole_file_system || one.bytes == 0;
+  }
+  if (!whole_file_system)
+    options.journal_bytes_max =
+        std::clamp(disk_bytes / 32, kJournalBytesMin, options.journal_bytes_max);
   catalog_ = OM_TRY(catalog::Catalog::open(config_.state_dir + "/catalog", options, clock_));
   const catalog::Recovery& recovery = catalog_->recovery();
   const bool fresh = recovery.fresh || !recovery.same_boot;
@@ -95,7 +106,7 @@ Result<void> StoreImpl::start() {
       LeaseBook::open(std::move(lease_dir), limits, [this](ObjectId object) { unpinned(object); }));
   held_log_ = OM_TRY(HeldLog::open(memory_dir_.borrow(), fresh));
 
-  next_object_ = read_next_object(state_dir.borrow());
+  next_object_ = read_next_object(state_dir_.borrow());
   OM_TRY(recover_objects());
   OM_TRY(recover_held());
   disks_->sweep_files();
@@ -105,7 +116,8 @@ Result<void> StoreImpl::start() {
   OM_TRY(recover_regions(rebooted));
   next_object_ = std::max(next_object_, disks_->highest_object() + 1);
   disks_->number_packs_from(next_object_);
-  OM_TRY(write_next_object(state_dir.borrow(), next_object_ + kObjectsAhead));
+  OM_TRY(write_next_object(state_dir_.borrow(), next_object_ + kObjectsAhead));
+  count_catalog();
   return {};
 }
 

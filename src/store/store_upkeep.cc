@@ -15,6 +15,7 @@ namespace om::store {
 namespace {
 
 constexpr std::size_t kExpiredAtOnceMax = 1000;  // per tick
+constexpr std::size_t kEvictedAtOnceMax = 64;    // per tick, when the catalog has grown
 constexpr std::size_t kRelocatingMax = 64;       // copies under way for demotion or compaction
 constexpr std::size_t kDirtyFilesMax = 128;      // open for the next group sync
 constexpr unsigned kSparsePercent = 30;          // packs with less alive are compacted
@@ -45,9 +46,19 @@ void StoreImpl::tick() {
   }
   memory_->prepare();
   start_sync();
+  count_catalog();
   demote();
   compact();
   if (disks_->any() && !probe_running_ && now - last_probe_ns_ >= kProbeDisksNs) probe_disks();
+}
+
+// The catalog's files take their part of the disk directory they lie beside; when they have grown,
+// bodies make room.
+void StoreImpl::count_catalog() {
+  const catalog::Status status = catalog_->status();
+  disks_->count_beside(state_dir_.borrow(), status.journal_bytes + status.index_bytes);
+  for (std::size_t i = 0; i < kEvictedAtOnceMax && disks_->over_capacity(); ++i)
+    if (!evict_disk()) return;
 }
 
 void StoreImpl::note_expiry(const catalog::Record& record) {
@@ -84,8 +95,8 @@ void StoreImpl::mark_dirty(ObjectId object, SegmentId segment) {
 // free. The index may get its record all the same, by a group sync that is under way: then power
 // loss must find no file instead of one with half a body, so its directory is synced in its stead.
 void StoreImpl::file_gone(SegmentId segment) {
+  if (disks_->has(segment)) return;  // a pack with others in it
   const std::lock_guard lock(dirty_mutex_);
-  if (kind_of(segment) != SegmentKind::kFile) return;
   for (auto* const map : {&dirty_, &syncing_}) {
     const auto found = map->find(segment);
     if (found == map->end()) continue;

@@ -99,7 +99,10 @@ class Soak(unittest.TestCase):
         """How many of what kind."""
         kinds = collections.Counter()
         for name in os.listdir(f"/proc/{daemon.pid}/fd"):
-            target = os.readlink(f"/proc/{daemon.pid}/fd/{name}")
+            try:
+                target = os.readlink(f"/proc/{daemon.pid}/fd/{name}")
+            except FileNotFoundError:
+                continue  # closed meanwhile
             target = target.replace(daemon.directory, "").replace(daemon.memory_dir, "memory")
             kinds[re.sub(r"[0-9a-f]*[0-9][0-9a-f]*", "N", target)] += 1
         return kinds
