@@ -506,9 +506,11 @@ TEST(Segments, AreAskedForAgainWhenTheyWereDropped) {
 }
 
 TEST(Segments, ComeAgainAfterThisProcessHadNoRoomForThem) {
+  std::promise<void> made;
   std::promise<void> full;
   Meeting m([&](FakeServer& s) {
     const UniqueFd file = file_with("here after all");
+    made.set_value();
     const auto get = s.receive();
     wire::GetReply reply;
     reply.segments = {segment(1, 14, wire::SegmentKind::kMemory)};
@@ -527,9 +529,9 @@ TEST(Segments, ComeAgainAfterThisProcessHadNoRoomForThem) {
   });
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
-  // The lowest free number is what a new descriptor would get. The daemon's side makes its own file
-  // before: it waits for `full`.
+  // The daemon's side has made its own file before.
   std::thread limiter([&] {
+    made.get_future().wait();
     rlimit none = before;
     none.rlim_cur = 3;
     (void)::setrlimit(RLIMIT_NOFILE, &none);
