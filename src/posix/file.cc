@@ -84,7 +84,7 @@ Result<void> write_exactly(BorrowedFd file, std::uint64_t offset,
 }
 
 Result<void> copy_bytes(BorrowedFd from, std::uint64_t from_offset, BorrowedFd to,
-                        std::uint64_t to_offset, std::uint64_t length) {
+                        std::uint64_t to_offset, std::uint64_t length, bool* source_failed) {
   auto source = static_cast<off64_t>(from_offset);
   auto target = static_cast<off64_t>(to_offset);
   while (length > 0) {
@@ -98,7 +98,10 @@ Result<void> copy_bytes(BorrowedFd from, std::uint64_t from_offset, BorrowedFd t
   const auto buffer = std::make_unique<std::byte[]>(std::min<std::uint64_t>(room, length));
   while (length > 0) {
     const std::span<std::byte> part(buffer.get(), std::min<std::uint64_t>(room, length));
-    OM_TRY(read_exactly(from, static_cast<std::uint64_t>(source), part));
+    if (auto read = read_exactly(from, static_cast<std::uint64_t>(source), part); !read) {
+      if (source_failed != nullptr) *source_failed = true;
+      return read;
+    }
     OM_TRY(write_exactly(to, static_cast<std::uint64_t>(target), part));
     source += static_cast<off64_t>(part.size());
     target += static_cast<off64_t>(part.size());

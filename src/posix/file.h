@@ -30,8 +30,10 @@ Result<void> read_exactly(BorrowedFd file, std::uint64_t offset, std::span<std::
 Result<std::size_t> read_some(BorrowedFd file, std::uint64_t offset, std::span<std::byte> bytes);
 Result<void> write_exactly(BorrowedFd file, std::uint64_t offset, std::span<const std::byte> bytes);
 // Copies with copy_file_range(2) where the file systems do, else through a buffer of 1 MiB.
+// When it fails, `source_failed` (if given) says which of the two was at fault.
 Result<void> copy_bytes(BorrowedFd from, std::uint64_t from_offset, BorrowedFd to,
-                        std::uint64_t to_offset, std::uint64_t length);
+                        std::uint64_t to_offset, std::uint64_t length,
+                        bool* source_failed = nullptr);
 // Blocks on disk for [offset, offset + length): ENOSPC is kNoSpace, and so is EDQUOT.
 Result<void> allocate(BorrowedFd file, std::uint64_t offset, std::uint64_t length);
 Result<void> resize(BorrowedFd file, std::uint64_t length);

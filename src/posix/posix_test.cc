@@ -150,6 +150,18 @@ TEST(File, ReadsAndWritesWhole) {
   EXPECT_EQ(std::memcmp(back.data(), "abc", 3), 0);
 }
 
+TEST(File, CopySaysWhichSideFailed) {
+  const auto short_one = *make_memfd("short", 10);
+  const auto other = *make_memfd("other", 20);
+  bool source_failed = false;
+  EXPECT_FALSE(copy_bytes(short_one.borrow(), 0, other.borrow(), 0, 20, &source_failed));
+  EXPECT_TRUE(source_failed);
+  const auto unwritable = *reopen(other.borrow(), O_RDONLY);
+  source_failed = false;
+  EXPECT_FALSE(copy_bytes(short_one.borrow(), 0, unwritable.borrow(), 0, 10, &source_failed));
+  EXPECT_FALSE(source_failed);
+}
+
 TEST(File, ReaderOfAReopenedFileCannotWrite) {
   const auto memfd = *make_memfd("m", 4096);
   const auto reader = reopen(memfd.borrow(), O_RDONLY);

@@ -145,6 +145,7 @@ class StoreImpl final : public Store {
     std::string path;        // of that disk
     std::function<int(const char*, const std::string&)> fault;
     Result<void> result;
+    bool source_failed = false;  // when `result` is an error: it could not be read
   };
   struct Dirty {  // a disk file that the next group sync has to put on disk
     std::vector<ObjectId> objects;

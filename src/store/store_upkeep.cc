@@ -281,12 +281,13 @@ void StoreImpl::relocate(catalog::Record record, bool from_pack) {
                      memory_policy_->insert(object, length, hash_key(key).low);
                  };
                  if (!copy->result || leased) {
-                   if (!copy->result) {
-                     if (kind_of(source_segment) == SegmentKind::kPack &&
-                         copy->result.error().code == Errc::kSystem)
-                       disks_->report_failure(source_segment, copy->result.error());
-                     if (copy->disk != 0) disks_->report_failure(copy->disk, copy->result.error());
-                   }
+                   // Only the disk that was at fault is blamed: the other one is healthy.
+                   if (!copy->result && !copy->source_failed && copy->disk != 0)
+                     disks_->report_failure(copy->disk, copy->result.error());
+                   if (!copy->result && copy->source_failed &&
+                       kind_of(source_segment) == SegmentKind::kPack &&
+                       copy->result.error().code == Errc::kSystem)
+                     disks_->report_failure(source_segment, copy->result.error());
                    free_place(place);
                    leases_->unpin(object);
                    return back();

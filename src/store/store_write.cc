@@ -376,7 +376,7 @@ void StoreImpl::run_copy(Copy& copy) {
       if (target == copy.to.end()) return;
       const std::uint64_t part = std::min(source.length - done, target->length - filled);
       copy.result = copy_bytes(source.file.borrow(), source.offset + done, target->file.borrow(),
-                               target->offset + filled, part);
+                               target->offset + filled, part, &copy.source_failed);
       if (!copy.result) return;
       done += part;
       filled += part;
