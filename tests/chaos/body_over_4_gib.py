@@ -20,6 +20,7 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from support.daemon import BUILD, Daemon, wait_until  # noqa: E402
+from support.reachable import reachable  # noqa: E402
 
 LENGTH = (4 << 30) + 1
 BLOCK = 1 << 20
@@ -79,10 +80,10 @@ class Varnish:
     def __init__(self, origin, directory, store=None, socket_path=None):
         vcl = 'vcl 4.1; backend default { .host = "127.0.0.1"; .port = "%d"; }\n' % origin.port
         if store:
-            vcl += """import objmapper from "%s/lib/libvmod_objmapper.so";
+            vcl += """import objmapper from "%s";
 sub vcl_init { new store = objmapper.storage(socket = "%s", memory = %s, mode = mapped); store.set_default(); }
 sub vcl_deliver { set resp.http.X-Hits = obj.hits; }
-""" % (BUILD, socket_path, store)
+""" % (reachable(f"{BUILD}/lib/libvmod_objmapper.so"), socket_path, store)
         self.name = f"{directory}/v"
         with open(f"{directory}/v.vcl", "w", encoding="utf-8") as file:
             file.write(vcl)

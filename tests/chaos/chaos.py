@@ -31,13 +31,14 @@ import zlib
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from chaos.pages import Model, Origin, Wrong, body_of, length_of  # noqa: E402
 from support.daemon import BUILD, Daemon, wait_until  # noqa: E402
+from support.reachable import reachable  # noqa: E402
 
 SOURCE = os.environ.get("OM_SOURCE_DIR", os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 URLS = {"k": 120, "c": 80, "z": 24, "t": 24, "g": 24, "s": 12, "v": 30, "p": 10, "h": 10, "d": 4, "e": 10, "E": 10, "f": 20}
 
 VCL = """vcl 4.1;
-import objmapper from "%(build)s/lib/libvmod_objmapper.so";
-include "%(source)s/vmod/objmapper.vcl";
+import objmapper from "%(vmod)s";
+include "%(include)s";
 backend default { .host = "127.0.0.1"; .port = "%(port)d"; .first_byte_timeout = 30s; }
 sub vcl_init {
   new store = objmapper.storage(socket = "%(socket)s", memory = 64MB);
@@ -75,7 +76,7 @@ class World:
             self.port = probe.getsockname()[1]
         self.vcl = os.path.join(directory, "chaos.vcl")
         with open(self.vcl, "w", encoding="utf-8") as file:
-            file.write(VCL % {"build": BUILD, "source": SOURCE, "port": origin.port, "socket": self.daemon.socket})
+            file.write(VCL % {"vmod": reachable(f"{BUILD}/lib/libvmod_objmapper.so"), "include": reachable(f"{SOURCE}/vmod/objmapper.vcl"), "port": origin.port, "socket": self.daemon.socket})
         parameters = ["shortlived=0", "nuke_limit=2000", "ban_lurker_age=0.1", "ban_lurker_sleep=0.01",
                       "thread_pool_min=40", "feature=+http2,+esi_disable_xml_check", "thread_pool_timeout=10", "backend_idle_timeout=1", "vsl_mask=-VCL_call,-VCL_return"]
         if shutil.which("tcc"):

@@ -19,6 +19,7 @@ import unittest
 from crash import load
 from protocol import client as om
 from support.daemon import BUILD, Daemon, wait_until
+from support.reachable import reachable
 
 SOURCE = os.environ.get("OM_SOURCE_DIR", os.path.join(os.path.dirname(__file__), "../.."))
 VMOD = os.path.join(BUILD, "lib", "libvmod_objmapper.so")
@@ -162,8 +163,8 @@ class StoppedVarnish(unittest.TestCase):
         vcl = os.path.join(self.directory, "test.vcl")
         with open(vcl, "w") as file:
             file.write(f'''vcl 4.1;
-import objmapper from "{VMOD}";
-include "{SOURCE}/vmod/objmapper.vcl";
+import objmapper from "{reachable(VMOD)}";
+include "{reachable(SOURCE + "/vmod/objmapper.vcl")}";
 backend default {{ .host = "127.0.0.1"; .port = "{self.origin.server_address[1]}"; }}
 sub vcl_init {{
     new store = objmapper.storage(socket = "{self.daemon.socket}", memory = 40MB);

@@ -31,6 +31,9 @@ import tempfile
 import threading
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support.reachable import reachable  # noqa: E402
+
 BUILD = os.environ.get("OM_BUILD_DIR", "build/dev")
 SOURCE = os.environ.get("OM_SOURCE_DIR", os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 WAIT_S = 20
@@ -116,8 +119,8 @@ class World:
         probe.close()
         with open(os.path.join(directory, "test.vcl"), "w", encoding="utf-8") as file:
             file.write(f'''vcl 4.1;
-import objmapper from "{BUILD}/lib/libvmod_objmapper.so";
-include "{SOURCE}/vmod/objmapper.vcl";
+import objmapper from "{reachable(BUILD + "/lib/libvmod_objmapper.so")}";
+include "{reachable(SOURCE + "/vmod/objmapper.vcl")}";
 backend default {{ .host = "127.0.0.1"; .port = "{origin.port}"; }}
 sub vcl_init {{
     new store = objmapper.storage(socket = "{directory}/om.sock", memory = 128MB{arguments and ", " + arguments});

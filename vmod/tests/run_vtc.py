@@ -34,6 +34,9 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "tests"))
+from support.reachable import reachable  # noqa: E402
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUR_TYPE = "objmapper"
 DEADLINE_S = 10
@@ -251,6 +254,8 @@ def run(path, plain, mode):
     os.chmod(directory, 0o755)
     daemon = Daemon(directory)
     vmod = os.path.join(build, "lib", "libvmod_objmapper.so")
+    if os.path.exists(vmod):
+        vmod = reachable(vmod)
     objmapperd = os.path.join(build, "bin", "objmapperd")
     program = [objmapperd]
     if "region-daemon" in words or os.environ.get("OM_REGION_DAEMON"):
@@ -273,7 +278,7 @@ def run(path, plain, mode):
         "om_ctl": f"{sys.executable} {os.path.abspath(__file__)} ctl {directory}",
         "om_import": load, "om_storage": storage, "om_mode": mode,
         "om_vcl": f"{load}\nsub vcl_init {{ new store = {storage}; store.set_default(); }}\n",
-        "om_include": f'include "{source}/vmod/objmapper.vcl";', "om_type": OUR_TYPE,
+        "om_include": f'include "{reachable(os.path.join(source, "vmod", "objmapper.vcl"))}";', "om_type": OUR_TYPE,
     }
     epilogue = "\n" + "".join(f"varnish {v} -vsc OBJM.*\n"
                               for v in sorted(set(re.findall(r"^varnish (v\d)", text, re.M)))
