@@ -88,6 +88,9 @@ class Store {
 
 // The store of that name, made when there is none. nullptr: `refusal` says why. CLI thread.
 Store* store_for(StoreConfig config, std::string& refusal);
+// A VCL named this store, and the VMOD does not know this varnishd: its counters say so (nothing
+// else of the store is made). CLI thread.
+void count_mismatch(const std::string& store_name);
 // The child works in varnishd's -n directory: its name, as people give it to -n.
 std::string instance_name();
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <map>
 #include <memory>
 #include <new>
 #include <string>
@@ -75,6 +76,17 @@ bool another_build_is_in_use() {
 }
 
 }  // namespace
+
+void count_mismatch(const std::string& store_name) {
+  // Never destroyed, as the counters of a store.
+  static auto* all = new std::map<std::string, VSC_objm*>;
+  VSC_objm*& counters = (*all)[store_name];
+  if (counters == nullptr) {
+    struct vsc_seg* segment = nullptr;
+    counters = VSC_objm_New(nullptr, &segment, "%s", store_name.c_str());
+  }
+  if (counters != nullptr) count(counters->c_fallback_mismatch);
+}
 
 Store* store_for(StoreConfig config, std::string& refusal) {
   for (const auto& store : stores()) {
@@ -172,6 +184,7 @@ VCL_VOID vmod_storage__init(VRT_CTX, struct vmod_objmapper_storage** handle, con
     om::vmod::notice(
         LOG_ERR, nullptr,
         std::string(vcl_name) + ": all objects go to Varnish's own storage: " + mismatch);
+    om::vmod::count_mismatch(vcl_name);
   } else {
     om::vmod::StoreConfig config;
     config.name = vcl_name;

@@ -49,9 +49,6 @@ std::string check_stevedores() {
 }
 
 std::string look() {
-  // For tests of what a mismatch does.
-  if (const char* pretend = std::getenv("OBJMAPPER_PRETEND_MISMATCH"); pretend != nullptr)
-    return std::string("OBJMAPPER_PRETEND_MISMATCH says: ") + pretend;
   const char* version = VCS_String("V");
   const std::string running = version == nullptr ? "" : version;
   if (running.find(kVersion) == std::string::npos)

@@ -20,6 +20,7 @@ A .vtc says `${om_vcl}` in its VCL and so gets the import, a store named `store`
     # om: memory=64M       capacity of the daemon        # om: store=24MB    size of the store in ${om_vcl}
     # om: region-daemon    region_daemon.py instead of objmapperd; version=N is the protocol it speaks
     # om: file-limit=8M    RLIMIT_FSIZE of the daemon    # om: params=a=b    further parameters for varnishd
+    # om: without=SYMBOL   a varnishd that does not export SYMBOL: one that the VMOD does not know
 
 For every other test the runner asserts that each Storage record of the log names our storage and that every fall-back
 counter is zero at the end. With --plain the same file runs on `-s malloc`, to prove the test and not the storage.
@@ -138,6 +139,23 @@ def write_body(path, size):
 def child_of(pid):
     with open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8") as file:
         return [int(word) for word in file.read().split()]
+
+
+def varnishd_without(symbol, directory):
+    """The folder of a copy of the real varnishd in whose table of names `symbol` is called something else. varnishd itself does not look
+    it up there; whoever asks the dynamic linker for it does."""
+    with open(shutil.which("varnishd") or "/usr/sbin/varnishd", "rb") as file:
+        image = file.read()
+    name = b"\0" + symbol.encode() + b"\0"
+    if name not in image:
+        raise SystemExit(f"varnishd has no name {symbol}")
+    folder = os.path.join(directory, "other")
+    os.mkdir(folder)
+    path = os.path.join(folder, "varnishd")
+    with open(path, "wb") as file:
+        file.write(image.replace(name, name[:-2] + b"_\0"))
+    os.chmod(path, 0o755)
+    return folder
 
 
 def until(text, command):
@@ -292,12 +310,14 @@ def run(path, plain, mode):
 
     parameters = ["shortlived=0", "'cc_command=exec tcc -shared -fpic -w -o %o %s'"]
     parameters += [p for p in words.get("params", "").split(",") if p]
-    command = ["varnishtest", "-v", "-l", "-t", "30", "-b", "16M"]
+    command = ["varnishtest", "-v", "-l", "-t", "30", "-b", "64M"]
     for parameter in parameters:
         command += ["-p", parameter]
     for key, value in macros.items():
         command += ["-D", f"{key}={value}"]
     environment = dict(os.environ, TMPDIR=directory)
+    if "without" in words:
+        environment["PATH"] = varnishd_without(words["without"], directory) + ":" + environment["PATH"]
     failure = None
     log = ""
     try:
