@@ -1,8 +1,9 @@
 // iterator.cc: handing a body on, whole or while it comes.
 //
-// Whole: one call for each extent. Streaming: the boc is held, so the pieces stay; the next bytes
-// are looked up with boc->mtx held and handed on without it. A fetch that failed is never taken for
-// a whole body: what came of it is handed on, and then -1, also when its boc has gone meanwhile.
+// Whole: one call for each part in memory, and for each slice of a part in a file. Streaming: the
+// boc is held, so the pieces stay; the next bytes are looked up with boc->mtx held and handed on
+// without it. A fetch that failed is never taken for a whole body: what came of it is handed on,
+// and then -1, also when its boc has gone meanwhile.
 #include <algorithm>
 #include <new>
 
@@ -28,7 +29,7 @@ bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* pr
   Fetch* fetch = Fetch::of(target->boc);
   if (fetch == nullptr || fetch->settled || !fetch->pieces.empty()) return false;
   region::Region& region = *store->region();
-  const auto body = body_of(oc, region);
+  const auto body = region.body(record_of(oc));  // priv2 is 0: the record names it
   if (body.empty()) return false;
   std::vector<Fetch::Piece> pieces;
   pieces.reserve(body.size());
@@ -54,17 +55,20 @@ int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func
   // Deliveries and revalidations were checked before; this is for whoever comes another way.
   if (!body_is_good(oc)) return -1;
   if (!failed && share_with_refreshed(wrk, oc, priv)) return 0;
-  const region::Region& region = *Store::of(oc)->region();
-  const auto body = body_of(oc, region);
-  for (std::size_t i = 0; i < body.size(); ++i) {
+  const auto body = view_body(oc);
+  if (!body) return -1;
+  SliceReader reader(*body);
+  SliceReader::Slice slice;
+  while (reader.next(slice)) {
     unsigned flags = 0;
-    if (i + 1 == body.size() && !failed) flags |= OBJ_ITER_END;
-    if (final != 0 || failed) flags |= OBJ_ITER_FLUSH;
-    if (const int answer = func(priv, flags, region.pointer(body[i].offset), body[i].length);
+    if (slice.last && !failed) flags |= OBJ_ITER_END;
+    // Bytes that pass must have left when the call returns.
+    if (final != 0 || failed || slice.passing) flags |= OBJ_ITER_FLUSH;
+    if (const int answer = func(priv, flags, slice.bytes, static_cast<ssize_t>(slice.length));
         answer != 0)
       return answer;
   }
-  return failed ? -1 : 0;
+  return failed || reader.error() != 0 ? -1 : 0;
 }
 
 int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* priv,

@@ -36,16 +36,22 @@ Store& store_of(const struct objcore* oc) {
   return *static_cast<Store*>(oc->stobj->stevedore->priv);
 }
 
-// A body whose list found no place in the region: priv2 owns it, the object does not survive.
-struct HeapBody {
-  std::vector<region::Extent> list;
+// A body whose list found no place in the region: the object does not survive.
+class HeapBody final : public AttachedBody {
+ public:
+  HeapBody(region::Region& region, std::vector<region::Extent> list)
+      : region_(region), list_(std::move(list)) {}
+  ~HeapBody() override {
+    for (const region::Extent& extent : list_) region_.allocator().free(extent);
+  }
+  [[nodiscard]] std::optional<BodyView> view() const override {
+    return view_extents(region_, list_);
+  }
+
+ private:
+  region::Region& region_;
+  std::vector<region::Extent> list_;
 };
-HeapBody* heap_body(const struct objcore* oc) {
-  // What is no address belongs to verify.cc, whose threads change it while others look.
-  const std::uintptr_t word = std::atomic_ref(const_cast<std::uintptr_t&>(oc->stobj->priv2))
-                                  .load(std::memory_order_relaxed);
-  return word <= kDamaged ? nullptr : reinterpret_cast<HeapBody*>(word);
-}
 
 bool nuke(struct worker* wrk, Store& store) {
   if (wrk->vsl == nullptr) return false;  // it logs there
@@ -94,10 +100,7 @@ void settle(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& f
   if (lasts && store.config().verify != Verify::kNone) checksum = region.body_checksum(list);
   bool attached = region.attach_body(record, list, checksum);
   while (!attached && nuke(wrk, store)) attached = region.attach_body(record, list, checksum);
-  if (!attached) {
-    auto* stobj = const_cast<struct storeobj*>(oc->stobj);
-    stobj->priv2 = reinterpret_cast<std::uintptr_t>(new HeapBody{std::move(list)});
-  }
+  if (!attached) vmod::attach_body(oc, std::make_unique<HeapBody>(region, std::move(list)));
   fetch.settled = true;
 }
 
@@ -106,7 +109,7 @@ void publish(Store& store, const struct objcore* oc) noexcept {
   if ((oc->flags & kNeverLasts) != 0) return;
   region::Region& region = *store.region();
   region::Record& record = record_of(oc);
-  if (heap_body(oc) != nullptr) {
+  if (attached_body(oc) != nullptr) {
     count(store.counters().c_unpublished);
     return;
   }
@@ -162,10 +165,7 @@ void objfree(struct worker* wrk, struct objcore* oc) noexcept {
     delete fetch;
     oc->boc->stevedore_priv = nullptr;
   }
-  if (HeapBody* body = heap_body(oc); body != nullptr) {
-    for (const region::Extent& extent : body->list) region.allocator().free(extent);
-    delete body;
-  }
+  delete attached_body(oc);
   region.destroy(&record);
   std::memset(oc->stobj, 0, sizeof oc->stobj);
   abi::n_object_decrement(wrk);
@@ -326,8 +326,7 @@ void objbocdone(struct worker* wrk, struct objcore* oc, struct boc* boc) noexcep
 void objslim(struct worker* /*wrk*/, struct objcore* oc) noexcept {
   Store& store = store_of(oc);
   region::Region& region = *store.region();
-  if (HeapBody* body = heap_body(oc); body != nullptr) {
-    for (const region::Extent& extent : body->list) region.allocator().free(extent);
+  if (AttachedBody* body = attached_body(oc); body != nullptr) {
     delete body;
     oc->stobj->priv2 = 0;
   }
@@ -344,11 +343,6 @@ void objtouch(struct worker* wrk, struct objcore* oc, vtim_real now) noexcept {
 }
 
 }  // namespace
-
-std::span<const region::Extent> body_of(const struct objcore* oc, const region::Region& region) {
-  if (const HeapBody* body = heap_body(oc); body != nullptr) return body->list;
-  return region.body(record_of(oc));
-}
 
 Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, unsigned wsl) {
   region::Region* region = store.region();

@@ -3,6 +3,7 @@
 
 #include <span>
 
+#include "body.h"
 #include "fetch.h"
 #include "storage.h"
 
@@ -15,11 +16,8 @@ enum class Refusal { kNone, kNoRegion, kDrained, kTooLarge, kNoSpace };
 // Makes `oc` an object of the store, or leaves it alone. Evicts, within wrk->strangelove.
 Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, unsigned wsl);
 
-// The body of an object that is not being fetched any more.
-std::span<const region::Extent> body_of(const struct objcore* oc, const region::Region& region);
-
 // verify.cc: what an adopted object's priv2 says until its body has been compared (verify =
-// on_read); a HeapBody's address, or 0, otherwise.
+// on_read); an AttachedBody's address, or 0, otherwise.
 inline constexpr std::uintptr_t kUnverified = 1;
 inline constexpr std::uintptr_t kDamaged = 3;
 // True: the body may be handed on. False: it is not what was stored; the object has been removed.
