@@ -78,7 +78,7 @@ class World:
         with open(self.vcl, "w", encoding="utf-8") as file:
             file.write(VCL % {"vmod": reachable(f"{BUILD}/lib/libvmod_objmapper.so"), "include": reachable(f"{SOURCE}/vmod/objmapper.vcl"), "port": origin.port, "socket": self.daemon.socket})
         parameters = ["shortlived=0", "nuke_limit=2000", "ban_lurker_age=0.1", "ban_lurker_sleep=0.01",
-                      "thread_pool_min=40", "feature=+http2,+esi_disable_xml_check", "thread_pool_timeout=10", "backend_idle_timeout=1", "vsl_mask=-VCL_call,-VCL_return"]
+                      "thread_pool_min=40", "feature=+http2,+esi_disable_xml_check", "thread_pool_timeout=10", "timeout_idle=60", "backend_idle_timeout=1", "vsl_mask=-VCL_call,-VCL_return"]
         if shutil.which("tcc"):
             parameters.append("cc_command=exec tcc -shared -fpic -w -o %o %s")
         command = ["varnishd", "-F", "-n", f"{directory}/v", "-a", f"127.0.0.1:{self.port}", "-f", self.vcl, "-s",
@@ -173,8 +173,18 @@ class Client(threading.Thread):
         headers = dict(headers or {}, Host="test")
         if url.startswith("/v"):
             headers["Foo"] = self.random.choice("ab")
-        self.connection.request(method, url, headers=headers)
-        return self.connection.getresponse()
+        reused = self.connection.sock is not None
+        try:
+            self.connection.request(method, url, headers=headers)
+            return self.connection.getresponse()
+        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+            # A server may close a connection between two requests (RFC 9112 section 9.3.1): Varnish does after timeout_idle,
+            # and after a body that its origin broke off. On a fresh connection nothing excuses it.
+            if not reused:
+                raise
+            self.tally["reconnect"] = self.tally.get("reconnect", 0) + 1
+            self.close()
+            return self.ask(method, url, headers)
 
     def body(self, url, answer):
         """The bytes, or None when the origin broke off as it was to; else that is wrong."""
