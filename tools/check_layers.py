@@ -27,6 +27,8 @@ LAYERS = {
     "bench": ("bench", "objmapper base posix"),
     # Depth on one connection is measured on the wire: the library's calls wait.
     "get": ("bench/get", "objmapper base posix wire"),
+    # The load generator and its origin.
+    "load": ("bench/load", "base posix"),
     # Replays a trace against the eviction policies, without a daemon.
     "trace": ("bench/trace", "base posix store"),
 }
