@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "base/ban_text.h"
 #include "base/checksum.h"
 #include "base/clock.h"
 #include "base/result.h"
@@ -45,6 +46,35 @@ TEST(Result, LeavesWithTheFirstError) {
   EXPECT_EQ(*quarter(8), 2);
   EXPECT_EQ(quarter(6).error().what, "odd");
   EXPECT_EQ(describe(quarter(6).error()), "malformed: odd");
+}
+
+TEST(BanText, PlainWordsTakeQuotationMarksAsTheyAre) {
+  const auto tests =
+      parse_ban(" obj.http.etag ==  \"a\" && req.url ~ ^/x\\.png$", BanQuotes::kPlain);
+  ASSERT_TRUE(tests);
+  EXPECT_EQ(*tests, (std::vector<BanTest>{{"obj.http.etag", "==", "\"a\""},
+                                          {"req.url", "~", "^/x\\.png$"}}));
+}
+
+TEST(BanText, WhatIsWrittenCanonicallyIsReadTheSame) {
+  const std::vector<BanTest> rows[] = {
+      {{"req.url", "~", "."}},
+      {{"obj.http.x", "==", "with blanks"}, {"req.http.host", "!=", ""}},
+      {{"obj.http.etag", "==", "\"quoted\""}, {"obj.http.y", "~", "\\s \"\\\\\"\t"}},
+  };
+  for (const auto& tests : rows) {
+    const std::string text = canonical_ban(tests);
+    const auto again = parse_ban(text, BanQuotes::kCanonical);
+    ASSERT_TRUE(again) << text;
+    EXPECT_EQ(*again, tests) << text;
+  }
+}
+
+TEST(BanText, RefusesWhatIsNoBan) {
+  for (const char* text : {"", " ", "req.url", "req.url ~", "req.url ~ x &&",
+                           "req.url ~ x || a b c", "req.url ~ \"open"})
+    EXPECT_FALSE(parse_ban(text, BanQuotes::kCanonical)) << text;
+  EXPECT_FALSE(parse_ban(std::string_view("req.url ~ a\0b", 13), BanQuotes::kPlain));
 }
 
 TEST(Checksum, DependsOnEveryByte) {

@@ -1,0 +1,188 @@
+#include "ban_expression.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdint>
+#include <cstring>
+
+namespace om::vmod {
+
+namespace {
+
+char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
+// Request headers that are not in a fetch's request as they were in the client's.
+constexpr std::array<std::string_view, 22> kNotInFetches = {"accept-encoding",
+                                                            "accept-ranges",
+                                                            "cache-control",
+                                                            "connection",
+                                                            "content-range",
+                                                            "http2-settings",
+                                                            "if-match",
+                                                            "if-modified-since",
+                                                            "if-none-match",
+                                                            "if-range",
+                                                            "if-unmodified-since",
+                                                            "keep-alive",
+                                                            "proxy-authenticate",
+                                                            "proxy-authorization",
+                                                            "range",
+                                                            "te",
+                                                            "trailer",
+                                                            "transfer-encoding",
+                                                            "upgrade",
+                                                            "x-varnish",
+                                                            "proxy-connection",
+                                                            "content-length"};
+
+// What Varnish's spec has: docs of the layout are beside the constants of abi/varnish_7_1_1.h.
+constexpr std::size_t kHeadBytes = 16;
+constexpr std::size_t kLengthAt = 8;
+constexpr std::size_t kFlagsAt = 12;
+constexpr unsigned kCompleted = 4;
+constexpr std::array<const char*, 8> kOperators = {"==", "!=", "~", "!~", ">", ">=", "<", "<="};
+constexpr unsigned kFirstOperator = 0x10;
+constexpr std::array<const char*, 8> kFields = {"req.url", "req.http.", "obj.http.", "obj.status",
+                                                "obj.ttl", "obj.age",   "obj.grace", "obj.keep"};
+constexpr unsigned kFirstField = 0x18;
+
+// Reads the bytes of a spec in order; after the first thing that does not fit nothing does.
+class SpecReader {
+ public:
+  explicit SpecReader(std::span<const std::byte> spec) : spec_(spec) {}
+  [[nodiscard]] bool ok() const { return ok_; }
+  [[nodiscard]] bool at_end() const { return at_ >= spec_.size(); }
+  unsigned byte() {
+    if (!ok_ || at_ >= spec_.size()) {
+      ok_ = false;
+      return 0;
+    }
+    return std::to_integer<unsigned>(spec_[at_++]);
+  }
+  std::string_view bytes(std::size_t count) {
+    if (!ok_ || count > spec_.size() - at_) {
+      ok_ = false;
+      return {};
+    }
+    const auto* text = reinterpret_cast<const char*>(spec_.data() + at_);
+    at_ += count;
+    return {text, count};
+  }
+  // A lump: filler of 0xff up to a multiple of eight, a length in eight bytes, its bytes.
+  std::string_view lump() {
+    while (ok_ && at_ < spec_.size() && at_ % 8 != 0) {
+      if (byte() != 0xff) ok_ = false;
+    }
+    const std::string_view head = bytes(8);
+    if (!ok_) return {};
+    std::uint32_t length = 0;
+    for (std::size_t i = 0; i < 4; ++i) length = length << 8 | static_cast<unsigned char>(head[i]);
+    return bytes(length);
+  }
+
+ private:
+  std::span<const std::byte> spec_;
+  std::size_t at_ = kHeadBytes;
+  bool ok_ = true;
+};
+
+std::string duration_text(std::string_view lump) {
+  std::uint64_t bits = 0;
+  for (const char c : lump) bits = bits << 8 | static_cast<unsigned char>(c);
+  double seconds = 0;
+  static_assert(sizeof seconds == sizeof bits);
+  std::memcpy(&seconds, &bits, sizeof seconds);
+  std::array<char, 512> text{};
+  const auto end =
+      std::to_chars(text.data(), text.data() + text.size(), seconds, std::chars_format::fixed);
+  return std::string(text.data(), end.ptr) + "s";
+}
+
+}  // namespace
+
+BanExpression::BanExpression(std::vector<BanTest> tests, const CompilePattern& compile) {
+  for (BanTest& one : tests) {
+    Test test;
+    test.text = std::move(one);
+    const std::string& field = test.text.field;
+    for (const std::string_view prefix : {"req.http.", "obj.http."})
+      if (field.starts_with(prefix)) test.header = field.substr(prefix.size());
+    std::transform(test.header.begin(), test.header.end(), test.header.begin(), lower);
+    if (test.text.oper == "~" || test.text.oper == "!~") test.pattern = compile(test.text.operand);
+    uses_request_ = uses_request_ || field.starts_with("req.");
+    tests_.push_back(std::move(test));
+  }
+}
+
+bool BanExpression::may_pass(const Test& test, const BanSubject& subject) {
+  std::optional<std::string_view> value;
+  std::array<char, 16> digits{};
+  const std::string_view field = test.text.field;
+  if (field.starts_with("req.url")) {
+    value = subject.url;
+  } else if (field.starts_with("req.http.")) {
+    if (std::ranges::find(kNotInFetches, test.header) != kNotInFetches.end()) return true;
+    value = subject.request_header(test.header);
+  } else if (field.starts_with("obj.http.")) {
+    value = subject.object_header(test.header);
+    if (!value && !subject.headers_are_final) return true;
+  } else if (field.starts_with("obj.status")) {
+    const auto end =
+        std::to_chars(digits.data(), digits.data() + digits.size(), subject.status).ptr;
+    value = std::string_view(digits.data(), static_cast<std::size_t>(end - digits.data()));
+  } else {
+    return true;
+  }
+  const std::string& oper = test.text.oper;
+  // As Varnish has it: what is not there equals nothing, differs from everything, and neither
+  // matches nor fails to match a pattern.
+  if (oper == "==") return value == test.text.operand;
+  if (oper == "!=") return value != test.text.operand;
+  if (oper != "~" && oper != "!~") return true;
+  if (!value) return false;
+  if (test.pattern == nullptr) return true;
+  return test.pattern->matches(*value) == (oper == "~");
+}
+
+bool BanExpression::may_match(const BanSubject& subject) const {
+  return std::ranges::all_of(tests_, [&](const Test& test) { return may_pass(test, subject); });
+}
+
+std::optional<std::vector<BanTest>> tests_of_spec(std::span<const std::byte> spec) {
+  if (spec.size() <= kHeadBytes) return std::nullopt;
+  std::uint32_t length = 0;
+  for (std::size_t i = 0; i < 4; ++i)
+    length = length << 8 | std::to_integer<std::uint32_t>(spec[kLengthAt + i]);
+  if (length != spec.size() || (std::to_integer<unsigned>(spec[kFlagsAt]) & kCompleted) != 0)
+    return std::nullopt;
+  SpecReader reader(spec);
+  std::vector<BanTest> tests;
+  while (!reader.at_end()) {
+    const unsigned field = reader.byte() - kFirstField;
+    if (field >= kFields.size()) return std::nullopt;
+    BanTest test;
+    test.field = kFields[field];
+    if (test.field.ends_with('.')) {
+      // Length of the name with its colon; the name, the colon, a NUL.
+      const unsigned name_bytes = reader.byte();
+      const std::string_view name = reader.bytes(name_bytes + 1);
+      if (!reader.ok() || name_bytes == 0) return std::nullopt;
+      test.field += name.substr(0, name_bytes - 1);
+    }
+    const bool duration = field >= 4;
+    const std::string_view operand = reader.lump();
+    if (!reader.ok() || operand.empty() || (duration && operand.size() != 8)) return std::nullopt;
+    test.operand =
+        duration ? duration_text(operand) : std::string(operand.substr(0, operand.size() - 1));
+    const unsigned oper = reader.byte() - kFirstOperator;
+    if (!reader.ok() || oper >= kOperators.size()) return std::nullopt;
+    test.oper = kOperators[oper];
+    if (!duration && (oper == 2 || oper == 3)) (void)reader.lump();  // the compiled pattern
+    if (!reader.ok()) return std::nullopt;
+    tests.push_back(std::move(test));
+  }
+  return tests;
+}
+
+}  // namespace om::vmod
