@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <new>
 
+#include "lane.h"
 #include "methods.h"
 
 namespace om::vmod {
@@ -50,6 +51,22 @@ bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* pr
   return true;
 }
 
+// Part by part: those in files to the socket, those in memory the usual way.
+int by_file_lane(Delivery& delivery, const BodyView& body, void* priv, objiterate_f* func,
+                 unsigned common, bool failed) {
+  const auto parts = body.parts();
+  for (const BodyPart& part : parts) {
+    const unsigned flags = common | (&part == &parts.back() && !failed ? OBJ_ITER_END : 0U);
+    const auto bytes = FileBytes::of(part);
+    if (const int answer = bytes
+                               ? delivery.give(flags, *bytes)
+                               : func(priv, flags, part.memory, static_cast<ssize_t>(part.length));
+        answer != 0)
+      return answer;
+  }
+  return failed ? -1 : 0;
+}
+
 int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func, int final) {
   const bool failed = (oc->flags & OC_F_FAILED) != 0;
   // Deliveries and revalidations were checked before; this is for whoever comes another way.
@@ -57,6 +74,10 @@ int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func
   if (!failed && share_with_refreshed(wrk, oc, priv)) return 0;
   const auto body = view_body(oc);
   if (!body) return -1;
+  Delivery delivery(wrk, oc, priv, func, *Store::of(oc), body->parts());
+  if (delivery.sends_files())
+    return by_file_lane(delivery, *body, priv, func, final != 0 || failed ? OBJ_ITER_FLUSH : 0U,
+                        failed);
   SliceReader reader(*body);
   SliceReader::Slice slice;
   while (reader.next(slice)) {
@@ -76,6 +97,7 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
   const region::Region& region = *Store::of(oc)->region();
   const Fetch* fetch = Fetch::of(boc);
   if (fetch == nullptr) return -1;
+  const Delivery delivery(wrk, oc, priv, func, *Store::of(oc), {});
   std::uint64_t sent = 0;
   std::size_t at = 0;
   unsigned flags = 0;

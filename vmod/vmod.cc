@@ -14,6 +14,7 @@
 #include "base/units.h"
 #include "link.h"
 #include "redirect.h"
+#include "settings.h"
 #include "storage.h"
 
 extern "C" {
@@ -134,7 +135,10 @@ struct vmod_objmapper_storage {
 extern "C" {
 
 int vmod_event(VRT_CTX, struct vmod_priv* /*priv*/, enum vcl_event_e event) {
-  if (event == VCL_EVENT_DISCARD && om::abi::check().empty()) om::vmod::redirect::forget(ctx->vcl);
+  if (event == VCL_EVENT_DISCARD && om::abi::check().empty()) {
+    om::vmod::redirect::forget(ctx->vcl);
+    om::vmod::settings::forget(ctx->vcl);
+  }
   return 0;
 }
 
@@ -146,11 +150,6 @@ VCL_VOID vmod_storage__init(VRT_CTX, struct vmod_objmapper_storage** handle, con
   if (mode == VENUM(native) || mode == VENUM(dual)) {
     VRT_fail(ctx, "objmapper.storage %s: mode = %s is not there yet; use mapped or auto", vcl_name,
              mode);
-    return;
-  }
-  if (delivery == VENUM(file)) {
-    VRT_fail(ctx, "objmapper.storage %s: delivery = file is not there yet; use mapped or auto",
-             vcl_name);
     return;
   }
   if (memory < static_cast<VCL_BYTES>(om::region::kRegionBytesMin)) {
@@ -206,6 +205,11 @@ VCL_VOID vmod_storage__init(VRT_CTX, struct vmod_objmapper_storage** handle, con
       VRT_fail(ctx, "objmapper.storage %s: %s", vcl_name, refusal.c_str());
       return;
     }
+    om::vmod::Settings settings;
+    settings.delivery = delivery == VENUM(file)     ? om::vmod::DeliverySetting::kFile
+                        : delivery == VENUM(mapped) ? om::vmod::DeliverySetting::kMapped
+                                                    : om::vmod::DeliverySetting::kAuto;
+    om::vmod::settings::set(ctx->vcl, *store, settings);
   }
   *handle = new (std::nothrow) vmod_objmapper_storage{VMOD_OBJMAPPER_STORAGE_MAGIC, store};
   if (*handle == nullptr) VRT_fail(ctx, "objmapper.storage %s: out of memory", vcl_name);

@@ -171,5 +171,7 @@ typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned e
   X(THR_GetBusyobj, struct busyobj* (*)())                                                   \
   X(THR_GetRequest, struct req* (*)())                                                       \
   X(V1L_Flush, stream_close_t (*)(const struct worker*))                                     \
+  X(VDP_range, const struct vdp*)                                                            \
+  X(HTTP1_transport, const struct transport*)                                                \
   X(cache_param, struct params* volatile*)                                                   \
   X(cli_thread, pthread_t*)

@@ -1,0 +1,19 @@
+// Whether bytes of a file are in the page cache, asked without waiting for the disk.
+//
+// preadv2 with RWF_NOWAIT answers truly to anybody who may read the file; mincore tells a process
+// that does not own the file that all of it is there.
+#pragma once
+
+#include <cstdint>
+
+#include "posix/unique_fd.h"
+
+namespace om {
+
+enum class Residency { kResident, kAbsent, kUnknown };
+
+// Looks at one byte in every megabyte, at the first one in any case and at four at most, and stops
+// at the first that is absent. kUnknown: this file system does not say.
+Residency residency(BorrowedFd file, std::uint64_t offset, std::uint64_t length);
+
+}  // namespace om

@@ -1,0 +1,53 @@
+// lane_choice.h: by which lane a delivery sends bytes that lie in files. One function, no I/O.
+//
+//   mapped   through memory: what Varnish does with any storage. Always possible
+//   file     sendfile(2) from the file to the client's socket, past all of Varnish's memory
+//
+// Bytes in memory have no choice: a page that sendfile was given must never change until the peer
+// has acknowledged it, and our memory is recycled.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "posix/residency.h"
+
+namespace om::vmod {
+
+// delivery = ... of the store.
+enum class DeliverySetting : std::uint8_t { kAuto, kMapped, kFile };
+std::string_view to_string(DeliverySetting setting);
+
+namespace lane {
+
+enum class Peer : std::uint8_t { kUnix, kThisMachine, kElsewhere };
+
+// What is known of a delivery. `residency` only once choose() asked for it.
+struct Facts {
+  DeliverySetting setting = DeliverySetting::kAuto;
+  bool http1 = false;         // a client's own request, written to its socket as it is
+  bool plain = false;         // no filter but range
+  bool length_known = false;  // Content-Length, not chunks
+  Peer peer = Peer::kElsewhere;
+  std::uint64_t bytes = 0;  // that this client gets
+  std::optional<Residency> residency{};
+};
+
+// From here on the lane is cheaper for bytes that are in memory (bench/lanes measures it).
+inline constexpr std::uint64_t kUnixBytesMin = 256 * 1024;
+inline constexpr std::uint64_t kElsewhereBytesMin = 1024 * 1024;
+
+enum class Lane : std::uint8_t { kMapped, kFile, kDependsOnResidency };
+
+struct Choice {
+  Lane lane = Lane::kMapped;
+  std::string_view because;  // for the log
+};
+
+Choice choose(const Facts& facts);
+
+std::string_view to_string(Peer peer);
+
+}  // namespace lane
+}  // namespace om::vmod
