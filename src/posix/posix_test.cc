@@ -13,6 +13,7 @@
 #include "posix/mapping.h"
 #include "posix/memfd.h"
 #include "posix/range_lock.h"
+#include "posix/residency.h"
 #include "posix/unix_socket.h"
 
 namespace om {
@@ -35,6 +36,16 @@ class Folder {
 
 std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text));
+}
+
+// A file of that many bytes, none of them in the page cache where that can be had.
+UniqueFd written_out(const std::string& path, std::size_t bytes) {
+  UniqueFd file = UniqueFd::adopt(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  const std::string block(bytes, 'x');
+  EXPECT_EQ(::write(file.raw(), block.data(), bytes), static_cast<ssize_t>(bytes));
+  EXPECT_EQ(::fdatasync(file.raw()), 0);
+  EXPECT_EQ(::posix_fadvise(file.raw(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  return file;
 }
 
 std::size_t open_descriptors() {
@@ -194,6 +205,25 @@ TEST(RangeLock, EndsWithTheLastDescriptorOfItsDescription) {
   EXPECT_TRUE(*range_is_locked(watcher.borrow(), 100, 1));
   passed_on.reset();
   EXPECT_FALSE(*range_is_locked(watcher.borrow(), 100, 1));
+}
+
+TEST(Residency, SaysWhatIsInThePageCacheWithoutReadingIt) {
+  const Folder folder;
+  constexpr std::size_t kBytes = 8 * 1024 * 1024;
+  const UniqueFd file = written_out(folder / "body", kBytes);
+  if (residency(file.borrow(), 0, kBytes) != Residency::kAbsent)
+    GTEST_SKIP() << "this file system keeps it, or does not say";
+  std::string block(kBytes, 0);
+  // The end alone is not all of it.
+  ASSERT_EQ(::pread(file.raw(), block.data(), 4096, kBytes - 4096), 4096);
+  EXPECT_EQ(residency(file.borrow(), 0, kBytes), Residency::kAbsent);
+  ASSERT_EQ(::pread(file.raw(), block.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
+  EXPECT_EQ(residency(file.borrow(), 0, kBytes), Residency::kResident);
+  EXPECT_EQ(residency(file.borrow(), 4096, 10), Residency::kResident);
+}
+
+TEST(Residency, IsUnknownWhereItCannotBeAsked) {
+  EXPECT_EQ(residency(BorrowedFd(-1), 0, 4096), Residency::kUnknown);
 }
 
 }  // namespace

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Runs one .vtc against vmod_objmapper with an objmapperd of its own, and judges what the test itself cannot see.
 
-    run_vtc.py [--plain] [--mode M] FILE.vtc     run one test (what ctest does)
+    run_vtc.py [--plain] [--settings S] FILE.vtc run one test (what ctest does)
     run_vtc.py ctl DIR start|stop|kill|pause|resume|wait-up
     run_vtc.py ctl DIR body FILE BYTES           a body in which every eight bytes name their offset
     run_vtc.py ctl DIR kill-child PID            kill -9 of the child of the varnishd PID
     run_vtc.py ctl DIR hurt URL HOW              changes the record of URL in the one region there is: flip (a byte of it),
                                                  version (another one), crashed (the last adoption died at it), body (a
                                                  byte of it)
+    run_vtc.py ctl DIR cut-files N               truncates every body of the region that lies in a file to N bytes
     run_vtc.py ctl DIR until TEXT -- COMMAND     runs COMMAND until its output has TEXT (10 s at most)
 
 A .vtc says `${om_vcl}` in its VCL and so gets the import, a store named `store` and set_default(). Lines that begin with
@@ -20,12 +21,17 @@ A .vtc says `${om_vcl}` in its VCL and so gets the import, a store named `store`
     # om: memory=64M       capacity of the daemon        # om: store=24MB    size of the store in ${om_vcl}
     # om: region-daemon    region_daemon.py instead of objmapperd; version=N is the protocol it speaks
     # om: file-limit=8M    RLIMIT_FSIZE of the daemon    # om: params=a=b    further parameters for varnishd
+    # om: disk=64MB        size of the store on disk     # om: mode=M threshold=N delivery=D   of the store
     # om: without=SYMBOL   a varnishd that does not export SYMBOL: one that the VMOD does not know
+
+S is a list such as mode=native,disk=64MB,delivery=file: what the test does not say itself about its store. So the same
+conversations run with bodies in memory and in files, by either lane (docs/varnish.md has the matrix).
 
 For every other test the runner asserts that each Storage record of the log names our storage and that every fall-back
 counter is zero at the end. With --plain the same file runs on `-s malloc`, to prove the test and not the storage.
 """
 
+import glob
 import os
 import re
 import shutil
@@ -41,6 +47,8 @@ from support.reachable import reachable  # noqa: E402
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUR_TYPE = "objmapper"
 DEADLINE_S = 10
+# What `# om:` or --settings may say of the store, as its arguments are called.
+STORE_WORDS = ("disk", "mode", "threshold", "delivery")
 
 
 def shared_memory():
@@ -200,6 +208,16 @@ def hurt(directory, url, how):
             file.write(data[at + 8:at + 16])
 
 
+def cut_files(directory, length):
+    """The daemon is not asked, nor told: as a file system that lost the end of its files would."""
+    bodies = [path for path in glob.glob(os.path.join(directory, "disk", "**", "*"), recursive=True)
+              if os.path.isfile(path) and re.fullmatch("[0-9a-f]{16}", os.path.basename(path))]
+    if not bodies:
+        raise SystemExit("no body lies in a file")
+    for path in bodies:
+        os.truncate(path, length)
+
+
 def control(arguments):
     directory, verb, *rest = arguments
     daemon = Daemon(directory)
@@ -222,6 +240,8 @@ def control(arguments):
             os.kill(pid, signal.SIGKILL)
     elif verb == "hurt":
         hurt(directory, *rest)
+    elif verb == "cut-files":
+        cut_files(directory, int(rest[0]))
     elif verb == "until":
         until(rest[0], rest[rest.index("--") + 1:])
     else:
@@ -261,12 +281,12 @@ def judge(log, words):
     return wrong
 
 
-def run(path, plain, mode):
+def run(path, plain, given):
     build = os.environ.get("OM_BUILD_DIR", "")
     source = os.environ.get("OM_SOURCE_DIR", os.path.dirname(os.path.dirname(HERE)))
     with open(path, encoding="utf-8") as file:
         text = file.read()
-    words = directives(text)
+    words = given | directives(text)
     name = os.path.splitext(os.path.basename(path))[0]
     directory = tempfile.mkdtemp(prefix=f"omv.{name[:20]}.", dir=shared_memory())
     os.chmod(directory, 0o755)
@@ -281,6 +301,9 @@ def run(path, plain, mode):
     with open(os.path.join(directory, "daemon.cmd"), "w", encoding="utf-8") as file:
         command = program + [ "--socket", f"{directory}/om.sock", "--memory", words.get("memory", "64M"),
                    "--memory-dir", f"{directory}/mem", "--state-dir", f"{directory}/state", "--log-level", "debug"]
+        if "disk" in words:
+            os.mkdir(os.path.join(directory, "disk"))
+            command += ["--disk", f"{directory}/disk:256M"]
         if "version" in words:
             command += ["--version", words["version"]]
         if "file-limit" in words:
@@ -289,12 +312,13 @@ def run(path, plain, mode):
 
     load = f'import objmapper from "{vmod}";'
     store = words.get("store", "24MB")
-    storage = f'objmapper.storage(socket = "{directory}/om.sock", memory = {store}, mode = {mode})'
+    storage = f'objmapper.storage(socket = "{directory}/om.sock", memory = {store}'
+    storage += "".join(f", {word} = {words[word]}" for word in STORE_WORDS if word in words) + ")"
     macros = {
         "om_dir": directory, "om_socket": f"{directory}/om.sock", "om_vmod": vmod,
         "om_objm": f"{build}/bin/objm --socket {directory}/om.sock",
         "om_ctl": f"{sys.executable} {os.path.abspath(__file__)} ctl {directory}",
-        "om_import": load, "om_storage": storage, "om_mode": mode,
+        "om_import": load, "om_storage": storage,
         "om_vcl": f"{load}\nsub vcl_init {{ new store = {storage}; store.set_default(); }}\n",
         "om_include": f'include "{reachable(os.path.join(source, "vmod", "objmapper.vcl"))}";', "om_type": OUR_TYPE,
     }
@@ -368,11 +392,16 @@ def main():
     if arguments and arguments[0] == "ctl":
         return control(arguments[1:]) or 0
     plain = "--plain" in arguments
-    mode = arguments[arguments.index("--mode") + 1] if "--mode" in arguments else os.environ.get("OM_VTC_MODE", "auto")
+    settings = os.environ.get("OM_VTC_SETTINGS", "")
+    if "--settings" in arguments:
+        settings = arguments[arguments.index("--settings") + 1]
+    given = dict(word.split("=", 1) for word in settings.split(",") if word)
+    if not set(given) <= set(STORE_WORDS):
+        raise SystemExit(f"settings are {', '.join(STORE_WORDS)}; not: {settings}")
     files = [a for a in arguments if a.endswith(".vtc")]
     if not files:
         raise SystemExit(__doc__)
-    return max(run(os.path.abspath(file), plain, mode) for file in files)
+    return max(run(os.path.abspath(file), plain, given) for file in files)
 
 
 if __name__ == "__main__":
