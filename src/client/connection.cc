@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "client/state.h"
+#include "posix/file.h"
 #include "posix/unix_socket.h"
 
 namespace om::client {
@@ -58,6 +59,7 @@ Result<std::shared_ptr<Connection>> Connection::start(UniqueFd socket,
 Result<void> Connection::hello(const std::string& name) {
   wire::Hello hello;
   hello.name = name.substr(0, 255);
+  hello.features = wire::kFeatureReleasePage;
   Call<wire::HelloReply> waiting;
   OM_TRY(call(hello, waiting));
   if (waiting.reply.version != wire::kVersion)
@@ -71,6 +73,13 @@ Result<void> Connection::hello(const std::string& name) {
   daemon_.version = std::move(waiting.reply.version_text);
   keys_per_get_max_ = std::clamp<std::size_t>(waiting.reply.keys_per_get_max, 1, kKeysPerGetMax);
   if (!waiting.descriptors.empty()) lease_file_ = std::move(waiting.descriptors.front());
+  if ((waiting.reply.features & wire::kFeatureReleasePage) != 0 && waiting.descriptors.size() > 1) {
+    const UniqueFd page = std::move(waiting.descriptors[1]);
+    const auto bytes = file_size(page.borrow());
+    if (bytes && *bytes >= kReleaseRingBytes)
+      if (auto mapped = Mapping::of(page.borrow(), 0, kReleaseRingBytes, Access::kReadWrite))
+        release_page_ = *std::move(mapped);
+  }
   return {};
 }
 
@@ -154,7 +163,13 @@ bool Connection::post_packet(const std::string& packet) {
 }
 
 void Connection::release(std::vector<std::uint64_t> leases) {
-  for (std::size_t at = 0; at < leases.size(); at += kReleasesPerPacket) {
+  std::size_t pushed = 0;
+  if (release_page_) {
+    const std::lock_guard lock(release_mutex_);
+    auto* const ring = reinterpret_cast<ReleaseRing*>(release_page_.data());
+    while (pushed < leases.size() && ring->push(leases[pushed])) ++pushed;
+  }
+  for (std::size_t at = pushed; at < leases.size(); at += kReleasesPerPacket) {
     wire::Release message;
     const std::size_t count = std::min(kReleasesPerPacket, leases.size() - at);
     message.leases.assign(leases.begin() + static_cast<std::ptrdiff_t>(at),

@@ -23,8 +23,10 @@
 #include <string>
 #include <vector>
 
+#include "base/release_ring.h"
 #include "client/segment.h"
 #include "objmapper/client.h"
+#include "posix/mapping.h"
 #include "posix/unique_fd.h"
 #include "wire/codec.h"
 #include "wire/messages.h"
@@ -96,7 +98,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     return post_packet(wire::encode_request(next_id(), request));
   }
 
-  // Gives leases back; those that cannot be sent now go with the next call.
+  // Gives leases back: through the page that the daemon looks at, else in packets; those that
+  // cannot be sent now go with the next call.
   void release(std::vector<std::uint64_t> leases);
   // Builds a Lease from an answer, asking once more for descriptors that are not there.
   Result<Lease> make_lease(wire::GetItem item, const std::vector<SegmentRef>& with_reply);
@@ -161,6 +164,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool events_missed_ = false;
   std::size_t event_waiters_ = 0;
   std::condition_variable event_wake_;
+  Mapping release_page_;
+  std::mutex release_mutex_;  // who writes to it
   std::vector<std::uint64_t> unreleased_;
   std::atomic<bool> has_unreleased_{false};
 };

@@ -41,6 +41,10 @@ class FakeStore final : public store::Store {
     return next_;
   }
   BorrowedFd lease_descriptor(store::HolderId /*holder*/) override { return lease_file_.borrow(); }
+  Result<UniqueFd> release_page(store::HolderId /*holder*/) override {
+    return Error{Errc::kUnsupported, 0, "no page here"};
+  }
+  void collect(store::HolderId /*holder*/) override {}
   void close_holder(store::HolderId holder) override {
     holders.erase(holder);
     std::erase_if(waits_, [&](const auto& wait) { return wait.second.holder == holder; });

@@ -44,6 +44,13 @@ void Session::hello(std::uint64_t id, wire::Hello request) {
   }
   descriptors.push_back(*std::move(lease_file));
   message.with_lease_file = 1;
+  if ((request.features & wire::kFeatureReleasePage) != 0) {
+    // Without it the client sends RELEASE.
+    if (auto page = shared_.store.release_page(*holder_)) {
+      descriptors.push_back(*std::move(page));
+      message.features |= wire::kFeatureReleasePage;
+    }
+  }
   reply(kType, id, message, std::move(descriptors));
 }
 

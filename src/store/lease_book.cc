@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "posix/file.h"
+#include "posix/memfd.h"
 #include "posix/range_lock.h"
 
 namespace om::store {
@@ -15,6 +16,17 @@ namespace {
 
 // Bytes of a lease file are objects: no id is above this (off_t).
 constexpr std::uint64_t kAllObjects = std::uint64_t{1} << 62;
+
+// More than a holder's locks are in (LeaseLocks::kBlocksMax), which the kernel may have merged.
+constexpr std::size_t kRangesMax = 1024;
+
+// `ranges` in order.
+bool in_one_of(const std::vector<LockedRange>& ranges, ObjectId object) {
+  const auto after =
+      std::upper_bound(ranges.begin(), ranges.end(), object,
+                       [](ObjectId id, const LockedRange& range) { return id < range.offset; });
+  return after != ranges.begin() && object - std::prev(after)->offset < std::prev(after)->length;
+}
 
 std::optional<HolderId> number_from(const std::string& name) {
   HolderId id = 0;
@@ -37,26 +49,61 @@ Result<void> LeaseBook::recover() {
     const auto id = number_from(name);
     if (!id) continue;
     next_holder_ = std::max(next_holder_, *id + 1);
-    Orphan orphan{OM_TRY(open_at(directory_.borrow(), name, O_RDWR)), {}};
+    Orphan orphan{OM_TRY(open_at(directory_.borrow(), name, O_RDWR)), {}, {}};
     std::uint64_t from = 0;
-    while (const auto range =
-               OM_TRY(first_locked(orphan.probe.borrow(), from, kAllObjects - from))) {
-      // A peer may lock what it likes; ids that nobody gave out cost a set entry each, so bounded.
-      const std::uint64_t end = std::min(range->offset + range->length, kAllObjects);
-      for (ObjectId object = range->offset;
-           object < end && orphan.objects.size() < 2 * kLeasesPerPeerMax; ++object) {
-        if (orphan.objects.insert(object).second) ++pins_[object];
-        highest_object_ = std::max(highest_object_, object);
+    while (from < kAllObjects) {
+      const auto range = OM_TRY(first_locked(orphan.probe.borrow(), from, kAllObjects - from));
+      if (!range) break;
+      // A peer may lock what it likes. As many ranges as we make ourselves are kept apart; what is
+      // beyond counts as locked altogether.
+      if (orphan.ranges.size() == kRangesMax) {
+        orphan.ranges.back().length = kAllObjects - orphan.ranges.back().offset;
+        break;
       }
-      from = end;
-      if (from >= kAllObjects || orphan.objects.size() >= 2 * kLeasesPerPeerMax) break;
+      orphan.ranges.push_back(*range);
+      from = std::min(range->offset + range->length, kAllObjects);
     }
-    if (orphan.objects.empty())
+    if (orphan.ranges.empty()) {
       OM_TRY(remove_at(directory_.borrow(), name));
-    else
-      orphans_.emplace(*id, std::move(orphan));
+      continue;
+    }
+    recovered_.insert(recovered_.end(), orphan.ranges.begin(), orphan.ranges.end());
+    orphans_.emplace(*id, std::move(orphan));
   }
+  const auto before = [](const LockedRange& a, const LockedRange& b) {
+    return a.offset < b.offset;
+  };
+  std::sort(recovered_.begin(), recovered_.end(), before);
+  std::vector<LockedRange> merged;
+  for (const LockedRange& range : recovered_) {
+    if (merged.empty() || range.offset > merged.back().offset + merged.back().length)
+      merged.push_back(range);
+    else
+      merged.back().length =
+          std::max(merged.back().offset + merged.back().length, range.offset + range.length) -
+          merged.back().offset;
+  }
+  recovered_ = std::move(merged);
   return {};
+}
+
+void LeaseBook::claim(ObjectId object) {
+  if (!in_one_of(recovered_, object)) return;
+  for (auto& [id, orphan] : orphans_)
+    if (in_one_of(orphan.ranges, object) && orphan.objects.insert(object).second) ++pins_[object];
+}
+
+void LeaseBook::end_recovery() {
+  recovered_.clear();
+  for (auto entry = orphans_.begin(); entry != orphans_.end();) {
+    entry->second.ranges.clear();
+    if (!entry->second.objects.empty()) {
+      ++entry;
+      continue;
+    }
+    (void)remove_at(directory_.borrow(), std::to_string(entry->first));
+    entry = orphans_.erase(entry);
+  }
 }
 
 Result<HolderId> LeaseBook::open_holder(const PeerCredentials& peer) {
@@ -81,14 +128,49 @@ BorrowedFd LeaseBook::descriptor(HolderId holder) const {
   return found == holders_.end() ? BorrowedFd(-1) : found->second.file.borrow();
 }
 
+Result<UniqueFd> LeaseBook::release_page(HolderId id) {
+  const auto found = holders_.find(id);
+  if (found == holders_.end()) return Error{Errc::kNotFound, 0, "no such holder"};
+  if (found->second.page) return Error{Errc::kExists, 0, "the page was handed out before"};
+  UniqueFd page = OM_TRY(make_memfd("objmapper-releases", kReleaseRingBytes));
+  // So its peer can write what it likes, but not make us fault on it.
+  OM_TRY(seal_length(page.borrow()));
+  found->second.page = OM_TRY(Mapping::of(page.borrow(), 0, kReleaseRingBytes, Access::kReadWrite));
+  return page;
+}
+
+bool LeaseBook::collect(Holder& holder) {
+  if (!holder.page) return false;
+  bool any = false;
+  reinterpret_cast<ReleaseRing*>(holder.page.data())->take(holder.taken, [&](LeaseId lease) {
+    any = release(holder, lease) || any;
+  });
+  return any;
+}
+
+void LeaseBook::collect(HolderId id) {
+  if (const auto found = holders_.find(id); found != holders_.end()) (void)collect(found->second);
+}
+
+bool LeaseBook::collect_all() {
+  bool any = false;
+  for (auto& [id, holder] : holders_) any = collect(holder) || any;
+  return any;
+}
+
+void LeaseBook::settle() {
+  for (auto& [id, holder] : holders_) {
+    if (holder.settling) holder.locks.settle(holder.file.borrow());
+    holder.settling = holder.locks.idle() > 0;
+  }
+}
+
 Result<void> LeaseBook::hold(Holder& holder, ObjectId object) {
   auto& count = holder.objects[object];
   if (count == 0) {
-    auto locked = lock_range_shared(holder.file.borrow(), object, 1);
-    if (!locked || !*locked) {
+    if (auto locked = holder.locks.add(holder.file.borrow(), object); !locked) {
       holder.objects.erase(object);
-      if (!locked) return std::move(locked).error();
-      return Error{Errc::kBusy, 0, "the lease file is locked by somebody else"};
+      return locked;
     }
     ++pins_[object];
   }
@@ -101,7 +183,7 @@ void LeaseBook::let_go(Holder& holder, ObjectId object) {
   OM_ASSERT(found != holder.objects.end());
   if (--found->second > 0) return;
   holder.objects.erase(found);
-  (void)unlock_range(holder.file.borrow(), object, 1);
+  holder.locks.remove(holder.file.borrow(), object);
   unpin(object);
 }
 
@@ -132,16 +214,19 @@ Result<LeaseId> LeaseBook::lease(HolderId id, ObjectId object, std::uint64_t byt
 }
 
 void LeaseBook::release(HolderId id, LeaseId lease) {
-  const auto found = holders_.find(id);
-  if (found == holders_.end()) return;
-  Holder& holder = found->second;
+  if (const auto found = holders_.find(id); found != holders_.end())
+    (void)release(found->second, lease);
+}
+
+bool LeaseBook::release(Holder& holder, LeaseId lease) {
   const auto entry = holder.leases.find(lease);
-  if (entry == holder.leases.end()) return;
+  if (entry == holder.leases.end()) return false;
   const ObjectId object = entry->second.object;
   holder.leased_bytes -= entry->second.bytes;
   holder.leases.erase(entry);
   --lease_count_;
   let_go(holder, object);
+  return true;
 }
 
 Result<void> LeaseBook::pin_put(HolderId id, ObjectId object) {
@@ -185,6 +270,7 @@ std::vector<ObjectId> LeaseBook::pinned_objects() const {
 void LeaseBook::close_holder(HolderId id) {
   const auto found = holders_.find(id);
   if (found == holders_.end()) return;
+  (void)collect(found->second);
   Holder holder = std::move(found->second);
   holders_.erase(found);
   lease_count_ -= holder.leases.size();

@@ -1,12 +1,18 @@
 // Who holds what: holders (one for each session), their leases, and the pins that follow from them.
 //
 // Each holder has a lease file, leases/<n>, and one open file description of it that the peer
-// shares. A lease on object N is a read lock (OFD, posix/range_lock.h) on byte N through that
-// description, so that the kernel knows it as long as either side keeps the description open:
+// shares. A lease on object N is a read lock (OFD, posix/range_lock.h) on byte N, and on neighbours
+// (lease_locks.h), through that description, so that the kernel knows it as long as either side
+// keeps the description open:
 //   live      the session is open; its leases are what it took and did not release
 //   orphan    the session is over, or belonged to an earlier daemon; its locks, looked at through
 //             another description, say what is still held. No lock left: file and holder go.
 // A direct put pins its object's bytes the same way: a writer that was cut off may be writing yet.
+// What an orphan of an earlier daemon has locked is known as ranges of ids; those that still have
+// bytes are claimed by recovery.
+//
+// Leases come back by release(), or through the page that a holder shares with us
+// (base/release_ring.h), which collect() looks at.
 //
 // An object that is pinned by anybody is not moved, recycled or unlinked; `unpinned` is called when
 // its last pin has gone. Loop thread.
@@ -23,8 +29,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/release_ring.h"
 #include "base/result.h"
+#include "posix/mapping.h"
+#include "posix/range_lock.h"
 #include "posix/unique_fd.h"
+#include "store/lease_locks.h"
 #include "store/store.h"
 
 namespace om::store {
@@ -39,11 +49,24 @@ class LeaseBook {
   // `directory` holds the lease files; those that are there become orphans if they are locked.
   static Result<std::unique_ptr<LeaseBook>> open(UniqueFd directory, Limits limits,
                                                  Unpinned unpinned);
+  // Recovery: this object has bytes still. Pins it if an earlier daemon's holder has locked it.
+  void claim(ObjectId object);
+  // Orphans that nothing was claimed for are forgotten.
+  void end_recovery();
 
   Result<HolderId> open_holder(const PeerCredentials& peer);
   [[nodiscard]] BorrowedFd descriptor(HolderId holder) const;
   [[nodiscard]] bool live(HolderId holder) const { return holders_.count(holder) != 0; }
   void close_holder(HolderId holder);
+  // A descriptor of the page by which this holder gives leases back; it is made when first asked
+  // for.
+  Result<UniqueFd> release_page(HolderId holder);
+  // Takes what was given back there.
+  void collect(HolderId holder);
+  // True: something was.
+  bool collect_all();
+  // Unlocks what has not been pinned for a while. From tick().
+  void settle();
 
   Result<LeaseId> lease(HolderId holder, ObjectId object, std::uint64_t bytes);
   void release(HolderId holder, LeaseId lease);
@@ -76,7 +99,6 @@ class LeaseBook {
   [[nodiscard]] std::size_t holders() const { return holders_.size(); }
   [[nodiscard]] std::size_t orphans() const { return orphans_.size(); }
   [[nodiscard]] std::size_t leases() const { return lease_count_; }
-  [[nodiscard]] ObjectId highest_object() const { return highest_object_; }
 
  private:
   struct Lease {
@@ -86,6 +108,10 @@ class LeaseBook {
   };
   struct Holder {
     UniqueFd file;  // the description that the peer shares
+    LeaseLocks locks;
+    bool settling = false;  // had idle locks at the last settle()
+    Mapping page;           // the release page, where there is one
+    std::uint32_t taken = 0;
     pid_t pid = 0;
     std::unordered_map<LeaseId, Lease> leases;
     std::unordered_map<ObjectId, std::uint32_t> objects;  // leases and direct puts on each
@@ -94,6 +120,7 @@ class LeaseBook {
   struct Orphan {
     UniqueFd probe;  // a description of ours
     std::unordered_set<ObjectId> objects;
+    std::vector<LockedRange> ranges;  // during recovery
   };
 
   LeaseBook(UniqueFd directory, Limits limits, Unpinned unpinned)
@@ -101,6 +128,8 @@ class LeaseBook {
   Result<void> recover();
   Result<void> hold(Holder& holder, ObjectId object);
   void let_go(Holder& holder, ObjectId object);
+  bool release(Holder& holder, LeaseId lease);
+  bool collect(Holder& holder);
   // Whether anything of it is left.
   bool probe_one(HolderId id, Orphan& orphan);
 
@@ -113,7 +142,7 @@ class LeaseBook {
   HolderId next_holder_ = 1;
   LeaseId next_lease_ = 1;
   std::size_t lease_count_ = 0;
-  ObjectId highest_object_ = 0;
+  std::vector<LockedRange> recovered_;  // all orphans' ranges, in order and merged
 };
 
 }  // namespace om::store

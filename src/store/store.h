@@ -242,6 +242,10 @@ class Store {
   virtual Result<HolderId> open_holder(const PeerCredentials& peer) = 0;
   // The lease file's description that this peer is to be given (O_RDONLY).
   virtual BorrowedFd lease_descriptor(HolderId holder) = 0;
+  // A page by which this holder gives leases back without a message (base/release_ring.h), once.
+  virtual Result<UniqueFd> release_page(HolderId holder) = 0;
+  // Takes what was given back there.
+  virtual void collect(HolderId holder) = 0;
   // The session is over: puts are aborted and waits cancelled (without callback) at once; leases
   // stay for as long as the peer's copy of the lease descriptor proves that it lives.
   virtual void close_holder(HolderId holder) = 0;

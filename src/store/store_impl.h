@@ -41,6 +41,8 @@ class StoreImpl final : public Store {
 
   Result<HolderId> open_holder(const PeerCredentials& peer) override;
   BorrowedFd lease_descriptor(HolderId holder) override { return leases_->descriptor(holder); }
+  Result<UniqueFd> release_page(HolderId holder) override { return leases_->release_page(holder); }
+  void collect(HolderId holder) override { leases_->collect(holder); }
   void close_holder(HolderId holder) override;
   Result<std::optional<Leased>> get(HolderId holder, std::string_view key) override;
   void release(HolderId holder, LeaseId lease) override { leases_->release(holder, lease); }

@@ -126,6 +126,7 @@ Result<void> StoreImpl::recover_objects() {
   std::vector<std::string> broken;
   const auto take = [&](const catalog::Record& record) {
     next_object_ = std::max(next_object_, record.object_id + 1);
+    leases_->claim(record.object_id);
     std::vector<Extent> extents;
     for (const auto& extent : record.place.extents)
       extents.push_back({extent.segment, extent.offset, extent.length});
@@ -163,6 +164,7 @@ Result<void> StoreImpl::recover_objects() {
 Result<void> StoreImpl::recover_held() {
   for (const auto& [object, extents] : held_log_->recovered()) {
     next_object_ = std::max(next_object_, object + 1);
+    leases_->claim(object);
     if (!leases_->pinned(object)) continue;
     if (OM_TRY(catalog_->find_object(object))) continue;
     std::vector<Extent> taken;
@@ -175,6 +177,7 @@ Result<void> StoreImpl::recover_held() {
     for (const auto& extent : taken) held_bytes_ += extent.length;
     if (!taken.empty()) held_.emplace(object, std::move(taken));
   }
+  leases_->end_recovery();
   return held_log_->rewrite(held_);
 }
 

@@ -89,7 +89,7 @@ Result<void> StoreImpl::recover_regions(bool rebooted) {
 // Free segments first, then those whose objects can go.
 bool StoreImpl::free_memory_for_region(std::uint64_t bytes) {
   while (!memory_->shrink_for(bytes))
-    if (!evict_from(*memory_policy_)) return memory_->shrink_for(bytes);
+    if (!evict_from(*memory_policy_) && !leases_->collect_all()) return memory_->shrink_for(bytes);
   return true;
 }
 

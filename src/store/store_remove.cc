@@ -150,10 +150,9 @@ Result<std::optional<std::vector<Extent>>> StoreImpl::take_memory(std::uint64_t 
   for (;;) {
     auto extents = memory_->take(length);
     if (extents || !may_evict) return extents;
-    if (!evict_from(*memory_policy_)) {
-      ask_back(Tier::kMemory);
-      return std::optional<std::vector<Extent>>();
-    }
+    if (evict_from(*memory_policy_) || leases_->collect_all()) continue;
+    ask_back(Tier::kMemory);
+    return std::optional<std::vector<Extent>>();
   }
 }
 
@@ -161,10 +160,9 @@ bool StoreImpl::make_disk_room(std::uint64_t length) {
   const bool file = length >= config_.file_threshold;
   while (!disks_->room_for(length, file)) {
     if (length > disks_->capacity() || !disks_->any()) return false;
-    if (!evict_disk()) {
-      ask_back(Tier::kDisk);
-      return disks_->room_for(length, file);
-    }
+    if (evict_disk() || leases_->collect_all()) continue;
+    ask_back(Tier::kDisk);
+    return disks_->room_for(length, file);
   }
   return true;
 }

@@ -33,7 +33,9 @@ void StoreImpl::tick() {
   if (now - last_lease_probe_ns_ >= kProbeLeasesNs) {
     last_lease_probe_ns_ = now;
     leases_->probe();
+    leases_->settle();
   }
+  leases_->collect_all();
   if (held_log_->wants_rewrite()) {
     auto live = held_;
     for (const auto& [id, put] : puts_) {
@@ -363,6 +365,7 @@ std::vector<StatusItem> StoreImpl::status() {
     items.push_back({name, value, ""});
   };
   const catalog::Status index = catalog_->status();
+  leases_->collect_all();
   number("objects", index.objects);
   number("memory.capacity_bytes", memory_->capacity());
   number("memory.used_bytes", memory_->used());

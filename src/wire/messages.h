@@ -47,6 +47,9 @@ enum class Type : std::uint16_t {
 // Header flags.
 inline constexpr std::uint16_t kReplyFlag = 1;
 
+// Features that a client asks for in HELLO, and the daemon grants.
+inline constexpr std::uint64_t kFeatureReleasePage = 1;  // base/release_ring.h
+
 struct Header {
   static constexpr std::size_t kBytes = 24;
   std::uint32_t length = 0;  // of the whole packet, header included
@@ -144,6 +147,7 @@ struct HelloReply {
   // Then the reply's one descriptor is this session's lease file: the daemon read-locks byte N of
   // it (F_OFD_SETLK) for a lease on object N. Keep it open while a lease of this connection is in
   // use: that is what proves to the daemon, and to the one after it, that the holder lives.
+  // With kFeatureReleasePage in `features` a second one is the release page.
   std::uint8_t with_lease_file = 0;
   std::string version_text;
   template <class A>

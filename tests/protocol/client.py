@@ -27,6 +27,7 @@ WRITING, COMMITTED, ABORTED = 0, 1, 2
 KIND_MEMORY, KIND_FILE, KIND_PACK, KIND_STAGING, KIND_REGION = range(5)
 BY_KEY, BY_PREFIX, BY_TAG = range(3)
 PUBLISHED, REMOVED, REVOKED, LOST = 1, 2, 4, 8
+RELEASE_PAGE = 1  # a feature
 
 
 class Failure(Exception):
@@ -204,6 +205,8 @@ class Connection:
         self.segments = {}  # (id, writable) -> descriptor
         self.sizes = {}
         self.lease_file = None
+        self.release_page = None
+        self.release_fd = None
         self.events = []
         self.other = {}  # replies that came while waiting for another one
         self.hello = None
@@ -271,6 +274,9 @@ class Connection:
         if message.type == HELLO:
             if fields["with_lease_file"]:
                 self.lease_file = message.descriptors.pop(0)
+            if fields["features"] & RELEASE_PAGE:
+                self.release_fd = message.descriptors.pop(0)
+                self.release_page = mmap.mmap(self.release_fd, 4096)
         elif message.type == REGION:
             fields["descriptors"] = message.descriptors
             message.descriptors = []
@@ -294,8 +300,8 @@ class Connection:
 
     # --- messages
 
-    def say_hello(self, magic=MAGIC, low=1, high=1, name="test"):
-        return self.call(HELLO, u32(magic) + u16(low) + u16(high) + u64(0) + text(name))
+    def say_hello(self, magic=MAGIC, low=1, high=1, name="test", features=0):
+        return self.call(HELLO, u32(magic) + u16(low) + u16(high) + u64(features) + text(name))
 
     @staticmethod
     def get_body(*keys):
@@ -306,6 +312,15 @@ class Connection:
 
     def release(self, *leases):
         self.send(RELEASE, list_of(u64, leases))
+
+    def release_by_page(self, lease):
+        """False: the page is full."""
+        written, read = (struct.unpack_from("<I", self.release_page, at)[0] for at in (0, 64))
+        if (written - read) % 2**32 >= 256:
+            return False
+        struct.pack_into("<Q", self.release_page, 2048 + written % 256 * 8, lease)
+        struct.pack_into("<I", self.release_page, 0, (written + 1) % 2**32)
+        return True
 
     @staticmethod
     def reserve_body(key, length=UNKNOWN, flags=0, expires_ns=0, wait_ms=0, metadata=b"", tags=()):
@@ -432,6 +447,10 @@ class Connection:
         if self.lease_file is not None and not keep_lease_file:
             os.close(self.lease_file)
             self.lease_file = None
+        if self.release_fd is not None:
+            self.release_page.close()
+            os.close(self.release_fd)
+            self.release_fd = None
 
     def __enter__(self):
         return self

@@ -298,6 +298,36 @@ class Objects(ProtocolCase):
         self.refused_and_closed(connection,
                                 connection.send(c.RELEASE, c.list_of(c.u64, [1] * 8193)))
 
+    def test_leases_go_back_by_the_release_page(self):
+        connection = self.connect(hello=False)
+        self.assertEqual(connection.say_hello(features=c.RELEASE_PAGE)["features"], c.RELEASE_PAGE)
+        connection.put("page", b"x" * 5000)
+        held = self.connect().get("page")[0]
+        leases = [connection.get("page")[0]["lease_id"] for _ in range(300)]
+        before = self.connect().status()["leases"]
+        pushed = [lease for lease in leases[:100] if connection.release_by_page(lease)]
+        self.assertEqual(len(pushed), 100)
+        # Seen before the next request of the connection is handled, and by tick and status.
+        self.assertEqual(connection.status()["leases"], before - 100)
+        for lease in (0, 2**64 - 1, pushed[0], held["lease_id"]):
+            connection.release_by_page(lease)  # none of ours
+        for lease in leases[100:]:
+            wait_until(lambda lease=lease: connection.release_by_page(lease), "room in the page")
+        # Another connection sees it without a word of this one.
+        other = self.connect()
+        wait_until(lambda: other.status()["leases"] == before - 300, "leases are given back")
+        # Nonsense in it harms nobody.
+        connection.release_page[0:4] = b"\xff\xff\xff\x7f"
+        connection.release_page[64:2048] = os.urandom(2048 - 64)
+        self.assertEqual(connection.fetch("page"), b"x" * 5000)
+        with self.assertRaises(OSError):
+            os.ftruncate(connection.release_fd, 0)
+
+    def test_without_being_asked_for_there_is_no_release_page(self):
+        connection = self.connect()
+        self.assertEqual(connection.hello["features"], 0)
+        self.assertIsNone(connection.release_page)
+
     def test_stat_of_nothing(self):
         self.fails(c.NOT_FOUND, self.connect().stat, "nothing")
         self.fails(c.MALFORMED, self.connect().stat, "")
