@@ -56,13 +56,28 @@ def family(pid):
 
 
 def cpu_seconds(pid):
-    """User and system time of one process, its threads included."""
+    """User and system time of one process, its threads included, by the kernel's clock of it: /proc
+    counts in ticks of 10 ms, too coarse for half a second of load."""
     try:
-        with open("/proc/%d/stat" % pid) as f:
-            fields = f.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
+        return time.clock_gettime(-8 * pid - 6)  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED)
     except OSError:
         return 0.0
+
+
+def process_name(pid):
+    try:
+        with open("/proc/%d/comm" % pid) as f:
+            return f.read().strip()
+    except OSError:
+        return "?"
+
+
+def machine_cpu_seconds():
+    """What all processes and the kernel itself have used since boot."""
+    with open("/proc/stat") as f:
+        fields = [int(x) for x in f.readline().split()[1:]]
+    idle, waiting, stolen = fields[3], fields[4], fields[7]
+    return (sum(fields[:8]) - idle - waiting - stolen) / TICK
 
 
 def anonymous_bytes(pid):
@@ -76,7 +91,13 @@ def anonymous_bytes(pid):
 
 
 class Contestant:
-    """Servers that together answer on `port`. A context manager; `pids` are those that count."""
+    """Servers that together answer on `port`, and where they can on `unix`, a socket, and on
+    `address`, of a network namespace. A context manager; `pids` are those that count. With a `group`
+    (kit/cgroup.py) every process of it lives there from its first instruction on."""
+
+    unix = None
+    address = None
+    group = None
 
     def __init__(self, name):
         self.name = name
@@ -85,10 +106,12 @@ class Contestant:
         self.processes = []
 
     def spawn(self, *command, **options):
-        log = open(self.folder / ("log.%d" % len(self.processes)), "w")
-        process = subprocess.Popen(
-            [str(c) for c in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, **options
-        )
+        if self.group is not None:
+            options["preexec_fn"] = self.group.enter
+        with open(self.folder / ("log.%d" % len(self.processes)), "a") as log:
+            process = subprocess.Popen(
+                [str(c) for c in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, **options
+            )
         self.processes.append(process)
         return process
 
@@ -98,16 +121,31 @@ class Contestant:
     def cpu(self):
         return sum(cpu_seconds(pid) for pid in self.pids())
 
+    def cpu_by_process(self):
+        """Name to seconds; the processes of one name together."""
+        result = {}
+        for pid in self.pids():
+            name = process_name(pid)
+            result[name] = result.get(name, 0.0) + cpu_seconds(pid)
+        return result
+
+    def logs(self):
+        return "\n".join(log.read_text(errors="replace")[-2000:] for log in sorted(self.folder.glob("log.*")))
+
     def ready(self):
-        wait_for(lambda: answers(self.port), what=self.name + " to listen")
+        wait_for(lambda: answers(self.port) or self.processes[-1].poll() is not None, what=self.name + " to listen")
+        if self.processes[-1].poll() is not None:
+            raise RuntimeError("%s ended:\n%s" % (self.name, self.logs()[-1500:]))
 
     def __enter__(self):
         try:
             self.start()
             self.ready()
+        except TimeoutError as late:
+            said = self.logs()
+            self.__exit__()
+            raise RuntimeError("%s\n%s" % (late, said)) from late
         except BaseException:
-            for log in sorted(self.folder.glob("log.*")):
-                print(log.name, log.read_text()[-2000:])
             self.__exit__()
             raise
         return self
@@ -165,6 +203,10 @@ class Varnish(Contestant):
         (self.folder / "v.vcl").write_text(self.vcl())
         command = ["varnishd", "-F", "-n", self.folder / "v", "-f", self.folder / "v.vcl"]
         command += ["-a", "127.0.0.1:%d" % self.port, "-s", self.storage]
+        if self.unix:
+            command += ["-a", "%s,mode=666" % self.unix]
+        if self.address:
+            command += ["-a", "%s:%d" % (self.address, self.port)]
         for parameter in self.parameters:
             command += ["-p", parameter]
         self.spawn(*command)
@@ -213,17 +255,23 @@ sub vcl_init { new store = objmapper.storage(socket = "%s/s", memory = %sB, mode
         shutil.rmtree(getattr(self, "memory_dir", "/nonexistent"), ignore_errors=True)
 
 
-def load(contestant, urls, **options):
-    """Runs objm-load against a contestant; its JSON, with `server_cpu` added."""
-    command = [str(BUILD / "bin" / "objm-load"), "--port", str(contestant.port), "--urls", str(urls)]
+def load(contestant, urls, via="tcp", prefix=(), timeout=600, **options):
+    """Runs objm-load against a contestant, by TCP on loopback, over its Unix socket, or with `prefix`
+    from another network namespace; its JSON, with the CPU that the contestant used meanwhile:
+    `server_cpu`, and `cpu_by_process` with the client's and the whole machine's beside it."""
+    where = {"tcp": ["--port", contestant.port], "unix": ["--unix", contestant.unix],
+             "veth": ["--address", contestant.address, "--port", contestant.port]}[via]
+    command = [*prefix, BUILD / "bin" / "objm-load", *where, "--urls", urls]
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
-        command += [flag] if value is True else [flag, str(value)]
-    before = contestant.cpu()
-    done = subprocess.run(command, capture_output=True, text=True)
-    after = contestant.cpu()
+        command += [flag] if value is True else [flag, value]
+    before, machine_before = contestant.cpu_by_process(), machine_cpu_seconds()
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=timeout)
+    after, machine_after = contestant.cpu_by_process(), machine_cpu_seconds()
     if not done.stdout.startswith("{"):
         raise RuntimeError("objm-load: " + done.stderr)
     result = json.loads(done.stdout)
-    result["server_cpu"] = after - before
+    result["cpu_by_process"] = {name: after[name] - before.get(name, 0.0) for name in after}
+    result["server_cpu"] = sum(result["cpu_by_process"].values())
+    result["machine_cpu"] = machine_after - machine_before
     return result

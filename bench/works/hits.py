@@ -1,0 +1,72 @@
+"""Hits: resident objects, closed loop, by three transports."""
+
+from kit import machine
+from kit.bench import costs, right
+from works.sizes import GIB, some
+
+TITLE = "Hits, resident"
+ABOUT = """Every object is in the cache and in memory. A closed loop of 8 connections; bodies are discarded in
+the kernel (TCP), or read (Unix socket). CPU is that of all processes of a contestant."""
+SHOW = ("cpu_us", "per_s", "first_byte_us", "total_cpu_us")
+VARNISH = ("varnish-malloc", "mapped", "native", "dual", "auto")
+RIVALS = ("varnish-malloc", "varnish-file", "mapped", "native", "dual", "auto", "nginx-static", "nginx-cache-tmpfs",
+          "nginx-cache-disk")
+ALL_SIZES = ("1K", "4K", "16K", "64K", "256K", "1M", "10M", "64M", "256M")
+PLANS = {
+    "try": {"seconds": 60, "rounds": 2, "each": 0.1, "fields": [("tcp", RIVALS + ("traffic-server",), ("1K", "1M")),
+                                                               ("unix", VARNISH, ("1M",)), ("veth", VARNISH, ("1M",))]},
+    "quick": {"seconds": 90, "rounds": 7, "each": 0.25, "fields": [
+        ("tcp", ("varnish-malloc", "mapped", "native", "dual"), ("1K", "64K", "1M", "10M")),
+        ("unix", ("varnish-malloc", "mapped", "native"), ("1M", "10M"))]},
+    "head": {"seconds": 420, "rounds": 20, "each": 0.3, "fields": [
+        ("tcp", VARNISH, ("1K", "16K", "64K", "1M", "10M")),
+        ("unix", VARNISH, ("1M", "10M"))], "rival_rounds": 5},
+    "full": {"seconds": 3000, "rounds": 20, "each": 0.5, "fields": [
+        ("tcp", RIVALS + ("traffic-server",), ALL_SIZES),
+        ("unix", RIVALS, ("1K", "64K", "1M", "10M", "256M")),
+        ("veth", RIVALS + ("traffic-server",), ("1K", "64K", "1M", "10M"))]},
+}
+
+
+def run(bench, plan):
+    for transport, names, sizes in plan["fields"]:
+        # The rivals' figures are for orientation in a short run: fewer rounds, in a field of their own.
+        fields = [(names, plan["rounds"])]
+        if "rival_rounds" in plan and transport == "tcp":
+            fields.append((tuple(n for n in RIVALS if n not in VARNISH), plan["rival_rounds"]))
+        for number, (who, rounds) in enumerate(fields):
+            if number:
+                who = ("varnish-malloc",) + who
+            one_field(bench, plan, transport, who, sizes, rounds, " beside rivals" if number else "")
+
+
+def one_field(bench, plan, transport, names, sizes, rounds, suffix):
+    all_urls = bench.urls("all", [url for size in sizes for url in some(size)])
+    files = bench.files(all_urls)
+    if transport == "veth":
+        with bench.namespace() as space:
+            if space is not None:
+                with bench.field(names, memory=3 * GIB // 2, files=files, namespace=space) as field:
+                    measure(bench, plan, field, transport, sizes, rounds, suffix, space.prefix)
+    else:
+        with bench.field(names, memory=3 * GIB // 2, files=files) as field:
+            measure(bench, plan, field, transport, sizes, rounds, suffix, ())
+
+
+def measure(bench, plan, field, transport, sizes, rounds, suffix, prefix):
+    for size in sizes:
+        if bench.over():
+            return
+        case = "%s %s%s" % (transport, size, suffix)
+        lines = some(size)
+        urls = bench.urls("urls-" + size, lines)
+        afterwards = field.proven_hits(case, urls, len(lines), via=transport, prefix=prefix)
+
+        def once(contestant, number):
+            got = right(machine.load(contestant, urls, via=transport, prefix=prefix, seconds=bench.seconds_wanted or plan["each"],
+                                     connections=8, seed=number))
+            bench.results.fact(bench.work, case, contestant.name, cpu_by_process=got["cpu_by_process"])
+            return costs(got)
+
+        field.rounds(case, rounds, once, afterwards)
+        bench.say("   " + case)

@@ -1,0 +1,110 @@
+"""Larger than memory: 3,500 objects of 1 MiB in a memory cgroup of 1 GiB."""
+
+from kit import machine, page_cache
+from kit.bench import Wrong, costs
+from works.sizes import GIB, MIB
+
+TITLE = "Larger than memory"
+ABOUT = """3,500 objects of 1 MiB, all processes of a contestant with their tmpfs and page cache in one memory
+cgroup of 1 GiB, 16 connections. Everything is stored before, then made cold. Whoever keeps bodies on disk must
+answer without the origin; plain malloc and mapped cannot hold them all, and ask it (which costs the origin's
+CPU and no disk: compare them with care). p99 is at an equal offered rate: half of what nginx with aio threads
+answers in a closed loop."""
+SHOW = ("per_s", "cpu_s_per_gb", "p99_us", "hit_ratio", "latency_us")
+WHO = ("varnish-malloc", "varnish-file", "mapped", "native", "dual", "auto", "nginx-static", "nginx-cache-disk",
+       "traffic-server")
+PLANS = {
+    "try": {"seconds": 60, "rounds": 2, "each": 0.3, "objects": 60, "limit": 256 * MIB, "who": WHO},
+    "head": {"seconds": 300, "rounds": 5, "each": 3, "objects": 3500, "limit": GIB,
+             "who": ("varnish-malloc", "varnish-file", "native", "dual", "auto", "nginx-static", "nginx-cache-disk")},
+    "full": {"seconds": 1200, "rounds": 20, "each": 4, "objects": 3500, "limit": GIB, "who": WHO},
+}
+LOADS = (("Zipf .9", {"zipf": 0.9}), ("uniform", {}))
+
+
+def shares(limit, bodies):
+    """What each gets of the group for bodies in memory: the rest is for page cache or its own needs."""
+    memory = {"varnish-malloc": limit * 5 // 8, "mapped": limit * 5 // 8, "native": limit // 8, "dual": limit // 8,
+              "auto": limit // 8, "traffic-server": limit // 2}
+    disk = {}
+    for name in WHO:
+        memory.setdefault(name, limit // 8)
+        disk[name] = bodies * 5 // 4 + 64 * MIB
+    disk["varnish-malloc"] = disk["mapped"] = 0
+    return memory, disk
+
+
+def holds_all(name):
+    return name not in ("varnish-malloc", "mapped")
+
+
+def run(bench, plan):
+    lines = ["/o/1M/l%d" % i for i in range(plan["objects"])]
+    urls = bench.urls("urls", lines)
+    who = bench.present(plan["who"])
+    files = bench.files(urls) if "nginx-static" in who else None
+    memory, disk = shares(plan["limit"], plan["objects"] * MIB)
+    if files:
+        page_cache.make_cold(files)  # lest the group of nginx-static gets pages that we have paid for
+    with bench.field(who, memory=memory, disk=disk, files=files, limit=plan["limit"]) as field:
+        def fill(contestant):
+            for _ in range(2 if holds_all(contestant.name) else 1):
+                machine.load(contestant, urls, requests=len(lines), in_order=True, connections=16)
+            before = field.origin.count()
+            got = machine.load(contestant, urls, requests=min(200, len(lines)), verify=True, seed=77, connections=16)
+            if got["errors"] or (holds_all(contestant.name) and field.origin.count() != before):
+                raise Wrong("after filling: %d asked of the origin, %s" % (field.origin.count() - before, got["errors"]))
+            bench.results.proof(bench.work, "all", contestant.name, "%d random bodies compared%s" % (
+                got["compared"], ", origin asked for none" if holds_all(contestant.name) else ""))
+            bench.say("   filled " + contestant.name)
+
+        field.each("fill", fill)
+        field.each("cold", lambda c: cold(bench, c))
+        rate = None
+        for case, options in LOADS:
+            def once(contestant, number):
+                before = field.origin.count()
+                got = machine.load(contestant, urls, seconds=bench.seconds_wanted or plan["each"], connections=16,
+                                   seed=number, **options)
+                return judged(field, contestant, got, before)
+
+            field.rounds(case, plan["rounds"], once)
+            reference = [bench.results.interval(bench.work, case, n, "per_s") for n in ("nginx-cache-disk", "nginx-static")]
+            rate = next((r[0] / 2 for r in reference if r), rate)
+            if rate is None:
+                continue
+            def paced(contestant, number):
+                got = machine.load(contestant, urls, seconds=bench.seconds_wanted or plan["each"], connections=64,
+                                   rate="%.1f" % rate, seed=100 + number, **options)
+                bench.results.fact(bench.work, case, contestant.name, offered_per_s=rate,
+                                   never_sent=got["errors"].get("never sent", 0))
+                return {"p50_us": got["latency_us"]["p50"], "p99_us": got["latency_us"]["p99"],
+                        "first_byte_us": got["first_byte_us"]["p50"]}
+
+            field.rounds(case + ", offered rate", min(5, plan["rounds"]), paced)
+        def peaks(contestant):
+            bench.results.fact(bench.work, "all", contestant.name, peak_mib=(contestant.group.peak() or 0) / MIB,
+                               oom_kills=contestant.group.kills())
+            if contestant.group.kills():
+                raise Wrong("the kernel killed it for want of memory")
+
+        field.each("peak", peaks)
+
+
+def cold(bench, contestant):
+    for folder in contestant.cache_folders():
+        page_cache.make_cold(folder)
+    contestant.group.reclaim()
+    shares_left = [page_cache.resident_share(folder, 16) for folder in contestant.cache_folders()]
+    bench.results.fact(bench.work, "all", contestant.name, resident_share_when_cold=max(shares_left or [0.0]))
+
+
+def judged(field, contestant, got, before):
+    if got["errors"]:
+        raise Wrong("errors: %s" % got["errors"])
+    asked = field.origin.count() - before
+    if holds_all(contestant.name) and asked:
+        raise Wrong("%d requests were not answered from its cache" % asked)
+    result = costs(got)
+    result["hit_ratio"] = 1 - asked / got["requests"] if contestant.fetches else 1.0
+    return result
