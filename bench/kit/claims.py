@@ -98,6 +98,8 @@ def measured(results, work, cases, metric, mode):
 
 def compared(interval, expected, better):
     """What became of an expectation: better, as expected, worse, or undecided."""
+    if not getattr(interval, "enough", True):
+        return "too few rounds"
     _, low, high = (x - 1 for x in interval)
     least, most = expected
     slack = 0.02
@@ -115,7 +117,8 @@ def costs_less_than_the_limit(results):
     for what, work, cases, metric, _, better in MEASURES:
         for case, interval in measured(results, work, cases, metric, "mapped"):
             if better == "more":  # throughput lost, as a cost
-                interval = tuple(sorted((1 / interval[0], 1 / interval[1], 1 / interval[2]), key=lambda x: x))
-                interval = (interval[1], interval[0], interval[2])
+                cost = stats.Interval((1 / interval[0], 1 / interval[2], 1 / interval[1]))
+                cost.enough = interval.enough
+                interval = cost
             rows.append((what, case, interval, stats.verdict(interval, at_most=1 + DECISION_AT_MOST)))
     return rows

@@ -223,10 +223,10 @@ class Report:
                 if who != contestants.BASELINE and self.baseline(data, case, metric):
                     ratio = self.results.ratio(name, case, metric, who, contestants.BASELINE)
                 verdict = ""
-                if ratio is not None and stats.verdict(ratio, at_most=1.0) != "undecided":
-                    verdict = "better" if (ratio[0] < 1) == (better == "less") else "worse"
-                elif ratio is not None:
-                    verdict = "no difference to be told" if ratio[1] != ratio[2] or ratio[0] == 1 else ""
+                if ratio is not None:
+                    verdict = {"met": "better" if better == "less" else "worse",
+                               "missed": "worse" if better == "less" else "better",
+                               "undecided": "no difference to be told"}.get(stats.verdict(ratio, at_most=1.0), "too few rounds")
                 rows.append((case, who, interval_text(own) if own[1] != own[2] else three(own[0]),
                              interval_text(ratio) if ratio else "", verdict, self.results.rounds(name, case, who, metric)))
         self.add(*table(("case", "contestant", "median", "ratio", "", "rounds"), rows))

@@ -41,6 +41,10 @@ METRICS = {
     "start_cpu_s": ("CPU until the first answer", "s", "less"),
 }
 
+# Counted rather than timed: one round says as much as twenty.
+COUNTED = {"hit_ratio", "byte_hit_ratio", "fetches_per_key", "bytes_per_object", "memory_per_body", "descriptors", "mappings",
+           "errors", "origin_after_restart", "peak_mib"}
+
 
 class Results:
     def __init__(self, folder):
@@ -97,7 +101,11 @@ class Results:
         """(median, low, high) of one / other, paired by round, or None."""
         pairs = [a / b for a, b in zip(self.samples(work, case, one, metric), self.samples(work, case, other, metric))
                  if a is not None and b]
-        return stats.median_interval(pairs) if pairs else None
+        if not pairs:
+            return None
+        interval = stats.median_interval(pairs)
+        interval.enough = interval.enough or metric in COUNTED
+        return interval
 
     def rounds(self, work, case, contestant, metric):
         return sum(1 for v in self.samples(work, case, contestant, metric) if v is not None)

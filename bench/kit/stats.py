@@ -8,10 +8,26 @@ import random
 import statistics
 
 
+LEAST_SAMPLES = 5
+
+
+class Interval(tuple):
+    """(median, low, high) that knows whether it comes from enough samples to decide something: the bootstrap
+    of two or three is hardly wider than they are apart, by chance."""
+
+    enough = True
+
+
 def median_interval(samples, seed=1, rounds=4000):
     """(median, low, high): the percentile bootstrap of the median at 95 %."""
     if not samples:
         return (float("nan"),) * 3
+    interval = Interval(bootstrap(samples, seed, rounds))
+    interval.enough = len(samples) >= LEAST_SAMPLES
+    return interval
+
+
+def bootstrap(samples, seed, rounds):
     if len(samples) == 1:
         return (samples[0],) * 3
     draw = random.Random(seed)
@@ -26,7 +42,10 @@ def median_interval(samples, seed=1, rounds=4000):
 
 
 def verdict(interval, at_most=None, at_least=None):
-    """"met", "missed" or "undecided", for an interval (median, low, high) and a bound."""
+    """"met", "missed" or "undecided", for an interval (median, low, high) and a bound. Nothing is decided by
+    an Interval of too few samples."""
+    if not getattr(interval, "enough", True):
+        return "too few rounds"
     _, low, high = interval
     if at_most is not None:
         return "met" if high <= at_most else "missed" if low > at_most else "undecided"
