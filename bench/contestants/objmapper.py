@@ -99,7 +99,7 @@ sub vcl_init {
         if self.disk():
             command += ["--disk", "%s:%d" % (self.folder / "disk", self.disk() * 102 // 100 + 64 * MIB)]
         self.daemon = self.spawn(*command)
-        machine.wait_for(lambda: (self.folder / "s").exists() or self.daemon.poll() is not None, what="objmapperd")
+        machine.wait_for(lambda: machine.store_answers(self.folder / "s") or self.daemon.poll() is not None, what="objmapperd")
         if self.daemon.poll() is not None:
             raise RuntimeError("objmapperd ended:\n" + self.logs())
         os.chmod(self.folder / "s", 0o666)

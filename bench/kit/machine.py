@@ -36,6 +36,12 @@ def answers(port):
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
+def store_answers(path):
+    """Whether an objmapperd answers there. Its socket is there a little earlier, and its mode is not yet final."""
+    done = subprocess.run([str(BUILD / "bin" / "objm"), "--socket", str(path), "status"], capture_output=True)
+    return done.returncode == 0
+
+
 def family(pid):
     """pid and all its descendants."""
     children = {}
@@ -246,7 +252,7 @@ sub vcl_init { new store = objmapper.storage(socket = "%s/s", memory = %sB, mode
             BUILD / "bin" / "objmapperd", "--socket", self.folder / "s", "--memory",
             self.daemon_memory, "--memory-dir", self.memory_dir, "--state-dir", self.folder / "state",
         )
-        wait_for(lambda: (self.folder / "s").exists(), what="objmapperd")
+        wait_for(lambda: store_answers(self.folder / "s"), what="objmapperd")
         os.chmod(self.folder / "s", 0o666)
         super().start()
 
