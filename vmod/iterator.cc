@@ -138,6 +138,12 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
 int iterate(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func, int final) {
   struct boc* boc = varnish.HSH_RefBoc(oc);
   if (boc == nullptr) return whole(wrk, oc, priv, func, final);
+  // A body that was attached came as a whole, before anybody could see it.
+  if (attached_body(oc) != nullptr) {
+    const int answer = whole(wrk, oc, priv, func, final);
+    varnish.HSH_DerefBoc(wrk, oc);
+    return answer;
+  }
   const int answer = streaming(wrk, oc, boc, priv, func, final);
   varnish.HSH_DerefBoc(wrk, oc);
   return answer;

@@ -18,6 +18,7 @@
 #include <new>
 
 #include "base/limits.h"
+#include "lease_body.h"
 
 namespace om::vmod {
 
@@ -178,6 +179,7 @@ int objgetspace(struct worker* wrk, struct objcore* oc, ssize_t* size, uint8_t**
   region::Region& region = *store.region();
   Fetch* fetch = Fetch::of(oc->boc);
   if (fetch == nullptr || fetch->settled) return 0;
+  if (lease_body::give_scrap(oc, size, ptr)) return 1;
   if (fetch->pieces.empty() || fetch->pieces.back().extent.length == fetch->pieces.back().limit) {
     count(store.counters().c_req);
     std::uint64_t want = static_cast<std::uint64_t>(*size);
@@ -370,7 +372,8 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
     if (bo->beresp != nullptr && http_GetHdr(bo->beresp, H_Content_Length, &announced) != 0) {
       length_known = true;
       // More than the whole store: all would be evicted, and the fetch would fail nevertheless.
-      if (std::strtoull(announced, nullptr, 10) > region->allocator().heap_bytes())
+      if (!lease_body::expected(oc) &&
+          std::strtoull(announced, nullptr, 10) > region->allocator().heap_bytes())
         return Refusal::kTooLarge;
     }
   }

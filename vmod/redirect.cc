@@ -80,6 +80,8 @@ void set_default_for_all(Store& store) {
   default_for_all.store(&store, std::memory_order_release);
 }
 
+bool has_default(const struct vcl* vcl) { return default_of(vcl) != nullptr; }
+
 void forget(const struct vcl* vcl) {
   pthread_rwlock_wrlock(&defaults_lock);
   std::erase_if(defaults, [&](const Default& one) { return one.vcl == vcl; });

@@ -63,7 +63,8 @@ struct Metadata {
   double ttl = 0;
   double grace = 0;
   double keep = 0;
-  // Of the newest ban when the fetch began: bans up to it cannot match what was fetched later.
+  // When the fetch from the origin began, seconds since 1970: only bans that were made later can
+  // mean it (shared_bans.h).
   double ban_time = 0;
   // The body is gzip and was tested; with the bits that Varnish keeps of it (OA_GZIPBITS).
   std::optional<std::array<std::uint8_t, 32>> gzip_bits{};

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/units.h"
+#include "director.h"
 #include "link.h"
 #include "redirect.h"
 #include "settings.h"
@@ -138,6 +139,7 @@ int vmod_event(VRT_CTX, struct vmod_priv* /*priv*/, enum vcl_event_e event) {
   if (event == VCL_EVENT_DISCARD && om::abi::check().empty()) {
     om::vmod::redirect::forget(ctx->vcl);
     om::vmod::settings::forget(ctx->vcl);
+    om::vmod::director::forget(ctx->vcl);
   }
   return 0;
 }

@@ -292,6 +292,8 @@ class [[nodiscard]] Client {
 
   // --- reading. nullopt: no such object.
   Result<std::optional<Lease>> get(const std::string& key);
+  // Within so long instead of ConnectOptions::timeout.
+  Result<std::optional<Lease>> get(const std::string& key, std::chrono::milliseconds within);
   // An answer for each key, in order, in as few packets as it takes.
   Result<std::vector<std::optional<Lease>>> get_many(const std::vector<std::string>& keys);
   Result<std::optional<ObjectInfo>> stat(const std::string& key);

@@ -116,8 +116,12 @@ void Client::close() { connection_->close(); }
 // --- reading
 
 Result<std::optional<Lease>> Client::get(const std::string& key) {
+  return get(key, connection_->timeout());
+}
+
+Result<std::optional<Lease>> Client::get(const std::string& key, std::chrono::milliseconds within) {
   OM_TRY(client::check_key(key, "key"));
-  const auto deadline = std::chrono::steady_clock::now() + connection_->timeout();
+  const auto deadline = std::chrono::steady_clock::now() + within;
   while (true) {
     Call<wire::GetReply> waiting;
     OM_TRY(connection_->call(wire::Get{{key}}, waiting, deadline));
@@ -127,7 +131,7 @@ Result<std::optional<Lease>> Client::get(const std::string& key) {
     switch (static_cast<Errc>(item.status)) {
       case Errc::kOk:
         return std::optional<Lease>(
-            OM_TRY(connection_->make_lease(std::move(item), waiting.segments)));
+            OM_TRY(connection_->make_lease(std::move(item), waiting.segments, deadline)));
       case Errc::kNotFound: return std::optional<Lease>();
       case Errc::kBusy:
         if (client::wait_a_little(deadline)) continue;

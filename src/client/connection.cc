@@ -353,14 +353,16 @@ Result<std::vector<SegmentRef>> Connection::adopt_segments(
 }
 
 Result<SegmentRef> Connection::segment(std::uint64_t id, bool writable,
-                                       const std::vector<SegmentRef>& first) {
+                                       const std::vector<SegmentRef>& first,
+                                       std::optional<Deadline> deadline) {
   for (const SegmentRef& candidate : first)
     if (candidate->id == id && candidate->writable == writable) return candidate;
   if (SegmentRef known = cache_.find(id, writable)) return known;
   if (writable)
     return Error{Errc::kMalformed, 0, "the daemon names a segment that it has not passed"};
   Call<wire::GetReply> waiting;
-  OM_TRY(call(wire::Describe{{id}}, waiting));
+  OM_TRY(call(wire::Describe{{id}}, waiting,
+              deadline.value_or(std::chrono::steady_clock::now() + timeout_)));
   for (const SegmentRef& candidate : waiting.segments)
     if (candidate->id == id && !candidate->writable) return candidate;
   return no_room();
@@ -390,8 +392,8 @@ Result<void> Connection::check(const wire::Extent& extent, const Segment& segmen
   return {};
 }
 
-Result<Lease> Connection::make_lease(wire::GetItem item,
-                                     const std::vector<SegmentRef>& with_reply) {
+Result<Lease> Connection::make_lease(wire::GetItem item, const std::vector<SegmentRef>& with_reply,
+                                     std::optional<Deadline> deadline) {
   auto state = std::make_unique<LeaseState>();
   state->connection = shared_from_this();
   state->lease_id = item.lease_id;
@@ -400,7 +402,7 @@ Result<Lease> Connection::make_lease(wire::GetItem item,
   LeaseState& s = *lease.state_;
   std::uint64_t length = 0;
   for (const wire::Extent& extent : item.extents) {
-    const SegmentRef segment = OM_TRY(this->segment(extent.segment, false, with_reply));
+    const SegmentRef segment = OM_TRY(this->segment(extent.segment, false, with_reply, deadline));
     OM_TRY(check(extent, *segment));
     s.slices.push_back({segment->file().raw(), extent.offset, extent.length});
     s.segments.push_back(segment);

@@ -102,7 +102,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // cannot be sent now go with the next call.
   void release(std::vector<std::uint64_t> leases);
   // Builds a Lease from an answer, asking once more for descriptors that are not there.
-  Result<Lease> make_lease(wire::GetItem item, const std::vector<SegmentRef>& with_reply);
+  Result<Lease> make_lease(wire::GetItem item, const std::vector<SegmentRef>& with_reply,
+                           std::optional<Deadline> deadline = {});
   // Whether we have all descriptors that the reservation is to be written through. If not (they
   // were closed to make room, or did not come in for want of it), it was aborted and the daemon
   // knows that the descriptor has to come again: reserve anew.
@@ -120,7 +121,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Result<std::vector<SegmentRef>> adopt_segments(const std::vector<wire::Segment>& segments,
                                                  std::vector<UniqueFd>& descriptors);
   // The segment, from the reply, the cache or the daemon. Extents are checked to fit by check().
-  Result<SegmentRef> segment(std::uint64_t id, bool writable, const std::vector<SegmentRef>& first);
+  Result<SegmentRef> segment(std::uint64_t id, bool writable, const std::vector<SegmentRef>& first,
+                             std::optional<Deadline> deadline = {});
   static Result<void> check(const wire::Extent& extent, const Segment& segment);
   [[nodiscard]] SegmentCache& cache() { return cache_; }
 

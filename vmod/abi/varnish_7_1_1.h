@@ -24,6 +24,7 @@
 #pragma GCC diagnostic ignored "-Wold-style-cast"
 extern "C" {
 #include "cache/cache.h"
+#include "cache/cache_director.h"
 #include "cache/cache_filter.h"
 #include "common/common_param.h"
 #include "vcl.h"
@@ -122,6 +123,25 @@ struct v1l {
   stream_close_t werr;
 };
 
+// A fetch's connection to its backend: what a director hands to Varnish.
+struct http_conn {
+  unsigned magic;
+#define OM_HTTP_CONN_MAGIC 0x3e19edd1
+  int* rfd;
+  stream_close_t doclose;
+  body_status_t body_status;
+  struct ws* ws;
+  char* rxbuf_b;
+  char* rxbuf_e;
+  char* pipeline_b;
+  char* pipeline_e;
+  ssize_t content_length;
+  void* priv;
+  vtim_dur first_byte_timeout;
+  vtim_dur between_bytes_timeout;
+};
+static_assert(sizeof(struct http_conn) == 104 && offsetof(struct http_conn, content_length) == 72);
+
 // Events of objects, a mask.
 typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned event);
 #define OEV_INSERT (1U << 1)
@@ -174,4 +194,8 @@ typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned e
   X(VDP_range, const struct vdp*)                                                            \
   X(HTTP1_transport, const struct transport*)                                                \
   X(cache_param, struct params* volatile*)                                                   \
+  X(VFP_Push, struct vfp_entry* (*)(struct vfp_ctx*, const struct vfp*))                     \
+  X(RFC2616_Vary_AE, void (*)(struct http*))                                                 \
+  X(ObjSetAttr, void* (*)(struct worker*, struct objcore*, int, ssize_t, const void*))       \
+  X(EXP_Rearm, void (*)(struct objcore*, vtim_real, vtim_dur, vtim_dur, vtim_dur))           \
   X(cli_thread, pthread_t*)

@@ -11,6 +11,8 @@
     run_vtc.py ctl DIR cut-files N               truncates every body of the region that lies in a file to N bytes
     run_vtc.py ctl DIR until TEXT -- COMMAND     runs COMMAND until its output has TEXT (10 s at most)
 
+Another cache is played by `${om_put} KEY ...` (put_shared.cc), a director is made by `${om_director}`.
+
 A .vtc says `${om_vcl}` in its VCL and so gets the import, a store named `store` and set_default(). Lines that begin with
 `# om:` tell the runner what is special:
 
@@ -316,6 +318,8 @@ def run(path, plain, given):
     storage += "".join(f", {word} = {words[word]}" for word in STORE_WORDS if word in words) + ")"
     macros = {
         "om_dir": directory, "om_socket": f"{directory}/om.sock", "om_vmod": vmod,
+        "om_put": f"{build}/test/put_shared {directory}/om.sock",
+        "om_director": f'objmapper.director(socket = "{directory}/om.sock", timeout = 10s)',
         "om_objm": f"{build}/bin/objm --socket {directory}/om.sock",
         "om_ctl": f"{sys.executable} {os.path.abspath(__file__)} ctl {directory}",
         "om_import": load, "om_storage": storage,

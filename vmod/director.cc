@@ -1,0 +1,389 @@
+#include "director.h"
+
+#include <syslog.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <mutex>
+#include <new>
+#include <shared_mutex>
+
+#include "base/limits.h"
+#include "director_hit.h"
+#include "shared_bans.h"
+#include "storage.h"
+
+namespace om::vmod {
+
+using abi::varnish;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+Director::Director(Config config)
+    : config_(std::move(config)), removals_(RemovalLink::to(config_.socket)) {
+  counters_ = VSC_objmd_New(nullptr, &counters_segment_, "%s", config_.name.c_str());
+  DirectorLink::Options options;
+  options.socket = config_.socket;
+  options.timeout = config_.timeout;
+  options.name = "vmod_objmapper director " + config_.name;
+  DirectorLink::Watcher watcher;
+  watcher.connected = [this] { count(counters_->c_connects); };
+  watcher.opened = [this] { count(counters_->c_breaker_opened); };
+  watcher.changed = [this](bool up) {
+    gauge(counters_->g_up, up ? 1 : 0);
+    notice(up ? LOG_NOTICE : LOG_WARNING, nullptr,
+           "director " + config_.name +
+               (up ? ": looks in " : ": asks backends only, no answers from ") + config_.socket);
+  };
+  link_ = std::make_unique<DirectorLink>(std::move(options), std::move(watcher));
+}
+
+namespace {
+
+// By name, socket and time limit. Never destroyed: threads use them.
+std::vector<std::unique_ptr<Director>>& directors() {
+  static auto* all = new std::vector<std::unique_ptr<Director>>;
+  return *all;
+}
+
+}  // namespace
+
+Director& director_for(Director::Config config) {
+  for (const auto& one : directors())
+    if (one->config().name == config.name && one->config().socket == config.socket &&
+        one->config().timeout == config.timeout)
+      return *one;
+  return *directors().emplace_back(std::make_unique<Director>(std::move(config)));
+}
+
+namespace director {
+
+namespace {
+
+// What is known of each VCL.
+struct Prefixes {
+  std::shared_mutex mutex;
+  std::map<const struct vcl*, std::string> of;
+};
+Prefixes& prefixes() {
+  static auto* all = new Prefixes;
+  return *all;
+}
+
+std::string_view text_of(const txt& t) {
+  return t.b == nullptr ? std::string_view{}
+                        : std::string_view(t.b, static_cast<std::size_t>(t.e - t.b));
+}
+
+bool equal_names(std::string_view a, std::string_view b) {
+  return a.size() == b.size() && strncasecmp(a.data(), b.data(), a.size()) == 0;
+}
+
+// Its address names the key among the things that VMODs keep with a task.
+constexpr char kKeyId = 0;
+constexpr struct vmod_priv_methods kKeyMethods = {
+    .magic = VMOD_PRIV_METHODS_MAGIC,
+    .type = "objmapper.set_key",
+    .fini = [](VRT_CTX, void* key) { (void)ctx, delete static_cast<std::string*>(key); },
+};
+
+// Asks, within the director's time limit. nullopt: no such object, or no answer (counted).
+std::optional<Lease> ask(Director& director, Client& client, const std::string& key,
+                         milliseconds within) {
+  auto answer = client.get(key, within);
+  if (answer) {
+    director.link().report(true);
+    if (!*answer) return std::nullopt;
+    return *std::move(answer);
+  }
+  switch (answer.error().code) {
+    case Errc::kTimeout:
+      count(director.counters().c_timeout);
+      director.link().report(false);
+      break;
+    // These are answers, of a daemon that is well.
+    case Errc::kQuota:
+    case Errc::kBusy:
+    case Errc::kNoSpace: count(director.counters().c_failed); break;
+    default:
+      count(director.counters().c_failed);
+      director.link().report(false);
+      break;
+  }
+  return std::nullopt;
+}
+
+// Decides whether what was found is of use, and counts why not.
+bool usable(Director& director, const struct busyobj* bo, const Lease& lease,
+            const shared::Metadata& metadata, double now) {
+  VSC_objmd& counters = director.counters();
+  const ObjectInfo& info = lease.info();
+  if (info.offset != 0 || (info.total_bytes != 0 && info.total_bytes != info.length) ||
+      !shared::matches(metadata, headers_of(bo->bereq))) {
+    count(counters.c_miss_unusable);
+    return false;
+  }
+  if (shared::remaining(metadata, now) <= 0 || metadata.t_origin > now + 1) {
+    count(counters.c_miss_expired);
+    return false;
+  }
+  // Never back in time.
+  if (bo->stale_oc != nullptr && bo->stale_oc->t_origin > metadata.t_origin + 1) {
+    count(counters.c_miss_older);
+    return false;
+  }
+  SharedCandidate candidate;
+  candidate.ban_time = metadata.ban_time;
+  candidate.status = metadata.status;
+  candidate.headers = metadata.headers;
+  candidate.t_origin = metadata.t_origin;
+  candidate.ttl = metadata.ttl;
+  candidate.grace = metadata.grace;
+  candidate.keep = metadata.keep;
+  if (director.removals().bans().maybe_banned(bo->bereq0, candidate)) {
+    count(counters.c_miss_banned);
+    return false;
+  }
+  return true;
+}
+
+bool is_conditional_and_good(const struct busyobj* bo, const shared::Metadata& metadata) {
+  if (bo->stale_oc == nullptr || !ObjCheckFlag(bo->wrk, bo->stale_oc, OF_IMSCAND)) return false;
+  const char* tags = nullptr;
+  const char* since = nullptr;
+  (void)http_GetHdr(bo->bereq, H_If_None_Match, &tags);
+  (void)http_GetHdr(bo->bereq, H_If_Modified_Since, &since);
+  const auto view = [](const char* text) {
+    return text == nullptr ? std::nullopt : std::optional<std::string_view>(text);
+  };
+  return shared::not_modified(metadata, view(tags), view(since), [](std::string_view date) {
+    return VTIM_parse(std::string(date).c_str());
+  });
+}
+
+// nullptr: the backend is to be asked.
+std::unique_ptr<Hit> look_up(VRT_CTX, Director& director) {
+  struct busyobj* bo = ctx->bo;
+  VSC_objmd& counters = director.counters();
+  std::optional<std::string> base;
+  if (may_share(bo)) base = base_key(ctx);
+  if (!base) {
+    count(counters.c_skipped);
+    return nullptr;
+  }
+  const auto client = director.link().client();
+  if (client == nullptr) {
+    count(counters.c_not_asked);
+    return nullptr;
+  }
+  count(counters.c_lookup);
+  const auto begin = steady_clock::now();
+  const std::string primary = shared::primary_key(*base, accepts_gzip(bo));
+  auto hit = std::make_unique<Hit>();
+  std::string key = primary;
+  for (int step = 0;; ++step) {
+    const auto spent = std::chrono::duration_cast<milliseconds>(steady_clock::now() - begin);
+    if (spent >= director.config().timeout) {
+      count(counters.c_timeout);
+      return nullptr;
+    }
+    const std::uint64_t failures = counters.c_timeout + counters.c_failed;
+    auto lease = ask(director, *client, key, director.config().timeout - spent);
+    if (!lease) {
+      if (failures == counters.c_timeout + counters.c_failed) count(counters.c_miss);
+      return nullptr;
+    }
+    auto metadata = shared::decode(lease->info().metadata);
+    if (!metadata || (step > 0 && metadata->kind == shared::Kind::kVaryIndex)) {
+      count(counters.c_miss_unusable);
+      return nullptr;
+    }
+    if (metadata->kind == shared::Kind::kVaryIndex) {
+      key = shared::variant_key(primary, shared::select(metadata->vary, headers_of(bo->bereq)));
+      continue;
+    }
+    hit->lease = *std::move(lease);
+    hit->metadata = *std::move(metadata);
+    break;
+  }
+  // In this order: what is removed meanwhile is seen by one of the two.
+  if (!director.removals().director_allowed()) {
+    count(counters.c_miss_behind);
+    return nullptr;
+  }
+  if (!usable(director, bo, hit->lease, hit->metadata, VTIM_real())) return nullptr;
+  hit->director = &director;
+  hit->client = client;
+  hit->not_modified = is_conditional_and_good(bo, hit->metadata);
+  return hit;
+}
+
+VCL_BACKEND real_backend(VRT_CTX, const Backend& backend) {
+  return backend.real == nullptr ? nullptr : VRT_DirectorResolve(ctx, backend.real);
+}
+
+Backend& backend_of(VCL_BACKEND dir) {
+  CHECK_OBJ_NOTNULL(dir, DIRECTOR_MAGIC);
+  return *static_cast<Backend*>(dir->priv);
+}
+
+int gethdrs(VRT_CTX, VCL_BACKEND dir) noexcept {
+  Backend& backend = backend_of(dir);
+  struct busyobj* bo = ctx->bo;
+  try {
+    if (auto hit = look_up(ctx, *backend.director)) {
+      Director& director = *backend.director;
+      if (respond(bo, std::move(hit))) {
+        count(director.counters().c_hit);
+        return 0;
+      }
+      count(director.counters().c_miss_unusable);
+    }
+  } catch (const std::exception&) {  // out of memory; the backend may still be asked
+    count(backend.director->counters().c_failed);
+  }
+  VCL_BACKEND real = real_backend(ctx, backend);
+  if (real == nullptr) {
+    VSLb(bo->vsl, SLT_FetchError, "Director %s has no backend", dir->vcl_name);
+    return -1;
+  }
+  VRT_Assign_Backend(&bo->director_resp, real);
+  return real->vdir->methods->gethdrs(ctx, real);
+}
+
+void vdi_finish(VRT_CTX, VCL_BACKEND /*dir*/) noexcept { finish(ctx->bo); }
+
+stream_close_t http1pipe(VRT_CTX, VCL_BACKEND dir) noexcept {
+  VCL_BACKEND real = real_backend(ctx, backend_of(dir));
+  if (real == nullptr || real->vdir->methods->http1pipe == nullptr) {
+    VSLb(ctx->bo->vsl, SLT_VCL_Error, "Backend does not support pipe");
+    return SC_TX_ERROR;
+  }
+  VRT_Assign_Backend(&ctx->bo->director_resp, real);
+  return real->vdir->methods->http1pipe(ctx, real);
+}
+
+VCL_BOOL healthy(VRT_CTX, VCL_BACKEND dir, VCL_TIME* changed) noexcept {
+  return VRT_Healthy(ctx, backend_of(dir).real, changed);
+}
+
+void list(VRT_CTX, VCL_BACKEND dir, struct vsb* out, int probes, int json) noexcept {
+  VCL_BACKEND real = backend_of(dir).real;
+  if (real != nullptr && real->vdir->methods->list != nullptr) {
+    real->vdir->methods->list(ctx, real, out, probes, json);
+    return;
+  }
+  const char* state = VRT_Healthy(ctx, real, nullptr) != 0 ? "healthy" : "sick";
+  if (json != 0 && probes != 0)
+    VSB_cat(out, "{},\n");
+  else if (json != 0)
+    VSB_printf(out, "[0, 0, \"%s\"]", state);
+  else if (probes == 0)
+    VSB_printf(out, "0/0\t%s", state);
+}
+
+void panic(VCL_BACKEND dir, struct vsb* out) noexcept {
+  VCL_BACKEND real = backend_of(dir).real;
+  VSB_printf(out, "real = %s,\n", real == nullptr ? "(none)" : real->vcl_name);
+}
+
+void destroy(VCL_BACKEND dir) noexcept {
+  Backend* backend = &backend_of(dir);
+  VRT_Assign_Backend(&backend->real, nullptr);
+  delete backend;
+}
+
+}  // namespace
+
+const struct vdi_methods kMethods = {
+    .magic = VDI_METHODS_MAGIC,
+    .type = "objmapper",
+    .http1pipe = http1pipe,
+    .healthy = healthy,
+    .resolve = nullptr,
+    .gethdrs = gethdrs,
+    .getip = nullptr,
+    .finish = vdi_finish,
+    .event = nullptr,
+    .destroy = destroy,
+    .panic = panic,
+    .list = list,
+};
+
+void set_uri_prefix(const struct vcl* vcl, std::string prefix) {
+  const std::lock_guard lock(prefixes().mutex);
+  prefixes().of[vcl] = std::move(prefix);
+}
+
+std::string uri_prefix(const struct vcl* vcl) {
+  const std::shared_lock lock(prefixes().mutex);
+  const auto found = prefixes().of.find(vcl);
+  return found == prefixes().of.end() ? std::string() : found->second;
+}
+
+void forget(const struct vcl* vcl) {
+  const std::lock_guard lock(prefixes().mutex);
+  prefixes().of.erase(vcl);
+}
+
+bool set_key(VRT_CTX, VCL_STRING key) {
+  struct vmod_priv* priv = VRT_priv_task(ctx, &kKeyId);
+  if (priv == nullptr) return false;
+  if (priv->priv == nullptr) {
+    priv->priv = new std::string;
+    priv->methods = &kKeyMethods;
+  }
+  *static_cast<std::string*>(priv->priv) = key == nullptr ? "" : key;
+  return true;
+}
+
+std::optional<std::string> base_key(VRT_CTX) {
+  const struct busyobj* bo = ctx->bo;
+  std::string base;
+  if (const struct vmod_priv* priv = VRT_priv_task_get(ctx, &kKeyId);
+      priv != nullptr && priv->priv != nullptr)
+    base = *static_cast<const std::string*>(priv->priv);
+  if (base.empty()) {
+    // As the client's request has them: what purges it knows these, not what VCL made of them for
+    // the backend.
+    const struct http* request = bo->bereq0 != nullptr ? bo->bereq0 : bo->bereq;
+    const char* host = nullptr;
+    (void)http_GetHdr(request, H_Host, &host);
+    base = shared::base_key(uri_prefix(bo->vcl), host == nullptr ? "" : host,
+                            text_of(request->hd[HTTP_HDR_URL]), std::span(bo->digest));
+  }
+  // With room for what is appended to it.
+  if (base.size() + 64 > kKeyBytesMax) return std::nullopt;
+  return base;
+}
+
+bool accepts_gzip(const struct busyobj* bo) { return RFC2616_Req_Gzip(bo->bereq) != 0; }
+
+shared::HeaderLookup headers_of(const struct http* request) {
+  return [request](std::string_view name) -> std::optional<std::string> {
+    std::optional<std::string> value;
+    for (unsigned i = HTTP_HDR_FIRST; i < request->nhd; ++i) {
+      const std::string_view line = text_of(request->hd[i]);
+      const std::size_t colon = line.find(':');
+      if (colon == std::string_view::npos || !equal_names(line.substr(0, colon), name)) continue;
+      std::string_view text = line.substr(colon + 1);
+      while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
+      if (value)
+        value->append(", ").append(text);
+      else
+        value = text;
+    }
+    return value;
+  };
+}
+
+bool may_share(const struct busyobj* bo) {
+  if (bo->uncacheable != 0 || bo->retries > 0) return false;
+  if (bo->req != nullptr || bo->bereq_body != nullptr) return false;
+  if (text_of(bo->bereq->hd[HTTP_HDR_METHOD]) != "GET") return false;
+  return http_GetHdr(bo->bereq, H_Range, nullptr) == 0;
+}
+
+}  // namespace director
+}  // namespace om::vmod

@@ -1,0 +1,34 @@
+// lease_body.h: a body that stays where it is, in the daemon.
+//
+// The object holds the lease; its parts are the daemon's segments: memory mapped read-only (once
+// for each segment and connection, by the client library), disk files by descriptor. Nothing of it
+// is copied, nothing of it lies in the region but the record with the headers; so such an object
+// does not survive a restart: the director finds it again.
+//
+// The fetch that takes a body over (director_hit.cc) says so beforehand: expect() makes objgetspace
+// hand out a scrap instead of room for the body.
+#pragma once
+
+#include <memory>
+
+#include "abi/abi.h"
+#include "objmapper/client.h"
+
+namespace om::vmod::lease_body {
+
+// Whether the object of this fetch may hold a lease: it goes to a store of ours, also as the
+// default storage, and not so many files are held that descriptors would run short.
+bool may_take_over(const struct busyobj* bo);
+
+// The object that this thread fetches is about to get a lease instead of bytes; nullptr: no more.
+void expect(const struct objcore* oc);
+bool expected(const struct objcore* oc);
+// For objgetspace of such an object. False: it is none.
+bool give_scrap(const struct objcore* oc, ssize_t* size, uint8_t** place);
+
+// Makes the lease the body of `oc`, whose fetch has no bytes yet, and takes it; the caller extends
+// the object by its length. False: not an object of ours, or the body cannot be reached that way;
+// the lease stays the caller's.
+bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& lease);
+
+}  // namespace om::vmod::lease_body
