@@ -1,7 +1,8 @@
 """Apache Traffic Server: a memory cache before a store of its own on disk.
 
 ram_cache.size is the memory that the others get for bodies, ram_cache_cutoff lets objects of any size
-into it (4 MiB by default, which would send larger ones to disk each time). The store is a file twice the
+into it (4 MiB by default, which would send larger ones to disk each time). agg_write_backlog is 64 MiB: at its
+5 MiB a burst of fetches is not stored. The store is a file twice the
 memory, or `disk`. Logging off, connections kept. X-Cache comes from the Via code that it writes itself:
 [...cH...] and [...cR...] are hits of disk and memory; it is the origin's counter that proves them. It
 does not listen on Unix sockets.
@@ -19,6 +20,7 @@ CONFIG proxy.config.exec_thread.autoconfig INT 1
 CONFIG proxy.config.log.logging_enabled INT 0
 CONFIG proxy.config.cache.ram_cache.size INT {memory}
 CONFIG proxy.config.cache.ram_cache_cutoff INT {memory}
+CONFIG proxy.config.cache.agg_write_backlog INT 67108864
 CONFIG proxy.config.cache.min_average_object_size INT 8000
 CONFIG proxy.config.http.cache.required_headers INT 0
 CONFIG proxy.config.http.cache.ignore_client_cc_max_age INT 1

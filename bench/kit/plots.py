@@ -67,7 +67,7 @@ def lines(title, subtitle, panels, x_label, marks=()):
     panels = [panel for panel in panels if panel[1]]
     if not panels:
         return None
-    left, right, top, height, gap = 76, 30, 92, 210, 44
+    left, right, top, height, gap = 76, 30, 112, 210, 48
     width = 760
     total = top + len(panels) * (height + gap) + 20
     page = svg.Svg(width, total, title)
@@ -108,5 +108,5 @@ def lines(title, subtitle, panels, x_label, marks=()):
                 for (px, py), (raw_x, raw_y) in zip(drawn, points):
                     page.dot(px, py, 3.5, colour(name), tip="%s: %s at %s" % (name, svg.label(raw_y), svg.label(raw_x)))
         y += height + gap
-    page.text(width - right, y - gap + 34, x_label, size=12, anchor="end", fill="#666666")
+    page.text(width - right, y - gap + 36, x_label, size=12, anchor="end", fill="#666666")
     return page.render()

@@ -62,8 +62,20 @@ def table(header, rows):
     return lines + ["| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
 
 
+def better_or_worse(ratio, better):
+    if ratio[1] == ratio[2] == 1:
+        return "equal"
+    return {"met": "better" if better == "less" else "worse", "missed": "worse" if better == "less" else "better",
+            "undecided": "no difference to be told"}.get(stats.verdict(ratio, at_most=1.0), "too few rounds")
+
+
 def slug(text):
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def base_of(module):
+    """Whom a work's ratios are to: plain Varnish with malloc, unless that cannot do the work."""
+    return getattr(module, "BASE", contestants.BASELINE)
 
 
 class Report:
@@ -172,7 +184,7 @@ class Report:
             self.add("", "### %s%s" % (what[0].upper() + what[1:], " (%s)" % unit if unit else ""), "")
             if metric == module.SHOW[0]:
                 self.ratio_plot(name, module, data, metric)
-            self.figures(name, data, metric, better)
+            self.figures(name, data, metric, better, base_of(module))
         self.curves(name, module, data)
         self.processes(data)
         facts = [(case, who, ", ".join("%s %s" % (k, three(v) if isinstance(v, (int, float)) else v)
@@ -190,29 +202,26 @@ class Report:
             self.add("", "<details><summary>Proofs that answers were right and came from the cache</summary>", "",
                      *["- %s: %s" % (text, ", ".join(who)) for text, who in by_text.items()], "", "</details>")
 
-    def baseline(self, data, case, metric):
-        return contestants.BASELINE if metric in data["cases"][case].get(contestants.BASELINE, {}) else None
-
     def ratio_plot(self, name, module, data, metric):
         panels = []
+        base = base_of(module)
         for case in data["cases"]:
-            if self.baseline(data, case, metric) is None:
-                continue
             rows = []
             for who in data["cases"][case]:
-                interval = self.results.ratio(name, case, metric, who, contestants.BASELINE)
-                if who != contestants.BASELINE and interval is not None and interval[1] > 0:
+                interval = self.results.ratio(name, case, metric, who, base)
+                if who != base and interval is not None and interval[1] > 0:
                     rows.append((who, interval))
             panels.append((case, rows))
         what, _, better = METRICS[metric]
-        bounds = {c.case: c.at_most or c.at_least for c in claims.claims(self.results) if c.work == name and c.metric == metric}
+        bounds = {c.case: c.at_most or c.at_least for c in claims.claims(self.results)
+                  if c.work == name and c.metric == metric and c.other == base}
         # A page holds about a dozen cases.
         for number in range(0, len(panels), 12):
             self.plot(slug(name) + ("-%d" % (number // 12 + 1) if number else ""), module.TITLE,
-                      plots.ratio(module.TITLE, what + ", ratio to varnish -s malloc in the same round", panels[number:number + 12],
+                      plots.ratio(module.TITLE, "%s, ratio to %s in the same round" % (what, base), panels[number:number + 12],
                                   better, bounds))
 
-    def figures(self, name, data, metric, better):
+    def figures(self, name, data, metric, better, base):
         rows = []
         for case, series in data["cases"].items():
             for who in series:
@@ -220,23 +229,21 @@ class Report:
                 if own is None:
                     continue
                 ratio = None
-                if who != contestants.BASELINE and self.baseline(data, case, metric):
-                    ratio = self.results.ratio(name, case, metric, who, contestants.BASELINE)
+                if who != base:
+                    ratio = self.results.ratio(name, case, metric, who, base)
                 verdict = ""
                 if ratio is not None:
-                    verdict = {"met": "better" if better == "less" else "worse",
-                               "missed": "worse" if better == "less" else "better",
-                               "undecided": "no difference to be told"}.get(stats.verdict(ratio, at_most=1.0), "too few rounds")
+                    verdict = better_or_worse(ratio, better)
                 rows.append((case, who, interval_text(own) if own[1] != own[2] else three(own[0]),
                              interval_text(ratio) if ratio else "", verdict, self.results.rounds(name, case, who, metric)))
-        self.add(*table(("case", "contestant", "median", "ratio", "", "rounds"), rows))
+        self.add(*table(("case", "contestant", "median", "ratio to " + base, "", "rounds"), rows))
 
     def curves(self, name, module, data):
         curves = data["curves"]
         if name == "restart" and curves:
             self.plot("restart-curve", "Hit ratio and origin load across a restart", plots.lines(
                 "Hit ratio and origin load across a restart", "all cache processes killed at 0 and started again",
-                [("hits of requests", curves.get("hit ratio", {}), False),
+                [("hits, as a share of the requests that were due", curves.get("hit ratio", {}), False),
                  ("origin requests per second", curves.get("origin requests per second", {}), False)],
                 "seconds", marks=((0, "kill -9"),)))
         if name == "latency":

@@ -3,6 +3,7 @@
     TITLE   one line
     ABOUT   what is measured and what a ratio means, for the report
     SHOW    the metrics that the report's tables have, the first of which is plotted
+    BASE    whom ratios are to, where that is not plain malloc
     PLANS   by mode (try, quick, head, full): the numbers that run() takes, and `seconds` that it may take
     run     run(bench, plan)
 

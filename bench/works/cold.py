@@ -8,6 +8,7 @@ TITLE = "Cold page cache"
 ABOUT = """Bodies lie on disk; before each round their pages are dropped from memory (and reclaimed where they are
 mapped), and every body is then asked for once, by 4 connections. nginx-static is the stand-in for a bare sendfile
 server."""
+BASE = "varnish-file"
 SHOW = ("gb_per_s", "first_byte_us", "cpu_s_per_gb")
 WHO = ("varnish-file", "native", "dual", "auto", "nginx-static", "nginx-cache-disk", "traffic-server")
 PLANS = {
@@ -27,18 +28,23 @@ def run(bench, plan):
         page_cache.make_cold(files)
     # Little memory: what has a memory cache of its own should not answer from it.
     with bench.field(plan["who"], memory=64 * MIB, disk=bodies * 5 // 4 + GIB, files=files, count_memory=True) as field:
+        stored = 0
         for size, group in lines.items():
             urls = bench.urls("urls-" + size, group)
             if bench.over():
                 return
             afterwards = field.proven_hits(size, urls, len(group))
 
+            stored += parse(size) * len(group)
+
+            def on_disk(contestant):
+                if page_cache.stored_bytes(contestant) < stored:
+                    raise Wrong("bodies are not on its disk, and cannot be cold")
+
+            field.each(size, on_disk)
+
             def once(contestant, number):
-                for folder in contestant.cache_folders():
-                    page_cache.make_cold(folder)
-                if contestant.name == "varnish-file":
-                    contestant.group.reclaim()
-                left = max(page_cache.resident_share(folder, 16) for folder in contestant.cache_folders())
+                left = page_cache.make_cold_for(contestant)
                 bench.results.fact(bench.work, size, contestant.name, resident_share_when_cold=left)
                 before = field.origin.count()
                 got = machine.load(contestant, urls, requests=len(group), in_order=True, connections=4)

@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 import time
 
-from kit import cgroup, machine
+from kit import cgroup, machine, page_cache
 from kit.bench import Wrong
 from works.sizes import GIB, MIB
 
@@ -13,6 +13,7 @@ TITLE = "Ingest to disk"
 ABOUT = """Objects of 10 MiB that nobody has asked for before, until several times the memory cgroup has gone to disk;
 the time ends when the file system has them (sync -f). dd writes as many bytes of zeros to a file on the same
 file system, in blocks of 1 MiB, with fdatasync at its end and the same cgroup."""
+BASE = "varnish-file"
 SHOW = ("gb_per_s", "cpu_s_per_gb")
 WHO = ("varnish-file", "native", "auto", "nginx-cache-disk")
 PLANS = {
@@ -60,6 +61,8 @@ def run(bench, plan):
                         raise Wrong("errors: %s" % got["errors"])
                     if hasattr(contestant, "stored_elsewhere") and contestant.stored_elsewhere():
                         raise Wrong("objects are not in objmapper")
+                    if page_cache.stored_bytes(contestant) < amount:
+                        raise Wrong("bodies are not on its disk")
                     bench.results.add(bench.work, "10M", name, number, {
                         "gb_per_s": amount / took / 1e9, "cpu_s_per_gb": got["server_cpu"] / amount * 1e9})
                     bench.results.fact(bench.work, "10M", name, peak_mib=(contestant.group.peak() or 0) / MIB)

@@ -10,6 +10,7 @@ cgroup of 1 GiB, 16 connections. Everything is stored before, then made cold. Wh
 answer without the origin; plain malloc and mapped cannot hold them all, and ask it (which costs the origin's
 CPU and no disk: compare them with care). p99 is at an equal offered rate: half of what nginx with aio threads
 answers in a closed loop."""
+BASE = "varnish-file"
 SHOW = ("per_s", "cpu_s_per_gb", "p99_us", "hit_ratio", "latency_us")
 WHO = ("varnish-malloc", "varnish-file", "mapped", "native", "dual", "auto", "nginx-static", "nginx-cache-disk",
        "traffic-server")
@@ -92,11 +93,8 @@ def run(bench, plan):
 
 
 def cold(bench, contestant):
-    for folder in contestant.cache_folders():
-        page_cache.make_cold(folder)
-    contestant.group.reclaim()
-    shares_left = [page_cache.resident_share(folder, 16) for folder in contestant.cache_folders()]
-    bench.results.fact(bench.work, "all", contestant.name, resident_share_when_cold=max(shares_left or [0.0]))
+    left = page_cache.make_cold_for(contestant)
+    bench.results.fact(bench.work, "all", contestant.name, resident_share_when_cold=left)
 
 
 def judged(field, contestant, got, before):

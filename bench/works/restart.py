@@ -14,7 +14,7 @@ one for each different object that was asked for."""
 SHOW = ("origin_after_restart", "away_s", "hit_ratio")
 WHO = ("varnish-malloc", "varnish-file", "mapped", "native", "auto", "nginx-cache-disk")
 PLANS = {
-    "try": {"seconds": 60, "rounds": 1, "objects": 300, "rate": 200, "before": 1, "after": 3, "who": WHO},
+    "try": {"seconds": 60, "rounds": 1, "objects": 300, "rate": 200, "before": 1, "after": 8, "who": WHO},
     "head": {"seconds": 150, "rounds": 1, "objects": 20000, "rate": 1500, "before": 4, "after": 12,
              "who": ("varnish-malloc", "mapped", "native", "nginx-cache-disk")},
     "full": {"seconds": 900, "rounds": 5, "objects": 50000, "rate": 1500, "before": 5, "after": 20,
@@ -53,7 +53,9 @@ def one(bench, field, contestant, plan, urls, number):
         client.join()
     moment = killed - begin
     slices = result["slices"]
-    ratio = [[s["at"] - moment, s["hits"] / s["requests"]] for s in slices if s["requests"]]
+    # Of those that were due, so that a time without answers shows.
+    hit = {round(s["at"] / SLICE): s["hits"] for s in slices}
+    ratio = [[k * SLICE - moment, min(1.0, hit.get(k, 0) / (plan["rate"] * SLICE))] for k in range(1, round(whole / SLICE))]
     asked = origin.rates(killed)
     if not number:
         bench.results.curve(bench.work, "hit ratio", contestant.name, ratio)
