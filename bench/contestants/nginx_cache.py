@@ -3,7 +3,7 @@
 use_temp_path=off: a body is written once, where it stays. proxy_cache_lock: one fetch for each object, as
 varnishd does it. Upstream connections are kept. keys_zone is large enough for a million objects. inactive
 is longer than any run. The key is the URI: one host. X-Cache tells hits; the suite counts the origin's
-requests as well.
+requests as well. proxy_force_ranges: ranges of what is cached, though the origin announces none.
 
 On tmpfs: sendfile. On disk: sendfile, and `aio threads`, so that a worker does not wait for the disk:
 the best that nginx has for caches larger than memory.
@@ -37,7 +37,7 @@ class OnTmpfs(Nginx):
     location / {
       proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_cache bench; proxy_cache_key $request_uri; proxy_cache_lock on; proxy_cache_lock_timeout 60s;
-      proxy_ignore_headers Vary; add_header X-Cache $upstream_cache_status;
+      proxy_force_ranges on; add_header X-Cache $upstream_cache_status;
     }
   }""" % (self.aio, self.cache, self.size(), self.origin.port, listen(self))
 

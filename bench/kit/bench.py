@@ -24,7 +24,9 @@ class Wrong(RuntimeError):
 
 def brief(failed):
     lines = [line.strip() for line in str(failed).strip().splitlines() if line.strip()]
-    return "%s: %s" % (type(failed).__name__, " | ".join(lines[:1] + lines[-3:])[:600] if lines else "")
+    if len(lines) > 4:
+        lines = lines[:1] + lines[-3:]
+    return "%s: %s" % (type(failed).__name__, " | ".join(lines)[:600])
 
 
 class Bench:
