@@ -115,9 +115,24 @@ sub vcl_init {
     def cache_folders(self):
         return [self.folder / "disk"] if self.disk() else []
 
+    def ready(self):
+        """varnishd answers before it has its region: it waits for the daemon for a moment only."""
+        super().ready()
+        machine.wait_for(self.has_region, seconds=60, what="the region of " + self.name)
+        self.elsewhere_at_start = self.fallbacks()
+
+    def has_region(self):
+        try:
+            return self.counter("OBJM.*.g_space") + self.counter("OBJM.*.g_bytes") > 0
+        except subprocess.CalledProcessError:
+            return False  # its child is not there yet
+
+    def fallbacks(self):
+        return self.counter("OBJM.*.c_fallback*")
+
     def stored_elsewhere(self):
         """Objects that went to varnishd's own storage."""
-        return self.counter("OBJM.*.c_fallback*")
+        return self.fallbacks() - self.elsewhere_at_start
 
     def __exit__(self, *_):
         tier = self.tier
