@@ -5,6 +5,7 @@ on. A case that runs out of time keeps the rounds that it has.
 """
 
 import contextlib
+import os
 import pathlib
 import shutil
 import subprocess
@@ -60,6 +61,7 @@ class Bench:
             self.results.work(name)["seconds"] = time.monotonic() - begin
             self.results.save()
             shutil.rmtree(self.folder, ignore_errors=True)
+            os.sync()  # lest the next work waits for the disk of this one
 
     def over(self):
         return time.monotonic() > self.deadline

@@ -261,7 +261,7 @@ sub vcl_init { new store = objmapper.storage(socket = "%s/s", memory = %sB, mode
         shutil.rmtree(getattr(self, "memory_dir", "/nonexistent"), ignore_errors=True)
 
 
-def load(contestant, urls, via="tcp", prefix=(), timeout=600, **options):
+def load(contestant, urls, via="tcp", prefix=(), timeout=300, **options):
     """Runs objm-load against a contestant, by TCP on loopback, over its Unix socket, or with `prefix`
     from another network namespace; its JSON, with the CPU that the contestant used meanwhile:
     `server_cpu`, and `cpu_by_process` with the client's and the whole machine's beside it."""

@@ -31,6 +31,7 @@ METRICS = {
     "fetches_per_key": ("origin requests per object", "", "less"),
     "bytes_per_object": ("memory per object beside its body", "B", "less"),
     "memory_per_body": ("memory held / bytes of bodies stored", "", "less"),
+    "memory_per_configured": ("peak memory / memory that was configured for bodies", "", "less"),
     "descriptors": ("descriptors that the objects added", "", "less"),
     "mappings": ("mappings that the objects added", "", "less"),
     "errors": ("requests without a right answer", "", "less"),
@@ -42,7 +43,7 @@ METRICS = {
 }
 
 # Counted rather than timed: one round says as much as twenty.
-COUNTED = {"hit_ratio", "byte_hit_ratio", "fetches_per_key", "bytes_per_object", "memory_per_body", "descriptors", "mappings",
+COUNTED = {"hit_ratio", "byte_hit_ratio", "fetches_per_key", "bytes_per_object", "memory_per_body", "memory_per_configured", "descriptors", "mappings",
            "errors", "origin_after_restart", "peak_mib"}
 
 

@@ -13,7 +13,7 @@ SHOW = ("gb_per_s", "first_byte_us", "cpu_s_per_gb")
 WHO = ("varnish-file", "native", "dual", "auto", "nginx-static", "nginx-cache-disk", "traffic-server")
 PLANS = {
     "try": {"seconds": 60, "rounds": 2, "sizes": (("1M", 8), ("10M", 4)), "who": WHO},
-    "head": {"seconds": 120, "rounds": 5, "sizes": (("1M", 200), ("10M", 20), ("256M", 2)),
+    "head": {"seconds": 90, "rounds": 5, "sizes": (("1M", 200), ("10M", 20), ("256M", 2)),
              "who": ("varnish-file", "native", "auto", "nginx-static", "nginx-cache-disk")},
     "full": {"seconds": 900, "rounds": 20, "sizes": (("1M", 400), ("10M", 40), ("64M", 8), ("256M", 3)), "who": WHO},
 }

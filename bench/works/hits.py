@@ -2,7 +2,7 @@
 
 from kit import machine
 from kit.bench import costs, right
-from works.sizes import GIB, some
+from works.sizes import MIB, parse, some
 
 TITLE = "Hits, resident"
 ABOUT = """Every object is in the cache and in memory. A closed loop of 8 connections; bodies are discarded in
@@ -13,12 +13,12 @@ RIVALS = ("varnish-malloc", "varnish-file", "mapped", "native", "dual", "auto", 
           "nginx-cache-disk")
 ALL_SIZES = ("1K", "4K", "16K", "64K", "256K", "1M", "10M", "64M", "256M")
 PLANS = {
-    "try": {"seconds": 60, "rounds": 2, "each": 0.1, "fields": [("tcp", RIVALS + ("traffic-server",), ("1K", "1M")),
+    "try": {"seconds": 180, "rounds": 2, "each": 0.1, "fields": [("tcp", RIVALS + ("traffic-server",), ("1K", "1M")),
                                                                ("unix", VARNISH, ("1M",)), ("veth", VARNISH, ("1M",))]},
     "quick": {"seconds": 90, "rounds": 7, "each": 0.25, "fields": [
         ("tcp", ("varnish-malloc", "mapped", "native", "dual"), ("1K", "64K", "1M", "10M")),
         ("unix", ("varnish-malloc", "mapped", "native"), ("1M", "10M"))]},
-    "head": {"seconds": 420, "rounds": 20, "each": 0.3, "fields": [
+    "head": {"seconds": 300, "rounds": 20, "each": 0.25, "fields": [
         ("tcp", VARNISH, ("1K", "16K", "64K", "1M", "10M")),
         ("unix", VARNISH, ("1M", "10M"))], "rival_rounds": 5},
     "full": {"seconds": 3000, "rounds": 20, "each": 0.5, "fields": [
@@ -43,13 +43,14 @@ def run(bench, plan):
 def one_field(bench, plan, transport, names, sizes, rounds, suffix):
     all_urls = bench.urls("all", [url for size in sizes for url in some(size)])
     files = bench.files(all_urls)
+    room = 256 * MIB + 3 * sum(parse(size) * len(some(size)) for size in sizes) // 2
     if transport == "veth":
         with bench.namespace() as space:
             if space is not None:
-                with bench.field(names, memory=3 * GIB // 2, files=files, namespace=space) as field:
+                with bench.field(names, memory=room, files=files, namespace=space) as field:
                     measure(bench, plan, field, transport, sizes, rounds, suffix, space.prefix)
     else:
-        with bench.field(names, memory=3 * GIB // 2, files=files) as field:
+        with bench.field(names, memory=room, files=files) as field:
             measure(bench, plan, field, transport, sizes, rounds, suffix, ())
 
 

@@ -18,7 +18,7 @@ SHOW = ("gb_per_s", "cpu_s_per_gb")
 WHO = ("varnish-file", "native", "auto", "nginx-cache-disk")
 PLANS = {
     "try": {"seconds": 40, "rounds": 1, "objects": 6, "limit": 256 * MIB, "who": WHO},
-    "head": {"seconds": 90, "rounds": 3, "objects": 100, "limit": 512 * MIB, "who": ("varnish-file", "native", "nginx-cache-disk")},
+    "head": {"seconds": 70, "rounds": 5, "objects": 50, "limit": 256 * MIB, "who": ("varnish-file", "native", "nginx-cache-disk")},
     "full": {"seconds": 900, "rounds": 10, "objects": 400, "limit": GIB, "who": WHO},
 }
 

@@ -15,7 +15,7 @@ PLANS = {
     "try": {"seconds": 40, "rounds": 2, "each": 0.2, "sizes": ("1K",), "shares": (0.2, 0.4), "who": WHO[:4]},
     "quick": {"seconds": 40, "rounds": 5, "each": 0.5, "sizes": ("1K", "1M"), "shares": (0.4,),
               "who": ("varnish-malloc", "mapped", "native")},
-    "head": {"seconds": 240, "rounds": 10, "each": 0.6, "sizes": ("1K", "64K", "1M"), "shares": (0.2, 0.4, 0.6),
+    "head": {"seconds": 140, "rounds": 6, "each": 0.4, "sizes": ("1K", "64K", "1M"), "shares": (0.2, 0.4, 0.6),
              "who": ("varnish-malloc", "mapped", "native", "dual", "nginx-cache-tmpfs")},
     "full": {"seconds": 1200, "rounds": 10, "each": 1.0, "sizes": ("1K", "64K", "1M", "10M"),
              "shares": (0.2, 0.4, 0.6, 0.8), "who": WHO},

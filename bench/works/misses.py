@@ -18,7 +18,7 @@ PLANS = {
             "who": WHO},
     "quick": {"seconds": 60, "rounds": 7, "fresh": 0, "store": 192 * MIB, "amount": 96 * MIB, "small": 1500,
               "sizes": ("4K", "1M"), "who": ("varnish-malloc", "mapped", "native")},
-    "head": {"seconds": 300, "rounds": 20, "fresh": 3, "store": 256 * MIB, "amount": 160 * MIB, "small": 2500,
+    "head": {"seconds": 240, "rounds": 20, "fresh": 3, "store": 256 * MIB, "amount": 160 * MIB, "small": 2500,
              "sizes": ("4K", "1M", "10M"), "who": ("varnish-malloc", "mapped", "native", "dual")},
     "full": {"seconds": 1800, "rounds": 20, "fresh": 5, "store": 256 * MIB, "amount": 256 * MIB, "small": 4000,
              "sizes": ("4K", "64K", "1M", "10M"), "who": WHO},

@@ -15,7 +15,7 @@ SHOW = ("origin_after_restart", "away_s", "hit_ratio")
 WHO = ("varnish-malloc", "varnish-file", "mapped", "native", "auto", "nginx-cache-disk")
 PLANS = {
     "try": {"seconds": 60, "rounds": 1, "objects": 300, "rate": 200, "before": 1, "after": 8, "who": WHO},
-    "head": {"seconds": 150, "rounds": 1, "objects": 20000, "rate": 1500, "before": 4, "after": 12,
+    "head": {"seconds": 100, "rounds": 1, "objects": 20000, "rate": 1500, "before": 3, "after": 10,
              "who": ("varnish-malloc", "mapped", "native", "nginx-cache-disk")},
     "full": {"seconds": 900, "rounds": 5, "objects": 50000, "rate": 1500, "before": 5, "after": 20,
              "who": WHO},

@@ -13,7 +13,7 @@ SHOW = ("fetches_per_key", "p50_us", "p99_us", "cpu_us")
 WHO = ("varnish-malloc", "varnish-file", "mapped", "native", "auto", "nginx-cache-tmpfs", "nginx-cache-disk", "traffic-server")
 PLANS = {
     "try": {"seconds": 40, "rounds": 2, "keys": 1, "delays": (50,), "who": WHO},
-    "head": {"seconds": 60, "rounds": 5, "keys": 3, "delays": (50,), "who": ("varnish-malloc", "mapped", "native", "nginx-cache-disk")},
+    "head": {"seconds": 25, "rounds": 5, "keys": 3, "delays": (50,), "who": ("varnish-malloc", "mapped", "native", "nginx-cache-disk")},
     "full": {"seconds": 400, "rounds": 20, "keys": 3, "delays": (0, 50, 500), "who": WHO},
 }
 names = itertools.count()
