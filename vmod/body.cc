@@ -52,7 +52,15 @@ BodyView view_extents(const region::Region& region, std::span<const region::Exte
 std::optional<BodyView> view_body(const struct objcore* oc) {
   if (const AttachedBody* body = attached_body(oc); body != nullptr) return body->view();
   const region::Region& region = *Store::of(oc)->region();
-  return view_extents(region, region.body(record_of(oc)));
+  const region::Record& record = record_of(oc);
+  const auto ref = file_of(record);
+  if (!ref) return view_extents(region, region.body(record));
+  auto file = region.files()->pin(*ref);
+  if (!file) return std::nullopt;
+  BodyView view;
+  view.add((*file)->fd(), 0, ref->length);
+  view.hold(*std::move(file));
+  return view;
 }
 
 // --- slices ---

@@ -28,21 +28,32 @@ bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* pr
       target->boc == nullptr)
     return false;
   Fetch* fetch = Fetch::of(target->boc);
-  if (fetch == nullptr || fetch->settled || !fetch->pieces.empty()) return false;
+  if (fetch == nullptr || fetch->settled || !fetch->pieces.empty() || fetch->file != nullptr)
+    return false;
   region::Region& region = *store->region();
-  const auto body = region.body(record_of(oc));  // priv2 is 0: the record names it
-  if (body.empty()) return false;
   std::vector<Fetch::Piece> pieces;
-  pieces.reserve(body.size());
+  std::unique_ptr<Fetch::File> shared;
   std::uint64_t total = 0;
-  for (const region::Extent& extent : body) {
-    pieces.push_back({extent, extent.length, total});
-    total += extent.length;
+  if (const auto ref = file_of(record_of(oc))) {
+    auto file = region.files()->pin(*ref);
+    if (!file) return false;
+    shared = std::make_unique<Fetch::File>();
+    shared->file = *std::move(file);
+    shared->written = total = ref->length;
+  } else {
+    for (const region::Extent& extent : region.body(record_of(oc))) {
+      pieces.push_back({extent, extent.length, total});
+      total += extent.length;
+    }
   }
+  if (total == 0) return false;
   if (!region.share_body(record_of(target), record_of(oc))) return false;
+  store->place(target, shared != nullptr);
   Lck_Lock(&target->boc->mtx);
   fetch->pieces = std::move(pieces);
+  fetch->file = std::move(shared);
   fetch->total = total;
+  fetch->file_from = 0;
   fetch->settled = true;
   Lck_Unlock(&target->boc->mtx);
   varnish.ObjExtend(wrk, target, static_cast<ssize_t>(total), 1);
@@ -72,34 +83,41 @@ int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func
   // Deliveries and revalidations were checked before; this is for whoever comes another way.
   if (!body_is_good(oc)) return -1;
   if (!failed && share_with_refreshed(wrk, oc, priv)) return 0;
+  Store& store = *Store::of(oc);
   const auto body = view_body(oc);
   if (!body) return -1;
-  Delivery delivery(wrk, oc, priv, func, *Store::of(oc), body->parts());
-  if (delivery.sends_files())
-    return by_file_lane(delivery, *body, priv, func, final != 0 || failed ? OBJ_ITER_FLUSH : 0U,
-                        failed);
+  Delivery delivery(wrk, oc, priv, func, store, body->parts());
+  if (delivery.sends_files()) {
+    const int answer = by_file_lane(delivery, *body, priv, func,
+                                    final != 0 || failed ? OBJ_ITER_FLUSH : 0U, failed);
+    if (delivery.file_failed()) disk_read_failed(store, oc, EIO);
+    return answer;
+  }
   SliceReader reader(*body);
   SliceReader::Slice slice;
-  while (reader.next(slice)) {
+  std::uint64_t read = 0;
+  int answer = 0;
+  while (answer == 0 && reader.next(slice)) {
     unsigned flags = 0;
     if (slice.last && !failed) flags |= OBJ_ITER_END;
     // Bytes that pass must have left when the call returns.
     if (final != 0 || failed || slice.passing) flags |= OBJ_ITER_FLUSH;
-    if (const int answer = func(priv, flags, slice.bytes, static_cast<ssize_t>(slice.length));
-        answer != 0)
-      return answer;
+    if (slice.passing) read += slice.length;
+    answer = func(priv, flags, slice.bytes, static_cast<ssize_t>(slice.length));
   }
+  if (read > 0) count(store.counters().c_disk_read, read);
+  if (answer != 0) return answer;
+  if (reader.error() != 0) disk_read_failed(store, oc, reader.error());
   return failed || reader.error() != 0 ? -1 : 0;
 }
 
 int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* priv,
               objiterate_f* func, int final) {
-  const region::Region& region = *Store::of(oc)->region();
+  Store& store = *Store::of(oc);
   const Fetch* fetch = Fetch::of(boc);
   if (fetch == nullptr) return -1;
-  const Delivery delivery(wrk, oc, priv, func, *Store::of(oc), {});
+  const Delivery delivery(wrk, oc, priv, func, store, {});
   std::uint64_t sent = 0;
-  std::size_t at = 0;
   unsigned flags = 0;
   // Nothing there yet: the headers go out meanwhile.
   if (boc->len_so_far == 0)
@@ -112,23 +130,35 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
       continue;
     }
     Lck_Lock(&boc->mtx);
-    while (at + 1 < fetch->pieces.size() && fetch->pieces[at + 1].begin <= sent) ++at;
-    const Fetch::Piece piece = fetch->pieces[at];
     // Together with the state: a body is at its end only when both were seen at once.
     const std::uint64_t there = boc->len_so_far;
     const bool finished = boc->state == BOS_FINISHED;
+    const StreamedBytes bytes = streamed_bytes(*fetch, *store.region(), sent, there);
     Lck_Unlock(&boc->mtx);
-    const std::uint64_t skip = sent - piece.begin;
-    const std::uint64_t length = std::min<std::uint64_t>(piece.extent.length - skip, there - sent);
-    const bool last = sent + length == there;
-    flags = 0;
-    if (last || final != 0) flags |= OBJ_ITER_FLUSH;
-    if (last && finished) flags |= OBJ_ITER_END;
-    sent += length;
-    if (const int answer = func(priv, flags, region.pointer(piece.extent.offset + skip),
-                                static_cast<ssize_t>(length));
-        answer != 0)
-      return answer;
+    const auto hand_on = [&](const std::byte* at, std::uint64_t length, bool passing) {
+      const bool last = sent + length == there;
+      flags = 0;
+      if (last || final != 0 || passing) flags |= OBJ_ITER_FLUSH;
+      if (last && finished) flags |= OBJ_ITER_END;
+      sent += length;
+      return func(priv, flags, at, static_cast<ssize_t>(length));
+    };
+    int answer = 0;
+    if (bytes.file == nullptr) {
+      answer = hand_on(bytes.memory, bytes.length, bytes.passing);
+    } else {
+      BodyView behind;
+      behind.add(bytes.file->fd(), bytes.offset, bytes.length);
+      SliceReader reader(behind);
+      SliceReader::Slice slice;
+      while (answer == 0 && reader.next(slice)) answer = hand_on(slice.bytes, slice.length, true);
+      count(store.counters().c_disk_read, sent - bytes.offset);
+      if (reader.error() != 0) {
+        disk_read_failed(store, oc, reader.error());
+        return -1;
+      }
+    }
+    if (answer != 0) return answer;
   }
   return (flags & OBJ_ITER_END) != 0 ? 0 : func(priv, OBJ_ITER_END, nullptr, 0);
 }

@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <syslog.h>
 
 #include <algorithm>
@@ -103,6 +104,25 @@ void Link::search_and_watch() {
   }
 }
 
+void Link::use_disk(region::Region& region, UniqueFd directory, std::uint64_t bytes) {
+  region::BodyFiles::Options options;
+  options.capacity = bytes;
+  // Sockets, and whatever else this process opens, come first.
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0)
+    options.descriptors_max = std::clamp<std::size_t>(limit.rlim_cur / 8, 16, 16384);
+  std::string failure = "the daemon gave no directory";
+  if (directory) {
+    auto files = region::BodyFiles::open(std::move(directory), options);
+    if (files) {
+      region.use_files(*std::move(files));
+      return;
+    }
+    failure = describe(files.error());
+  }
+  notice(LOG_WARNING, &store_, "no disk: " + failure + "; all bodies go to memory");
+}
+
 bool Link::ask_for_region(Client& client) {
   const StoreConfig& config = store_.config();
   auto granted = client.open_region({config.owner, config.memory_bytes, config.disk_bytes});
@@ -118,9 +138,11 @@ bool Link::ask_for_region(Client& client) {
   } else {
     auto opened = region::Region::open(UniqueFd::adopt(granted->memory.release()),
                                        granted->memory_bytes, config.owner, granted->fresh);
-    if (opened)
+    if (opened) {
       region = *std::move(opened);
-    else
+      if (config.disk_bytes > 0)
+        use_disk(*region, UniqueFd::adopt(granted->directory.release()), granted->disk_bytes);
+    } else
       failure = describe(opened.error());
   }
   std::unique_lock lock(mutex_);

@@ -44,6 +44,7 @@ class Link {
   void search_and_watch();
   // Whether the region is had now. A refusal or failure is told once until its words change.
   bool ask_for_region(Client& client);
+  void use_disk(region::Region& region, UniqueFd directory, std::uint64_t bytes);
   void watch(Client& client);
   // False: we are to end.
   bool pause(std::chrono::milliseconds time);

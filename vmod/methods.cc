@@ -19,6 +19,7 @@
 
 #include "base/limits.h"
 #include "lease_body.h"
+#include "settings.h"
 
 namespace om::vmod {
 
@@ -26,10 +27,6 @@ using abi::varnish;
 
 namespace {
 
-// While nothing was evicted a piece below Varnish's own usual chunk is not worth its bookkeeping;
-// when we evict to make room, we take what that gave.
-constexpr std::uint64_t kPieceBytesMin = 16 * 1024;
-constexpr std::uint64_t kPieceBytesMinEvicting = 4 * 1024;
 // Objects that do not survive a restart.
 constexpr unsigned kNeverLasts = OC_F_PRIVATE | OC_F_HFM | OC_F_HFP | OC_F_FAILED | OC_F_DYING;
 
@@ -37,72 +34,9 @@ Store& store_of(const struct objcore* oc) {
   return *static_cast<Store*>(oc->stobj->stevedore->priv);
 }
 
-// A body whose list found no place in the region: the object does not survive.
-class HeapBody final : public AttachedBody {
- public:
-  HeapBody(region::Region& region, std::vector<region::Extent> list)
-      : region_(region), list_(std::move(list)) {}
-  ~HeapBody() override {
-    for (const region::Extent& extent : list_) region_.allocator().free(extent);
-  }
-  [[nodiscard]] std::optional<BodyView> view() const override {
-    return view_extents(region_, list_);
-  }
-
- private:
-  region::Region& region_;
-  std::vector<region::Extent> list_;
-};
-
-bool nuke(struct worker* wrk, Store& store) {
-  if (wrk->vsl == nullptr) return false;  // it logs there
-  if (varnish.LRU_NukeOne(wrk, store.stv()->lru) != 0) {
-    count(store.counters().c_nuked);
-    return true;
-  }
-  count(store.counters().c_nuke_limited);
-  return false;
-}
-
 std::string_view text_of(const txt& t) {
   return t.b == nullptr ? std::string_view{}
                         : std::string_view(t.b, static_cast<std::size_t>(t.e - t.b));
-}
-
-void free_pieces(region::Region& region, Fetch& fetch) {
-  if (fetch.settled) return;
-  for (const Fetch::Piece& piece : fetch.pieces) region.allocator().free(piece.extent);
-  fetch.pieces.clear();
-}
-
-// Gives back what the last piece does not use. Readers look at lengths only, which do not change.
-void trim_pieces(region::Region& region, Fetch& fetch) {
-  if (fetch.settled || fetch.pieces.empty()) return;
-  region::Extent& last = fetch.pieces.back().extent;
-  if (last.length == 0) {
-    region.allocator().free(last);
-    fetch.pieces.pop_back();
-  } else {
-    region.allocator().shrink(last, last.length);
-  }
-}
-
-// The record takes over the body.
-void settle(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& fetch,
-            bool lasts) noexcept {
-  if (fetch.settled) return;
-  region::Region& region = *store.region();
-  region::Record& record = record_of(oc);
-  std::vector<region::Extent> list;
-  list.reserve(fetch.pieces.size());
-  for (const Fetch::Piece& piece : fetch.pieces)
-    if (piece.extent.length > 0) list.push_back(piece.extent);
-  std::optional<std::uint64_t> checksum;
-  if (lasts && store.config().verify != Verify::kNone) checksum = region.body_checksum(list);
-  bool attached = region.attach_body(record, list, checksum);
-  while (!attached && nuke(wrk, store)) attached = region.attach_body(record, list, checksum);
-  if (!attached) vmod::attach_body(oc, std::make_unique<HeapBody>(region, std::move(list)));
-  fetch.settled = true;
 }
 
 // Complete: from here on a restart finds it.
@@ -132,28 +66,6 @@ void publish(Store& store, const struct objcore* oc) noexcept {
   if ((oc->flags & OC_F_DYING) != 0) region.mark_removed(record);
 }
 
-// From the end of a free block that bodies use.
-std::optional<region::Extent> allocate_single(region::Allocator& allocator, std::uint64_t bytes) {
-  std::vector<region::Extent> one;
-  if (!allocator.allocate_extents(bytes, kExtentBytesMax, bytes, one)) return std::nullopt;
-  return one.front();
-}
-
-// One piece of a body: `want` bytes if they can be had at once, else the largest there is down to
-// the smallest that is of use, else evict.
-std::optional<region::Extent> allocate_piece(struct worker* wrk, Store& store, std::uint64_t want) {
-  region::Allocator& allocator = store.region()->allocator();
-  std::uint64_t smallest = std::min(want, kPieceBytesMin);
-  while (true) {
-    if (auto extent = allocate_single(allocator, want)) return extent;
-    const std::uint64_t largest = std::min(allocator.largest(), want);
-    if (largest >= smallest)
-      if (auto extent = allocate_single(allocator, largest)) return extent;
-    if (!nuke(wrk, store)) return std::nullopt;
-    smallest = std::min(want, kPieceBytesMinEvicting);
-  }
-}
-
 void objfree(struct worker* wrk, struct objcore* oc) noexcept {
   Store& store = store_of(oc);
   region::Region& region = *store.region();
@@ -162,7 +74,7 @@ void objfree(struct worker* wrk, struct objcore* oc) noexcept {
   if (oc->boc == nullptr) {
     varnish.LRU_Remove(oc);
   } else if (Fetch* fetch = Fetch::of(oc->boc); fetch != nullptr) {
-    free_pieces(region, *fetch);
+    give_up(region, *fetch);
     delete fetch;
     oc->boc->stevedore_priv = nullptr;
   }
@@ -176,45 +88,25 @@ void objfree(struct worker* wrk, struct objcore* oc) noexcept {
 
 int objgetspace(struct worker* wrk, struct objcore* oc, ssize_t* size, uint8_t** ptr) noexcept {
   Store& store = store_of(oc);
-  region::Region& region = *store.region();
   Fetch* fetch = Fetch::of(oc->boc);
   if (fetch == nullptr || fetch->settled) return 0;
   if (lease_body::give_scrap(oc, size, ptr)) return 1;
-  if (fetch->pieces.empty() || fetch->pieces.back().extent.length == fetch->pieces.back().limit) {
-    count(store.counters().c_req);
-    std::uint64_t want = static_cast<std::uint64_t>(*size);
-    // Nobody knows how much is to come: as much again as there is.
-    if (!fetch->length_known && !fetch->gzips) want = std::max(want, fetch->total);
-    want = std::min(want, kExtentBytesMax);
-    const auto extent = allocate_piece(wrk, store, want);
-    if (!extent) {
-      count(store.counters().c_fail);
-      count(store.counters().c_body_failed);
-      return 0;
-    }
-    Fetch::Piece piece;
-    piece.extent = *extent;
-    piece.begin = fetch->total;
-    // Varnish's gzip notes the wrong bits for ESI to cut at, and panics there (upstream's r01109),
-    // when it stores blocks (level 0) into more room than it asked for. So exactly that.
-    piece.limit = fetch->gzips ? std::min(static_cast<std::uint32_t>(want), extent->capacity)
-                               : extent->capacity;
-    Lck_Lock(&oc->boc->mtx);
-    fetch->pieces.push_back(piece);
-    Lck_Unlock(&oc->boc->mtx);
-    store.update_gauges();
+  std::span<std::byte> space;
+  if (!more_space(wrk, store, oc, *fetch, static_cast<std::uint64_t>(*size), space)) {
+    count(store.counters().c_fail);
+    count(store.counters().c_body_failed);
+    return 0;
   }
-  const region::Extent& last = fetch->pieces.back().extent;
-  *size = fetch->pieces.back().limit - last.length;
-  *ptr = reinterpret_cast<uint8_t*>(region.pointer(last.offset + last.length));
+  store.update_gauges();
+  *size = static_cast<ssize_t>(space.size());
+  *ptr = reinterpret_cast<uint8_t*>(space.data());
   return 1;
 }
 
 void objextend(struct worker* /*wrk*/, struct objcore* oc, ssize_t length) noexcept {
   Fetch* fetch = Fetch::of(oc->boc);
   if (fetch == nullptr || fetch->settled) return;  // a shared body comes with its lengths
-  fetch->pieces.back().extent.length += static_cast<std::uint32_t>(length);
-  fetch->total += static_cast<std::uint64_t>(length);
+  extend(*fetch, static_cast<std::uint64_t>(length));
 }
 
 constexpr std::uint8_t kNoFlags = 0;
@@ -286,13 +178,11 @@ void* objsetattr(struct worker* wrk, struct objcore* oc, enum obj_attr attr, ssi
   return place;
 }
 
-void objtrimstore(struct worker* /*wrk*/, struct objcore* oc) noexcept {
+void objtrimstore(struct worker* wrk, struct objcore* oc) noexcept {
   Fetch* fetch = Fetch::of(oc->boc);
   if (fetch == nullptr) return;
   Store& store = store_of(oc);
-  Lck_Lock(&oc->boc->mtx);
-  trim_pieces(*store.region(), *fetch);
-  Lck_Unlock(&oc->boc->mtx);
+  trim(wrk, store, oc, *fetch);
   store.update_gauges();
 }
 
@@ -301,9 +191,7 @@ void objsetstate(struct worker* wrk, const struct objcore* oc, enum boc_state_e 
   Fetch* fetch = Fetch::of(oc->boc);
   if (fetch == nullptr) return;  // adopted
   Store& store = store_of(oc);
-  Lck_Lock(&oc->boc->mtx);
-  trim_pieces(*store.region(), *fetch);
-  Lck_Unlock(&oc->boc->mtx);
+  trim(wrk, store, oc, *fetch);
   settle(wrk, store, oc, *fetch, next == BOS_FINISHED && (oc->flags & kNeverLasts) == 0);
   if (next == BOS_FINISHED) publish(store, oc);
 }
@@ -313,9 +201,10 @@ void objbocdone(struct worker* wrk, struct objcore* oc, struct boc* boc) noexcep
   if (Fetch* fetch = Fetch::of(boc); fetch != nullptr) {
     if (!fetch->settled) {
       // Request bodies and the like never reach FINISHED, and are whole nevertheless.
-      trim_pieces(*store.region(), *fetch);
+      trim(wrk, store, oc, *fetch);
       settle(wrk, store, oc, *fetch, false);
     }
+    give_up(*store.region(), *fetch);
     delete fetch;
     boc->stevedore_priv = nullptr;
     store.update_gauges();
@@ -355,8 +244,11 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
 
   region::RecordPlan plan;
   plan.attribute_bytes = wsl;
+  std::uint64_t expected = 0;
+  std::uint64_t file_from = 0;
   bool length_known = false;
   bool gzips = false;
+  bool refreshes = false;
   if (const struct busyobj* bo = varnish.THR_GetBusyobj();
       bo != nullptr && bo->fetch_objcore == oc) {
     static_assert(sizeof bo->digest == sizeof plan.digest);
@@ -368,18 +260,27 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
     if (http_GetHdr(request, H_Host, &host) != 0 && host != nullptr)
       plan.host = std::string_view(host).substr(0, 255);
     gzips = bo->do_gzip != 0;
+    // It will share the body that it refreshes.
+    refreshes = bo->was_304 != 0;
+    file_from = settings::of(bo->vcl, store).policy.file_from();
     const char* announced = nullptr;
     if (bo->beresp != nullptr && http_GetHdr(bo->beresp, H_Content_Length, &announced) != 0) {
       length_known = true;
-      // More than the whole store: all would be evicted, and the fetch would fail nevertheless.
-      if (!lease_body::expected(oc) &&
-          std::strtoull(announced, nullptr, 10) > region->allocator().heap_bytes())
-        return Refusal::kTooLarge;
+      if (!lease_body::expected(oc)) expected = std::strtoull(announced, nullptr, 10);
     }
   }
+  // More than the whole store: all would be evicted, and the fetch would fail nevertheless.
+  const bool fits_memory = expected <= region->allocator().heap_bytes();
+  // Compressed it will be less, nobody knows how much.
+  if (gzips) expected = 0;
+  const bool to_disk = file_from != 0 && expected >= file_from && !refreshes;
+  if (!fits_memory && !to_disk && !refreshes) return Refusal::kTooLarge;
 
   region::Record* record = region->create(plan);
   while (record == nullptr && nuke(wrk, store)) record = region->create(plan);
+  // Where all that memory holds are records of bodies on disk.
+  while (record == nullptr && region->files() != nullptr && nuke_disk(wrk, store))
+    record = region->create(plan);
   auto* fetch = record == nullptr ? nullptr : new (std::nothrow) Fetch;
   if (fetch == nullptr) {
     if (record != nullptr) region->destroy(record);
@@ -388,9 +289,19 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
   }
   fetch->length_known = length_known;
   fetch->gzips = gzips;
+  fetch->expected = expected;
+  fetch->file_from = file_from;
+  fetch->checksum = store.config().verify != Verify::kNone;
+  oc->stobj->stevedore = store.stv();
+  // Now, while the object can still go elsewhere.
+  if (to_disk && !disk::start(wrk, store, oc, *fetch) && !fits_memory) {
+    region->destroy(record);
+    delete fetch;
+    std::memset(oc->stobj, 0, sizeof oc->stobj);
+    return Refusal::kTooLarge;
+  }
   count(counters.g_objects);
   oc->boc->stevedore_priv = fetch;
-  oc->stobj->stevedore = store.stv();
   oc->stobj->priv = record;
   oc->stobj->priv2 = 0;
   store.update_gauges();
@@ -398,7 +309,7 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
 }
 
 void attach_record(struct worker* wrk, Store& store, struct objcore* oc, region::Record& record) {
-  oc->stobj->stevedore = store.stv();
+  store.place(oc, (record.flags & region::kBodyInFile) != 0);
   oc->stobj->priv = &record;
   oc->stobj->priv2 = 0;
   oc->oa_present = static_cast<std::uint16_t>(record.oa_present);

@@ -16,6 +16,9 @@ enum class Refusal { kNone, kNoRegion, kDrained, kTooLarge, kNoSpace };
 // Makes `oc` an object of the store, or leaves it alone. Evicts, within wrk->strangelove.
 Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, unsigned wsl);
 
+// The file of a body could not be read: that object goes, and nothing else.
+void disk_read_failed(Store& store, struct objcore* oc, int error);
+
 // verify.cc: what an adopted object's priv2 says until its body has been compared (verify =
 // on_read); an AttachedBody's address, or 0, otherwise.
 inline constexpr std::uintptr_t kUnverified = 1;

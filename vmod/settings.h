@@ -5,12 +5,14 @@
 #pragma once
 
 #include "lane_choice.h"
+#include "policy.h"
 #include "storage.h"
 
 namespace om::vmod {
 
 struct Settings {
   DeliverySetting delivery = DeliverySetting::kAuto;
+  Policy policy;
 };
 
 namespace settings {

@@ -64,21 +64,32 @@ void panic(struct vsb* vsb, const struct objcore* oc) noexcept {
 
 Store::Store(StoreConfig config) : config_(std::move(config)), vclname_("storage." + config_.name) {
   counters_ = VSC_objm_New(nullptr, &counters_segment_, "%s", config_.name.c_str());
-  stv_.magic = OM_STEVEDORE_MAGIC;
-  stv_.name = kTypeName;
-  stv_.allocobj = allocobj;
-  stv_.panic = panic;
-  stv_.allocbuf = allocbuf;
-  stv_.freebuf = freebuf;
-  stv_.methods = &kMethods;
-  stv_.lru = varnish.LRU_Alloc();
-  stv_.var_free_space = var_free_space;
-  stv_.var_used_space = var_used_space;
-  stv_.var_happy = var_happy;
-  stv_.priv = this;
-  stv_.ident = config_.name.c_str();
-  stv_.vclname = vclname_.c_str();
+  fill(stv_);
+  fill(disk_stv_);
   link_ = std::make_unique<Link>(*this);
+}
+
+void Store::fill(struct stevedore& stv) {
+  stv.magic = OM_STEVEDORE_MAGIC;
+  stv.name = kTypeName;
+  stv.allocobj = allocobj;
+  stv.panic = panic;
+  stv.allocbuf = allocbuf;
+  stv.freebuf = freebuf;
+  stv.methods = &kMethods;
+  stv.lru = varnish.LRU_Alloc();
+  stv.var_free_space = var_free_space;
+  stv.var_used_space = var_used_space;
+  stv.var_happy = var_happy;
+  stv.priv = this;
+  stv.ident = config_.name.c_str();
+  stv.vclname = vclname_.c_str();
+}
+
+void Store::place(const struct objcore* oc, bool on_disk) {
+  // Readers that stream look through it at the methods, which are the same.
+  std::atomic_ref(const_cast<struct storeobj*>(oc->stobj)->stevedore)
+      .store(on_disk ? &disk_stv_ : &stv_, std::memory_order_release);
 }
 
 Store::~Store() {
@@ -116,6 +127,17 @@ void Store::update_gauges() {
   gauge(counters_->g_alloc, region->allocator().blocks());
   gauge(counters_->c_bytes, allocated);
   gauge(counters_->c_freed, allocated > used ? allocated - used : 0);
+  region::BodyFiles* files = owned_region_->files();
+  if (files == nullptr) return;
+  const std::uint64_t on_disk = files->used_bytes();
+  gauge(counters_->g_disk_bytes, on_disk);
+  gauge(counters_->g_disk_space, files->capacity() > on_disk ? files->capacity() - on_disk : 0);
+  gauge(counters_->g_disk_bodies, files->files());
+  gauge(counters_->g_disk_fds, files->descriptors());
+  gauge(counters_->c_disk_written, files->counters().written_bytes.load());
+  gauge(counters_->c_disk_reopened, files->counters().reopened.load());
+  gauge(counters_->c_disk_write_errors, files->counters().write_errors.load());
+  gauge(counters_->c_disk_orphans, files->counters().orphans.load());
 }
 
 Store* Store::of(const struct stevedore* stv) {

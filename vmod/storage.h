@@ -65,6 +65,13 @@ class Store {
   struct stevedore* stv() {
     return &stv_;
   }
+  // The same store for objects whose body lies in a file: another LRU list, so that making room in
+  // memory evicts none of them, and making room on disk nothing else.
+  struct stevedore* disk_stv() {
+    return &disk_stv_;
+  }
+  // Which of the two a busy object belongs to.
+  void place(const struct objcore* oc, bool on_disk);
   VSC_objm& counters() { return *counters_; }
   Link& link() { return *link_; }
   // After bytes came or went: the gauges of varnishstat.
@@ -77,7 +84,10 @@ class Store {
  private:
   StoreConfig config_;
   std::string vclname_;
+  void fill(struct stevedore& stv);
+
   struct stevedore stv_ {};
+  struct stevedore disk_stv_ {};
   VSC_objm* counters_ = nullptr;
   struct vsc_seg* counters_segment_ = nullptr;
   std::unique_ptr<region::Region> owned_region_;

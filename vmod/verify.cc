@@ -48,6 +48,24 @@ void remove(Store& store, struct objcore* oc) {
 
 }  // namespace
 
+void disk_read_failed(Store& store, struct objcore* oc, int error) {
+  count(store.counters().c_disk_read_errors);
+  // One that is being fetched has a record that nobody can find yet; its fetch goes on.
+  if (oc->boc != nullptr) return;
+  // The first to know is the one to say so. An attached body stays attached until the object goes.
+  if (attached_body(oc) == nullptr &&
+      word_of(oc).exchange(kDamaged, std::memory_order_acq_rel) == kDamaged)
+    return;
+  region::Record& record = record_of(oc);
+  store.region()->mark_removed(record);
+  const std::string_view path = url(record);
+  notice(LOG_WARNING, &store,
+         std::string("a body cannot be read (") + std::strerror(error) +
+             "), the object is removed: " + std::string(host(record)) +
+             std::string(path.substr(0, 512)));
+  varnish.HSH_Kill(oc);
+}
+
 const char* to_string(Verify verify) {
   switch (verify) {
     case Verify::kNone: return "none";
@@ -76,9 +94,27 @@ bool body_is_good(struct objcore* oc) {
   return good;
 }
 
+namespace {
+
+// A file that is gone is found out before anything is sent; its descriptor is wanted now anyway.
+bool file_is_there(struct objcore* oc) {
+  if (oc->boc != nullptr || attached_body(oc) != nullptr) return true;
+  const auto ref = file_of(record_of(oc));
+  if (!ref) return true;
+  Store& store = *Store::of(oc);
+  const auto file = store.region()->files()->pin(*ref);
+  if (file) return true;
+  // Too many descriptors in this process are no fault of the object's.
+  if (file.error().sys_errno == EMFILE || file.error().sys_errno == ENFILE) return true;
+  disk_read_failed(store, oc, file.error().sys_errno != 0 ? file.error().sys_errno : EIO);
+  return false;
+}
+
+}  // namespace
+
 void check_before_delivery(struct objcore* oc) {
   refusal.oc = nullptr;
-  if (body_is_good(oc)) return;
+  if (body_is_good(oc) && file_is_there(oc)) return;
   const struct req* req = varnish.THR_GetRequest();
   refusal = {oc, req, req == nullptr ? 0 : VXID(req->vsl->wid),
              req == nullptr ? 0U : static_cast<unsigned>(req->restarts)};

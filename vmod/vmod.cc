@@ -57,7 +57,8 @@ std::string differences(const StoreConfig& have, const StoreConfig& want) {
   add("socket", have.socket, want.socket);
   add("memory", format_size(have.memory_bytes), format_size(want.memory_bytes));
   add("verify", to_string(have.verify), to_string(want.verify));
-  add("disk", format_size(have.disk_bytes), format_size(want.disk_bytes));
+  // disk = 0 is a policy, too: this VCL puts no body there.
+  if (want.disk_bytes != 0) add("disk", format_size(have.disk_bytes), format_size(want.disk_bytes));
   return text;
 }
 
@@ -112,8 +113,10 @@ Store* store_for(StoreConfig config, std::string& refusal) {
   auto store = std::make_unique<Store>(std::move(config));
   Link::FirstGrant grant = store->link().first_grant();
   if (!grant.refusal.empty()) {
-    refusal = "objmapperd refuses memory = " + format_size(store->config().memory_bytes) + ": " +
-              grant.refusal;
+    refusal = "objmapperd refuses memory = " + format_size(store->config().memory_bytes);
+    if (store->config().disk_bytes > 0)
+      refusal += ", disk = " + format_size(store->config().disk_bytes);
+    refusal += ": " + grant.refusal;
     return nullptr;
   }
   Store* made = store.get();
@@ -149,11 +152,6 @@ VCL_VOID vmod_storage__init(VRT_CTX, struct vmod_objmapper_storage** handle, con
                             VCL_BYTES threshold, VCL_ENUM delivery, VCL_ENUM verify,
                             VCL_ENUM on_mismatch, VCL_DURATION adopt_within) {
   using om::format_size;
-  if (mode == VENUM(native) || mode == VENUM(dual)) {
-    VRT_fail(ctx, "objmapper.storage %s: mode = %s is not there yet; use mapped or auto", vcl_name,
-             mode);
-    return;
-  }
   if (memory < static_cast<VCL_BYTES>(om::region::kRegionBytesMin)) {
     VRT_fail(ctx, "objmapper.storage %s: memory = %s is too little, the least is %s", vcl_name,
              format_size(static_cast<std::uint64_t>(memory < 0 ? 0 : memory)).c_str(),
@@ -166,6 +164,34 @@ VCL_VOID vmod_storage__init(VRT_CTX, struct vmod_objmapper_storage** handle, con
   }
   if (threshold < 0 || disk < 0) {
     VRT_fail(ctx, "objmapper.storage %s: a size cannot be negative", vcl_name);
+    return;
+  }
+  om::vmod::Policy policy;
+  policy.mode = mode == VENUM(mapped)   ? om::vmod::Mode::kMapped
+                : mode == VENUM(native) ? om::vmod::Mode::kNative
+                : mode == VENUM(dual)   ? om::vmod::Mode::kDual
+                                        : om::vmod::Mode::kAuto;
+  policy.threshold = static_cast<std::uint64_t>(threshold);
+  policy.disk_bytes = static_cast<std::uint64_t>(disk);
+  if (disk == 0 && (mode == VENUM(native) || mode == VENUM(dual))) {
+    VRT_fail(ctx,
+             "objmapper.storage %s: mode = %s keeps bodies in files: say disk = SIZE, or use mode "
+             "= mapped or auto",
+             vcl_name, mode);
+    return;
+  }
+  if (disk > 0 && disk < static_cast<VCL_BYTES>(om::vmod::kDiskBytesMin)) {
+    VRT_fail(ctx, "objmapper.storage %s: disk = %s is too little, the least is %s", vcl_name,
+             format_size(policy.disk_bytes).c_str(), format_size(om::vmod::kDiskBytesMin).c_str());
+    return;
+  }
+  if (policy.threshold < om::vmod::kFileBodyBytesMin) {
+    VRT_fail(
+        ctx,
+        "objmapper.storage %s: threshold = %s: a file for each body of less than %s costs more "
+        "than it saves; that is the least (mode = native uses it)",
+        vcl_name, format_size(policy.threshold).c_str(),
+        format_size(om::vmod::kFileBodyBytesMin).c_str());
     return;
   }
   if (socket == nullptr || *socket != '/') {
@@ -208,6 +234,7 @@ VCL_VOID vmod_storage__init(VRT_CTX, struct vmod_objmapper_storage** handle, con
       return;
     }
     om::vmod::Settings settings;
+    settings.policy = policy;
     settings.delivery = delivery == VENUM(file)     ? om::vmod::DeliverySetting::kFile
                         : delivery == VENUM(mapped) ? om::vmod::DeliverySetting::kMapped
                                                     : om::vmod::DeliverySetting::kAuto;

@@ -69,6 +69,7 @@ const char* to_string(Drop reason) {
     case Drop::kRemoved: return "removed";
     case Drop::kCrashedAt: return "crashed at it";
     case Drop::kRefused: return "refused";
+    case Drop::kBadFile: return "without its file";
   }
   return "unknown";
 }

@@ -30,6 +30,8 @@ inline constexpr std::uint64_t kRecordMagic = 0x3144524f43524d4fULL;  // "OMRCOR
 inline constexpr std::uint64_t kIndexMagic = 0x3158444e49524d4fULL;   // "OMRINDX1"
 inline constexpr std::uint16_t kRegionVersion = 1;
 inline constexpr std::uint16_t kRecordVersion = 1;
+// Of a record whose body lies in a file: what does not know of files drops it.
+inline constexpr std::uint16_t kRecordVersionFile = 2;
 // Smaller is no use: header, ban log and a first index page must fit, and something beside them.
 inline constexpr std::uint64_t kRegionBytesMin = std::uint64_t{1} << 20;
 // Granule numbers are 48 bits in a slot; this is far below.
@@ -73,6 +75,7 @@ inline constexpr std::uint32_t kInlineExtents = 2;
 
 // What Record::flags says.
 inline constexpr std::uint32_t kHasBodyChecksum = 1;
+inline constexpr std::uint32_t kBodyInFile = 2;  // `extents` name the file (record.h, FileRef)
 
 // One object. Everything from `checksum` on is immutable once sealed; what stands before it may be
 // stored to at any time, each word by itself.
@@ -88,7 +91,7 @@ struct Record {
   Word removed;     // 0 = alive. Else removed for good, whatever else this record says.
 
   std::uint64_t checksum;  // XXH3 of [72, record_bytes)
-  std::uint16_t version;   // kRecordVersion
+  std::uint16_t version;   // kRecordVersion, or kRecordVersionFile
   std::uint16_t reserved;
   std::uint32_t record_bytes;  // the whole allocation, in whole granules
   std::uint64_t self;          // offset of this record: a copy elsewhere is not this record
@@ -173,8 +176,9 @@ struct RegionHeader {
   Word bans_lost;        // double: some ban of this time or before was not recorded
   Word bans_lost_again;  // the same, stored after it
   Word drain;            // not 0 = new objects go elsewhere; the daemon's word, also during use
+  Word next_file;        // number of the next file of a body
 };
-static_assert(std::is_standard_layout_v<RegionHeader> && sizeof(RegionHeader) == 584);
+static_assert(std::is_standard_layout_v<RegionHeader> && sizeof(RegionHeader) == 592);
 static_assert(offsetof(RegionHeader, version) == 16 && offsetof(RegionHeader, index_root) == 512);
 
 // A pointer that is stored alone: the granule in 48 bits, and 16 bits that tell a damaged one.
@@ -207,8 +211,9 @@ enum class Drop : std::uint8_t {
   kRemoved,      // it was removed before the crash
   kCrashedAt,    // the last adoption died at it
   kRefused,      // the caller did not want it (expired, too much, ban ...)
+  kBadFile,      // the file of its body is not there, or another one
 };
-inline constexpr std::size_t kDropReasons = 10;
+inline constexpr std::size_t kDropReasons = 11;
 const char* to_string(Drop reason);
 
 }  // namespace om::region

@@ -106,6 +106,20 @@ std::span<const Extent> extents(const Record& record, const std::byte* base) {
           record.extent_count};
 }
 
+void set_file(Record& record, const FileRef& file) {
+  record.version = kRecordVersionFile;
+  record.flags |= kBodyInFile;
+  record.extents[0] = {file.number, 0, 0};
+  record.extents[1] = {file.inode, 0, 0};
+  record.body_length = file.length;
+  record.total_length = file.length;
+}
+
+std::optional<FileRef> file_of(const Record& record) {
+  if ((record.flags & kBodyInFile) == 0) return std::nullopt;
+  return FileRef{record.extents[0].offset, record.extents[1].offset, record.body_length};
+}
+
 void set_timers(Record& record, const Timers& timers) {
   store_double(record.t_origin, timers.t_origin);
   record.ttl_grace.store(pack(timers.ttl, std::bit_cast<std::uint32_t>(timers.grace)),
@@ -159,7 +173,8 @@ Drop check_record(std::span<const std::byte> bytes, std::uint64_t offset, std::u
   }
   const auto& record = *reinterpret_cast<const Record*>(bytes.data());
   if (record.magic.load(std::memory_order_acquire) != kRecordMagic) return Drop::kBadRecord;
-  if (record.version != kRecordVersion) return Drop::kBadVersion;
+  if (record.version != kRecordVersion && record.version != kRecordVersionFile)
+    return Drop::kBadVersion;
   const std::uint64_t size = record.record_bytes;
   if (size < sizeof(Record) || size > kRecordBytesMax || size % kGranule != 0 ||
       size > heap_end - offset || size > bytes.size()) {
@@ -175,12 +190,19 @@ Drop check_record(std::span<const std::byte> bytes, std::uint64_t offset, std::u
       (record.extents_block == 0 && record.extent_count > kInlineExtents)) {
     return Drop::kBadExtents;
   }
+  if ((record.version == kRecordVersionFile) != ((record.flags & kBodyInFile) != 0))
+    return Drop::kBadVersion;
+  if ((record.flags & kBodyInFile) != 0 &&
+      (record.extent_count != 0 || record.extents_block != 0 || record.body_length == 0 ||
+       record.body_length > kFileBytesMax || record.extents[0].offset >= kFileNumberEnd))
+    return Drop::kBadFile;
   if (record.removed.load(std::memory_order_acquire) != 0) return Drop::kRemoved;
   return Drop::kNone;
 }
 
 Drop check_extents(const Record& record, std::span<const Extent> list, std::uint64_t heap_begin,
                    std::uint64_t heap_end) {
+  if ((record.flags & kBodyInFile) != 0) return Drop::kNone;
   std::uint64_t total = 0;
   for (const Extent& extent : list) {
     if (extent.offset < heap_begin || extent.offset % kGranule != 0 || extent.length == 0 ||

@@ -16,6 +16,9 @@ namespace om::region {
 // of headers) many times over.
 inline constexpr std::uint64_t kRecordBytesMax = std::uint64_t{16} << 20;
 
+inline constexpr std::uint64_t kFileBytesMax = std::uint64_t{1} << 46;
+inline constexpr std::uint64_t kFileNumberEnd = std::uint64_t{1} << 62;
+
 // What is known of an object when its record is made; url and host are copied.
 struct RecordPlan {
   std::array<std::uint8_t, 32> digest{};
@@ -25,6 +28,14 @@ struct RecordPlan {
   // Space for VARY and HEADERS together: what Varnish passes to allocobj. 16 are added for
   // rounding.
   std::uint32_t attribute_bytes = 0;
+};
+
+// A body in a file: which one (body_files.h).
+struct FileRef {
+  std::uint64_t number = 0;
+  std::uint64_t inode = 0;
+  std::uint64_t length = 0;
+  bool operator==(const FileRef&) const = default;
 };
 
 enum class Variable { kVary, kHeaders };
@@ -44,6 +55,9 @@ std::string_view url(const Record& record);
 std::string_view host(const Record& record);
 // A list that stays where it is until the record goes. Of a record that was checked, or is ours.
 std::span<const Extent> extents(const Record& record, const std::byte* base);
+// The body lies in a file, whose name stands in the place of the inline extents.
+void set_file(Record& record, const FileRef& file);
+std::optional<FileRef> file_of(const Record& record);
 
 // Timers as Varnish has them: each setter is atomic words, any thread.
 struct Timers {

@@ -45,6 +45,21 @@ void for_each_block(const Record& record, const std::byte* base, Own own, Body b
 
 }  // namespace
 
+BodyChecksum::BodyChecksum() : state_(XXH3_createState()) {
+  OM_ASSERT(state_ != nullptr);
+  (void)XXH3_64bits_reset(static_cast<XXH3_state_t*>(state_));
+}
+
+BodyChecksum::~BodyChecksum() { (void)XXH3_freeState(static_cast<XXH3_state_t*>(state_)); }
+
+void BodyChecksum::add(std::span<const std::byte> bytes) {
+  (void)XXH3_64bits_update(static_cast<XXH3_state_t*>(state_), bytes.data(), bytes.size());
+}
+
+std::uint64_t BodyChecksum::value() const {
+  return XXH3_64bits_digest(static_cast<const XXH3_state_t*>(state_));
+}
+
 Region::~Region() = default;
 
 Result<std::unique_ptr<Region>> Region::open(UniqueFd memory, std::uint64_t size,
@@ -132,6 +147,13 @@ void Region::format(std::string_view owner) {
 
 // --- adoption ---
 
+void Region::use_files(std::unique_ptr<BodyFiles> files) {
+  files_ = std::move(files);
+  files_->count_in(header()->next_file);
+  // Of a life that this region does not know.
+  if (formatted()) files_->remove_others({});
+}
+
 Drop Region::check_candidate(std::uint64_t slot, std::uint64_t offset) const {
   const std::uint64_t heap_begin = header()->heap_offset;
   const std::uint64_t heap_end = size();
@@ -167,6 +189,8 @@ Drop Region::check_candidate(std::uint64_t slot, std::uint64_t offset) const {
       drop != Drop::kNone) {
     return drop;
   }
+  if (const auto file = file_of(record); file && (files_ == nullptr || !files_->check(*file)))
+    return Drop::kBadFile;
   if (record.esi_offset != 0) {
     if (record.esi_length == 0 || !inside(record.esi_offset, record.esi_length)) {
       return Drop::kBadRecord;
@@ -326,6 +350,7 @@ void Region::finish_scan(std::span<const std::uint64_t> kept) {
   (pages_.empty() ? header->index_root : pages_.back()->next).store(0, std::memory_order_release);
   header->adopting.store(0, std::memory_order_release);
 
+  std::vector<std::uint64_t> kept_files;
   allocator_->begin_rebuild();
   for (const IndexPage* page : pages_) OM_ASSERT(allocator_->claim(page->self, page->bytes));
   std::uint64_t count = 0;
@@ -333,6 +358,13 @@ void Region::finish_scan(std::span<const std::uint64_t> kept) {
     if (!keep[candidate.slot]) continue;
     ++count;
     const auto list = body(*candidate.record);
+    if (const auto file = file_of(*candidate.record)) {
+      // check() found both to be this very file.
+      if (shared_[body_key(*candidate.record)]++ == 0) {
+        kept_files.push_back(file->number);
+        files_->keep(*file);
+      }
+    }
     const auto shared = list.empty() ? shared_.end() : shared_.find(list.front().offset);
     const bool again = shared != shared_.end() && shared->second++ > 0;
     const auto claim = [&](std::uint64_t at, std::uint64_t bytes) {
@@ -346,6 +378,10 @@ void Region::finish_scan(std::span<const std::uint64_t> kept) {
   std::erase_if(shared_, [](const auto& entry) { return entry.second < 2; });
   shared_count_.store(shared_.size());
   published_.store(count);
+  if (files_ != nullptr) {
+    std::ranges::sort(kept_files);
+    files_->remove_others(kept_files);
+  }
 
   free_slots_.clear();
   free_slots_.reserve(keep.size());
@@ -360,20 +396,27 @@ void Region::set_adopting(std::uint64_t slot) { header()->adopting.store(slot + 
 void Region::clear_adopting() { header()->adopting.store(0); }
 
 std::uint64_t Region::body_checksum(std::span<const Extent> list) const {
-  XXH3_state_t* state = XXH3_createState();
-  OM_ASSERT(state != nullptr);
-  (void)XXH3_64bits_reset(state);
-  for (const Extent& extent : list) {
-    (void)XXH3_64bits_update(state, pointer(extent.offset), extent.length);
-  }
-  const std::uint64_t sum = XXH3_64bits_digest(state);
-  (void)XXH3_freeState(state);
-  return sum;
+  BodyChecksum sum;
+  for (const Extent& extent : list) sum.add({pointer(extent.offset), extent.length});
+  return sum.value();
 }
 
 bool Region::verify_body(const Record& record) const {
-  return (record.flags & kHasBodyChecksum) == 0 ||
-         body_checksum(body(record)) == record.body_checksum;
+  if ((record.flags & kHasBodyChecksum) == 0) return true;
+  const auto ref = file_of(record);
+  if (!ref) return body_checksum(body(record)) == record.body_checksum;
+  const auto file = files_->pin(*ref);
+  if (!file) return false;
+  constexpr std::size_t kSliceBytes = std::size_t{256} << 10;
+  const auto slice = std::make_unique_for_overwrite<std::byte[]>(kSliceBytes);
+  BodyChecksum sum;
+  for (std::uint64_t at = 0; at < ref->length;) {
+    const std::span bytes(slice.get(), std::min<std::uint64_t>(kSliceBytes, ref->length - at));
+    if (!read_exactly((*file)->fd(), at, bytes)) return false;
+    sum.add(bytes);
+    at += bytes.size();
+  }
+  return sum.value() == record.body_checksum;
 }
 
 // --- in use ---
@@ -414,14 +457,32 @@ bool Region::attach_body(Record& record, std::span<const Extent> body,
   return true;
 }
 
+void Region::attach_file(Record& record, const FileRef& file,
+                         std::optional<std::uint64_t> body_checksum) {
+  OM_ASSERT(record.extent_count == 0 && record.slot.load() == 0 && file.length > 0);
+  set_file(record, file);
+  if (!body_checksum) return;
+  record.flags |= kHasBodyChecksum;
+  record.body_checksum = *body_checksum;
+}
+
+std::uint64_t Region::body_key(const Record& record) const {
+  if (const auto file = file_of(record)) return file->number | std::uint64_t{1} << 63;
+  const auto list = body(record);
+  return list.empty() ? 0 : list.front().offset;
+}
+
 bool Region::share_body(Record& record, const Record& from) {
-  const auto list = body(from);
-  if (!attach_list(record, list)) return false;
+  if (const auto file = file_of(from))
+    set_file(record, *file);
+  else if (!attach_list(record, body(from)))
+    return false;
   record.flags |= from.flags & kHasBodyChecksum;
   record.body_checksum = from.body_checksum;
-  if (list.empty()) return true;
+  const std::uint64_t key = body_key(from);
+  if (key == 0) return true;
   const std::lock_guard lock(shared_mutex_);
-  std::uint32_t& count = shared_[list.front().offset];
+  std::uint32_t& count = shared_[key];
   count = count == 0 ? 2 : count + 1;
   shared_count_.store(shared_.size(), std::memory_order_release);
   return true;
@@ -500,11 +561,12 @@ void Region::mark_removed(Record& record) {
   retire(record);
 }
 
-void Region::release_body(std::span<const Extent> list) {
-  if (list.empty()) return;
+void Region::release_body(const Record& record) {
+  const std::uint64_t key = body_key(record);
+  if (key == 0) return;
   if (shared_count_.load(std::memory_order_acquire) != 0) {
     const std::lock_guard lock(shared_mutex_);
-    const auto found = shared_.find(list.front().offset);
+    const auto found = shared_.find(key);
     if (found != shared_.end()) {
       // The last one to name it owns it alone, and frees it without this map.
       if (--found->second == 1) {
@@ -514,19 +576,23 @@ void Region::release_body(std::span<const Extent> list) {
       return;
     }
   }
-  for (const Extent& extent : list) allocator_->free(extent);
+  if (const auto file = file_of(record))
+    files_->remove(*file);
+  else
+    for (const Extent& extent : body(record)) allocator_->free(extent);
 }
 
 void Region::drop_body(Record& record) {
   retire(record);
   record.magic.store(0, std::memory_order_release);
-  release_body(body(record));
+  release_body(record);
   if (record.extents_block != 0) {
     allocator_->free(Block{record.extents_block, extents_block_bytes(record.extent_count)});
   }
   if (record.esi_offset != 0) {
     allocator_->free(Block{record.esi_offset, round_up(record.esi_length, kGranule)});
   }
+  record.flags &= ~kBodyInFile;
   record.extents_block = 0;
   record.extent_count = 0;
   record.esi_offset = 0;

@@ -32,10 +32,25 @@
 #include "posix/unique_fd.h"
 #include "region/allocator.h"
 #include "region/ban_log.h"
+#include "region/body_files.h"
 #include "region/format.h"
 #include "region/record.h"
 
 namespace om::region {
+
+// XXH3 of a body that comes in pieces.
+class BodyChecksum {
+ public:
+  BodyChecksum();
+  BodyChecksum(const BodyChecksum&) = delete;
+  BodyChecksum& operator=(const BodyChecksum&) = delete;
+  ~BodyChecksum();
+  void add(std::span<const std::byte> bytes);
+  [[nodiscard]] std::uint64_t value() const;
+
+ private:
+  void* state_;
+};
 
 struct ScanReport {
   struct Candidate {
@@ -68,6 +83,8 @@ class Region {
 
   // --- adoption: one thread, before any use ---
 
+  // Where bodies in files lie; without it records that name one are dropped. Before scan().
+  void use_files(std::unique_ptr<BodyFiles> files);
   // Checks every record; touches no bodies. Rejected ones are retired by finish_scan().
   ScanReport scan();
   // Keeps the candidates of these slots, drops all others, makes the free space of the rest.
@@ -77,6 +94,7 @@ class Region {
   void set_adopting(std::uint64_t slot);
   void clear_adopting();
   // Reads the whole body. True also for records without a body checksum.
+  // False also when its file cannot be read.
   [[nodiscard]] bool verify_body(const Record& record) const;
   // XXH3 of the bytes of these extents: what attach_body() takes and verify_body() compares.
   [[nodiscard]] std::uint64_t body_checksum(std::span<const Extent> list) const;
@@ -89,8 +107,11 @@ class Region {
   // changed hands). `body_checksum` when there is one to keep.
   bool attach_body(Record& record, std::span<const Extent> body,
                    std::optional<std::uint64_t> body_checksum = std::nullopt);
-  // The same extents as `from`'s body, by reference (a 304 refresh). `from` must be alive. False:
-  // no space for the list.
+  // The body is this file, finished; takes it over.
+  void attach_file(Record& record, const FileRef& file,
+                   std::optional<std::uint64_t> body_checksum = std::nullopt);
+  // The same extents, or the same file, as `from`'s body, by reference (a 304 refresh). `from` must
+  // be alive. False: no space for the list.
   bool share_body(Record& record, const Record& from);
   // A block of its own for ESIDATA; nullptr: no space. Fill it before seal().
   std::byte* attach_esi(Record& record, std::uint32_t length);
@@ -115,6 +136,8 @@ class Region {
   Allocator& allocator() { return *allocator_; }
   [[nodiscard]] const Allocator& allocator() const { return *allocator_; }
   BanLog& bans() { return bans_; }
+  // nullptr: no disk.
+  [[nodiscard]] BodyFiles* files() const { return files_.get(); }
 
   [[nodiscard]] std::byte* base() const { return mapping_.data(); }
   [[nodiscard]] std::uint64_t size() const { return mapping_.size(); }
@@ -149,7 +172,9 @@ class Region {
   [[nodiscard]] Word& slot_word(std::uint64_t slot) const;
   IndexPage* add_index_page();
   bool attach_list(Record& record, std::span<const Extent> list);
-  void release_body(std::span<const Extent> list);
+  void release_body(const Record& record);
+  // What stands for a body in shared_: 0 for an empty one.
+  [[nodiscard]] std::uint64_t body_key(const Record& record) const;
   struct Range {
     std::uint64_t begin;
     std::uint64_t end;
@@ -176,7 +201,9 @@ class Region {
   std::vector<IndexPage*> pages_;
   std::vector<std::uint64_t> free_slots_;  // capacity for all slots: giving back never allocates
 
-  // Bodies that more than one record names, by the offset of their first extent.
+  std::unique_ptr<BodyFiles> files_;
+
+  // Bodies that more than one record names, by body_key().
   std::mutex shared_mutex_;
   std::unordered_map<std::uint64_t, std::uint32_t> shared_;
   std::atomic<std::size_t> shared_count_{0};  // most regions share little: no lock to learn that

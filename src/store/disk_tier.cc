@@ -475,15 +475,10 @@ Result<SegmentView> DiskTier::reader(SegmentId id) {
   return SegmentView{id, kind_of(id), OM_TRY(file_size(file)), file};
 }
 
-Result<UniqueFd> DiskTier::region_directory(const std::string& name, std::uint64_t bytes,
-                                            bool fresh) {
+Result<UniqueFd> DiskTier::region_directory(const std::string& name, std::uint64_t bytes) {
   Disk* home = nullptr;
   for (auto& entry : disks_)
     if (entry->failure.empty() && entry->regions.count(name) != 0) home = entry.get();
-  if (home != nullptr && fresh) {
-    drop_region(name);
-    home = nullptr;
-  }
   if (home == nullptr) {
     const auto candidates = by_room(bytes);
     if (candidates.empty())
@@ -514,13 +509,37 @@ std::uint64_t DiskTier::region_bytes(const std::string& name) const {
   return 0;
 }
 
+std::vector<std::string> DiskTier::region_names() const {
+  std::vector<std::string> names;
+  for (const auto& entry : disks_)
+    for (const auto& [name, bytes] : entry->regions) names.push_back(name);
+  return names;
+}
+
+namespace {
+
+// What its owner made there: files, and directories of files. It may be another user: no link is
+// followed.
+void empty_region(BorrowedFd directory) {
+  const auto names = list_directory(directory);
+  if (!names) return;
+  for (const auto& name : *names) {
+    if (::unlinkat(directory.raw(), name.c_str(), 0) == 0) continue;
+    if (auto inner = open_at(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW))
+      if (const auto files = list_directory(inner->borrow()))
+        for (const auto& file : *files) (void)::unlinkat(inner->raw(), file.c_str(), 0);
+    (void)::unlinkat(directory.raw(), name.c_str(), AT_REMOVEDIR);
+  }
+}
+
+}  // namespace
+
 void DiskTier::drop_region(const std::string& name) {
   for (auto& entry : disks_) {
     const auto found = entry->regions.find(name);
     if (found == entry->regions.end()) continue;
     if (auto directory = open_at(entry->regions_dir.borrow(), name, O_RDONLY | O_DIRECTORY)) {
-      if (const auto names = list_directory(directory->borrow()))
-        for (const auto& file : *names) (void)remove_at(directory->borrow(), file);
+      empty_region(directory->borrow());
       (void)::unlinkat(entry->regions_dir.raw(), name.c_str(), AT_REMOVEDIR);
     }
     (void)remove_at(entry->regions_dir.borrow(), name + ".bytes");

@@ -87,7 +87,9 @@ class DiskTier {
   [[nodiscard]] bool has(SegmentId id) const;
 
   // --- regions' directories
-  Result<UniqueFd> region_directory(const std::string& name, std::uint64_t bytes, bool fresh);
+  // With what it had, also when the region's memory went with a reboot: its owner judges that.
+  Result<UniqueFd> region_directory(const std::string& name, std::uint64_t bytes);
+  [[nodiscard]] std::vector<std::string> region_names() const;
   [[nodiscard]] std::uint64_t region_bytes(const std::string& name) const;
   void drop_region(const std::string& name);
 

@@ -167,7 +167,7 @@ Result<RegionGrant> StoreImpl::open_region(std::string_view owner, std::uint64_t
   std::optional<UniqueFd> directory;
   auto made = make();
   if (made && disk_bytes > 0) {
-    auto opened = disks_->region_directory(name, disk_bytes, fresh);
+    auto opened = disks_->region_directory(name, disk_bytes);
     if (opened)
       directory = *std::move(opened);
     else
@@ -204,14 +204,22 @@ Result<std::vector<RegionInfo>> StoreImpl::list_regions() {
       held = OM_TRY(range_is_locked(file->borrow(), 0, 1));
     all.push_back({owner, region.memory_bytes, region.disk_bytes, held, region.pid});
   }
+  // Of owners that have not come back since the memory went.
+  for (const auto& name : disks_->region_names())
+    if (const auto owner = unescape(name); owner && regions_.count(*owner) == 0)
+      all.push_back({*owner, 0, disks_->region_bytes(name), false, 0});
   return all;
 }
 
 Result<void> StoreImpl::drop_region(std::string_view owner) {
   const auto found = regions_.find(std::string(owner));
+  const std::string name = escape(owner);
+  if (found == regions_.end() && disks_->region_bytes(name) > 0) {
+    disks_->drop_region(name);
+    return {};
+  }
   if (found == regions_.end())
     return Error{Errc::kNotFound, 0, "there is no region of " + std::string(owner)};
-  const std::string name = escape(owner);
   if (const auto file = open_at(regions_dir_.borrow(), name, O_RDWR))
     if (OM_TRY(range_is_locked(file->borrow(), 0, 1)))
       return Error{Errc::kBusy, 0, "the region of " + std::string(owner) + " is in use"};

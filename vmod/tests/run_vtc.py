@@ -24,6 +24,7 @@ A .vtc says `${om_vcl}` in its VCL and so gets the import, a store named `store`
     # om: region-daemon    region_daemon.py instead of objmapperd; version=N is the protocol it speaks
     # om: file-limit=8M    RLIMIT_FSIZE of the daemon    # om: params=a=b    further parameters for varnishd
     # om: disk=64MB        size of the store on disk     # om: mode=M threshold=N delivery=D   of the store
+    # om: disks=DIR/a:9M,DIR/b:9M   what the daemon has, else DIR/disk:256M
     # om: without=SYMBOL   a varnishd that does not export SYMBOL: one that the VMOD does not know
 
 S is a list such as mode=native,disk=64MB,delivery=file: what the test does not say itself about its store. So the same
@@ -305,7 +306,8 @@ def run(path, plain, given):
                    "--memory-dir", f"{directory}/mem", "--state-dir", f"{directory}/state", "--log-level", "debug"]
         if "disk" in words:
             os.mkdir(os.path.join(directory, "disk"))
-            command += ["--disk", f"{directory}/disk:256M"]
+            for disk in words.get("disks", "DIR/disk:256M").split(","):
+                command += ["--disk", disk.replace("DIR", directory)]
         if "version" in words:
             command += ["--version", words["version"]]
         if "file-limit" in words:
