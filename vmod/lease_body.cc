@@ -1,9 +1,13 @@
 #include "lease_body.h"
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
+#include <condition_variable>
+#include <map>
+#include <mutex>
 #include <vector>
 
 #include "body.h"
@@ -31,15 +35,29 @@ std::uint64_t files_max() {
   return max;
 }
 
+// Objects that hold leases, to be found when one is asked back. Never destroyed: threads use it.
+struct Holders {
+  std::mutex mutex;
+  std::map<std::pair<const Client*, std::uint64_t>, struct objcore*> of;
+};
+Holders& holders() {
+  static auto* all = new Holders;
+  return *all;
+}
+
 class LeaseBody final : public AttachedBody {
  public:
-  LeaseBody(std::shared_ptr<Client> client, Lease lease,
+  LeaseBody(struct objcore* oc, std::shared_ptr<Client> client, Lease lease,
             std::vector<std::span<const std::byte>> memory)
       : client_(std::move(client)), lease_(std::move(lease)), memory_(std::move(memory)) {
     if (lease_.info().on_disk) files_held.fetch_add(lease_.slices().size());
+    const std::lock_guard lock(holders().mutex);
+    holders().of[{client_.get(), lease_.id()}] = oc;
   }
   ~LeaseBody() override {
     if (lease_.info().on_disk) files_held.fetch_sub(lease_.slices().size());
+    const std::lock_guard lock(holders().mutex);
+    holders().of.erase({client_.get(), lease_.id()});
   }
   [[nodiscard]] std::optional<BodyView> view() const override {
     BodyView view;
@@ -58,7 +76,69 @@ class LeaseBody final : public AttachedBody {
   const std::vector<std::span<const std::byte>> memory_;
 };
 
+// The objcore, with a reference for us. While the lock is held, its body is not being freed, and so
+// it and its objhead are there; but it may be on its way. The one place where an objhead's mutex is
+// taken under a lock of ours: nobody frees a body while he holds one.
+struct objcore* reference(const Client* client, std::uint64_t lease_id) {
+  const std::lock_guard lock(holders().mutex);
+  const auto found = holders().of.find({client, lease_id});
+  if (found == holders().of.end()) return nullptr;
+  struct objcore* oc = found->second;
+  Lck_Lock(&oc->objhead->mtx);
+  const bool alive = oc->refcnt > 0;
+  if (alive) oc->refcnt++;
+  Lck_Unlock(&oc->objhead->mtx);
+  return alive ? oc : nullptr;
+}
+
+struct Removal {
+  struct pool_task task {};
+  struct objcore* oc = nullptr;
+  std::mutex mutex;
+  std::condition_variable finished;
+  bool done = false;
+};
+
+bool is_busy(struct objcore* oc) {
+  Lck_Lock(&oc->objhead->mtx);
+  const bool busy = (oc->flags & OC_F_BUSY) != 0;
+  Lck_Unlock(&oc->objhead->mtx);
+  return busy;
+}
+
+void remove(struct worker* wrk, void* priv) noexcept {
+  Removal& removal = *static_cast<Removal*>(priv);
+  // Between getting its body and being there for all is a moment.
+  for (int i = 0; i < 1000 && is_busy(removal.oc); ++i) usleep(1000);
+  // Freeing it may log.
+  std::array<std::byte, 1024> log_buffer;
+  struct vsl_log log {};
+  varnish.VSL_Setup(&log, log_buffer.data(), log_buffer.size());
+  struct vsl_log* const before = wrk->vsl;
+  wrk->vsl = &log;
+  varnish.HSH_Kill(removal.oc);
+  (void)varnish.HSH_DerefObjCore(wrk, &removal.oc, 0);
+  varnish.VSL_Flush(&log, 0);
+  wrk->vsl = before;
+  const std::lock_guard lock(removal.mutex);
+  removal.done = true;
+  removal.finished.notify_one();
+}
+
 }  // namespace
+
+bool revoked(const Client* client, std::uint64_t lease_id) {
+  Removal removal;
+  removal.oc = reference(client, lease_id);
+  if (removal.oc == nullptr) return false;
+  removal.task.func = remove;
+  removal.task.priv = &removal;
+  // We have a reference that only a worker can give back.
+  while (varnish.Pool_Task_Any(&removal.task, TASK_QUEUE_BO) != 0) usleep(10000);
+  std::unique_lock lock(removal.mutex);
+  removal.finished.wait(lock, [&] { return removal.done; });
+  return true;
+}
 
 bool may_take_over(const struct busyobj* bo) {
   if (files_held.load(std::memory_order_relaxed) >= files_max()) return false;
@@ -86,7 +166,7 @@ bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& le
     if (!mapped) return false;
     memory = *std::move(mapped);
   }
-  attach_body(oc, std::make_unique<LeaseBody>(client, std::move(lease), std::move(memory)));
+  attach_body(oc, std::make_unique<LeaseBody>(oc, client, std::move(lease), std::move(memory)));
   fetch->settled = true;
   return true;
 }
