@@ -16,22 +16,6 @@ using abi::varnish;
 
 namespace {
 
-bool share_attached(struct worker* wrk, Store& store, const AttachedBody& body,
-                    struct objcore* target, Fetch& fetch) {
-  const auto view = body.view();
-  if (!view || view->length() == 0) return false;
-  std::unique_ptr<AttachedBody> shared = body.share(target);
-  if (shared == nullptr) return false;
-  Lck_Lock(&target->boc->mtx);
-  attach_body(target, std::move(shared));
-  fetch.settled = true;
-  Lck_Unlock(&target->boc->mtx);
-  varnish.ObjExtend(wrk, target, static_cast<ssize_t>(view->length()), 1);
-  count(store.counters().c_shared);
-  count(store.counters().c_shared_bytes, view->length());
-  return true;
-}
-
 // A 304: Varnish copies the stale object's body into the new one by this iterator. When both are
 // ours, the new record takes the same extents instead, by reference.
 bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* priv) {
@@ -40,13 +24,12 @@ bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* pr
     return false;
   struct objcore* target = bo->fetch_objcore;
   Store* store = Store::of(oc);
-  if (store == nullptr || Store::of(target) != store || target->boc == nullptr) return false;
+  if (store == nullptr || Store::of(target) != store || oc->stobj->priv2 != 0 ||
+      target->boc == nullptr)
+    return false;
   Fetch* fetch = Fetch::of(target->boc);
   if (fetch == nullptr || fetch->settled || !fetch->pieces.empty() || fetch->file != nullptr)
     return false;
-  if (const AttachedBody* body = attached_body(oc); body != nullptr)
-    return share_attached(wrk, *store, *body, target, *fetch);
-  if (oc->stobj->priv2 != 0) return false;
   region::Region& region = *store->region();
   std::vector<Fetch::Piece> pieces;
   std::unique_ptr<Fetch::File> shared;
@@ -128,12 +111,23 @@ int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func
   return failed || reader.error() != 0 ? -1 : 0;
 }
 
+// The file that a body is on its way into, if it is: what a delivery of it chooses its lane by.
+std::shared_ptr<const region::BodyFile> file_so_far(struct boc* boc, const Fetch& fetch) {
+  Lck_Lock(&boc->mtx);
+  auto file = fetch.file == nullptr ? nullptr : fetch.file->file;
+  Lck_Unlock(&boc->mtx);
+  return file;
+}
+
 int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* priv,
               objiterate_f* func, int final) {
   Store& store = *Store::of(oc);
   const Fetch* fetch = Fetch::of(boc);
   if (fetch == nullptr) return -1;
-  const Delivery delivery(wrk, oc, priv, func, store, {});
+  const auto file = file_so_far(boc, *fetch);
+  BodyPart begin;
+  if (file != nullptr) begin = {nullptr, file->fd(), 0, 1};
+  Delivery delivery(wrk, oc, priv, func, store, {&begin, file != nullptr ? 1U : 0U});
   std::uint64_t sent = 0;
   unsigned flags = 0;
   // Nothing there yet: the headers go out meanwhile.
@@ -146,25 +140,30 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
       if (boc->state == BOS_FINISHED) break;
       continue;
     }
-    // It got all of its body at once, and that is not among the pieces.
-    if (sent == 0 && attached_body(oc) != nullptr) return whole(wrk, oc, priv, func, final);
     Lck_Lock(&boc->mtx);
     // Together with the state: a body is at its end only when both were seen at once.
     const std::uint64_t there = boc->len_so_far;
     const bool finished = boc->state == BOS_FINISHED;
     const StreamedBytes bytes = streamed_bytes(*fetch, *store.region(), sent, there);
     Lck_Unlock(&boc->mtx);
-    const auto hand_on = [&](const std::byte* at, std::uint64_t length, bool passing) {
+    const auto pass = [&](std::uint64_t length, bool passing) {
       const bool last = sent + length == there;
       flags = 0;
       if (last || final != 0 || passing) flags |= OBJ_ITER_FLUSH;
       if (last && finished) flags |= OBJ_ITER_END;
       sent += length;
-      return func(priv, flags, at, static_cast<ssize_t>(length));
+      return flags;
+    };
+    const auto hand_on = [&](const std::byte* at, std::uint64_t length, bool passing) {
+      return func(priv, pass(length, passing), at, static_cast<ssize_t>(length));
     };
     int answer = 0;
     if (bytes.file == nullptr) {
       answer = hand_on(bytes.memory, bytes.length, bytes.passing);
+    } else if (delivery.sends_files()) {
+      const BodyPart part{nullptr, bytes.file->fd(), bytes.offset, bytes.length};
+      answer = delivery.give(pass(bytes.length, false), *FileBytes::of(part));
+      if (delivery.file_failed()) disk_read_failed(store, oc, EIO);
     } else {
       BodyView behind;
       behind.add(bytes.file->fd(), bytes.offset, bytes.length);

@@ -222,6 +222,11 @@ TEST(Residency, SaysWhatIsInThePageCacheWithoutReadingIt) {
   EXPECT_EQ(residency(file.borrow(), 4096, 10), Residency::kResident);
 }
 
+TEST(Residency, OfAFileThatIsMemoryIsNoQuestion) {
+  const auto memfd = *make_memfd("m", 65536);
+  EXPECT_EQ(residency(memfd.borrow(), 0, 65536), Residency::kResident);
+}
+
 TEST(Residency, IsUnknownWhereItCannotBeAsked) {
   EXPECT_EQ(residency(BorrowedFd(-1), 0, 4096), Residency::kUnknown);
 }

@@ -1,6 +1,8 @@
 #include "posix/residency.h"
 
+#include <linux/magic.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -13,6 +15,14 @@ namespace {
 constexpr std::uint64_t kStrideBytes = 1024 * 1024;
 constexpr std::uint64_t kSamplesMax = 4;
 
+// A file system that is memory has nothing to wait for, and does not know RWF_NOWAIT.
+bool is_memory(int file) {
+  struct statfs about {};
+  return ::fstatfs(file, &about) == 0 &&
+         (about.f_type == TMPFS_MAGIC || about.f_type == RAMFS_MAGIC ||
+          about.f_type == HUGETLBFS_MAGIC);
+}
+
 Residency look(int file, std::uint64_t offset) {
   std::byte byte{};
   const iovec place{.iov_base = &byte, .iov_len = 1};
@@ -20,6 +30,7 @@ Residency look(int file, std::uint64_t offset) {
     if (::preadv2(file, &place, 1, static_cast<off_t>(offset), RWF_NOWAIT) >= 0)
       return Residency::kResident;  // also at the end of the file: nothing to wait for
     if (errno == EAGAIN) return Residency::kAbsent;
+    if (errno == EOPNOTSUPP && is_memory(file)) return Residency::kResident;
     if (errno != EINTR) return Residency::kUnknown;
   }
 }

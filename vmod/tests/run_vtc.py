@@ -9,6 +9,7 @@
                                                  version (another one), crashed (the last adoption died at it), body (a
                                                  byte of it)
     run_vtc.py ctl DIR cut-files N               truncates every body of the region that lies in a file to N bytes
+    run_vtc.py ctl DIR cold                      drops those files from the page cache
     run_vtc.py ctl DIR until TEXT -- COMMAND     runs COMMAND until its output has TEXT (10 s at most)
 
 Another cache is played by `${om_put} KEY ...` (put_shared.cc), a director is made by `${om_director}`.
@@ -25,6 +26,9 @@ A .vtc says `${om_vcl}` in its VCL and so gets the import, a store named `store`
     # om: file-limit=8M    RLIMIT_FSIZE of the daemon    # om: params=a=b    further parameters for varnishd
     # om: disk=64MB        size of the store on disk     # om: mode=M threshold=N delivery=D   of the store
     # om: disks=DIR/a:9M,DIR/b:9M   what the daemon has, else DIR/disk:256M
+    # om: real-disk        the disk is no tmpfs, but in /var/tmp
+    # om: no-files         no body reaches a file, whatever the settings are
+    # om: lane=mapped      nothing can go by the file lane
     # om: without=SYMBOL   a varnishd that does not export SYMBOL: one that the VMOD does not know
 
 S is a list such as mode=native,disk=64MB,delivery=file: what the test does not say itself about its store. So the same
@@ -211,14 +215,19 @@ def hurt(directory, url, how):
             file.write(data[at + 8:at + 16])
 
 
-def cut_files(directory, length):
-    """The daemon is not asked, nor told: as a file system that lost the end of its files would."""
+def body_files(directory):
     bodies = [path for path in glob.glob(os.path.join(directory, "disk", "**", "*"), recursive=True)
               if os.path.isfile(path) and re.fullmatch("[0-9a-f]{16}", os.path.basename(path))]
     if not bodies:
         raise SystemExit("no body lies in a file")
-    for path in bodies:
-        os.truncate(path, length)
+    return bodies
+
+
+def make_cold(path):
+    file = os.open(path, os.O_RDONLY)
+    os.fdatasync(file)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(file)
 
 
 def control(arguments):
@@ -244,7 +253,12 @@ def control(arguments):
     elif verb == "hurt":
         hurt(directory, *rest)
     elif verb == "cut-files":
-        cut_files(directory, int(rest[0]))
+        # The daemon is not asked, nor told: as a file system that lost the end of its files would.
+        for path in body_files(directory):
+            os.truncate(path, int(rest[0]))
+    elif verb == "cold":
+        for path in body_files(directory):
+            make_cold(path)
     elif verb == "until":
         until(rest[0], rest[rest.index("--") + 1:])
     else:
@@ -284,6 +298,23 @@ def judge(log, words):
     return wrong
 
 
+def judge_lanes(log, words, given):
+    """Under given settings: that bodies lay where they were to lie, and went as they were to go."""
+    counters = {}
+    for name, value in re.findall(r"VSC OBJM\.\w+\.(\S+) (\d+)", log):
+        counters[name] = counters.get(name, 0) + int(value)
+    wrong = []
+    files = counters.get("c_disk_bodies", 0) + counters.get("c_disk_moved", 0)
+    if (files > 0) != ("disk" in given and "no-files" not in words):
+        wrong.append(f"{files} bodies went to files")
+    sent = counters.get("c_lane_file", 0)
+    if given.get("delivery") == "file" and files > 0 and "lane" not in words and sent == 0:
+        wrong.append("nothing went by the file lane")
+    if (given.get("delivery") == "mapped" or words.get("lane") == "mapped") and sent > 0:
+        wrong.append(f"{sent} deliveries went by the file lane")
+    return wrong
+
+
 def run(path, plain, given):
     build = os.environ.get("OM_BUILD_DIR", "")
     source = os.environ.get("OM_SOURCE_DIR", os.path.dirname(os.path.dirname(HERE)))
@@ -293,6 +324,7 @@ def run(path, plain, given):
     name = os.path.splitext(os.path.basename(path))[0]
     directory = tempfile.mkdtemp(prefix=f"omv.{name[:20]}.", dir=shared_memory())
     os.chmod(directory, 0o755)
+    real_disk = None
     daemon = Daemon(directory)
     vmod = os.path.join(build, "lib", "libvmod_objmapper.so")
     if os.path.exists(vmod):
@@ -304,8 +336,12 @@ def run(path, plain, given):
     with open(os.path.join(directory, "daemon.cmd"), "w", encoding="utf-8") as file:
         command = program + [ "--socket", f"{directory}/om.sock", "--memory", words.get("memory", "64M"),
                    "--memory-dir", f"{directory}/mem", "--state-dir", f"{directory}/state", "--log-level", "debug"]
-        if "disk" in words:
+        if "real-disk" in words:
+            real_disk = tempfile.mkdtemp(prefix="omv.", dir="/var/tmp")
+            os.symlink(real_disk, os.path.join(directory, "disk"))
+        elif "disk" in words:
             os.mkdir(os.path.join(directory, "disk"))
+        if "disk" in words:
             for disk in words.get("disks", "DIR/disk:256M").split(","):
                 command += ["--disk", disk.replace("DIR", directory)]
         if "version" in words:
@@ -357,6 +393,8 @@ def run(path, plain, given):
                               cwd=directory, timeout=90, check=False)
         log = done.stdout.decode("utf-8", "replace")
         wrong = [] if plain else judge(log, words)
+        if not plain and os.path.basename(os.path.dirname(path)) == "features":
+            wrong += judge_lanes(log, words, given)
         if done.returncode == 77 or re.search(r"^#\s+top\s+TEST .* skipped", log, re.M):
             wrong.append("the test was skipped")
         if done.returncode != 0:
@@ -390,6 +428,8 @@ def run(path, plain, given):
             pass
         print(f"FAILED: {failure} (files in {kept})")
     shutil.rmtree(directory, ignore_errors=True)
+    if real_disk:
+        shutil.rmtree(real_disk, ignore_errors=True)
     return 1 if failure else 0
 
 
