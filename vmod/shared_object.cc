@@ -24,7 +24,8 @@ constexpr std::size_t kHeadBytes = 16;
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 bool is_space(char c) { return c == ' ' || c == '\t'; }
 bool equal_names(std::string_view a, std::string_view b) {
-  return std::ranges::equal(a, b, [](char x, char y) { return lower(x) == lower(y); });
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](char x, char y) { return lower(x) == lower(y); });
 }
 std::string_view trim(std::string_view text) {
   while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
@@ -37,7 +38,7 @@ bool is_token(std::string_view text) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
            std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos;
   };
-  return !text.empty() && std::ranges::all_of(text, good);
+  return !text.empty() && std::all_of(text.begin(), text.end(), good);
 }
 // A time, or a number of seconds, that somebody can compute with.
 bool is_sane(double seconds) { return std::isfinite(seconds) && std::fabs(seconds) < 1e12; }
@@ -89,7 +90,8 @@ struct Reader {
 
 // What would break a response apart when it is handed to Varnish.
 bool is_one_line(std::string_view text) {
-  return std::ranges::none_of(text, [](char c) { return c == '\r' || c == '\n' || c == '\0'; });
+  return std::none_of(text.begin(), text.end(),
+                      [](char c) { return c == '\r' || c == '\n' || c == '\0'; });
 }
 bool is_header(std::string_view line) {
   const std::size_t colon = line.find(':');
@@ -101,7 +103,7 @@ const char* fault(const Metadata& m) {
   if (m.kind != Kind::kResponse && m.kind != Kind::kVaryIndex) return "kind";
   if (m.status < 200 || m.status > 999) return "status";
   if (m.reason.size() > kReasonBytesMax || !is_one_line(m.reason)) return "reason";
-  if (m.headers.size() > kHeadersMax || !std::ranges::all_of(m.headers, is_header))
+  if (m.headers.size() > kHeadersMax || !std::all_of(m.headers.begin(), m.headers.end(), is_header))
     return "headers";
   if (m.vary.size() > kVaryFieldsMax) return "vary";
   for (const VaryField& field : m.vary) {
@@ -286,14 +288,13 @@ std::optional<std::vector<std::string>> parse_vary(std::string_view value) {
     if (!name.empty()) {
       if (name == "*" || !is_token(name)) return std::nullopt;
       std::string& lowered = names.emplace_back(name);
-      std::ranges::transform(lowered, lowered.begin(), lower);
+      std::transform(lowered.begin(), lowered.end(), lowered.begin(), lower);
     }
     if (comma == std::string_view::npos) break;
     value.remove_prefix(comma + 1);
   }
-  std::ranges::sort(names);
-  const auto twice = std::ranges::unique(names);
-  names.erase(twice.begin(), twice.end());
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
   if (names.size() > kVaryFieldsMax) return std::nullopt;
   return names;
 }
