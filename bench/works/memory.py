@@ -10,7 +10,8 @@ TITLE = "Memory per object"
 ABOUT = """(anonymous memory and page tables of all processes + blocks of files in memory that are in use -
 bodies) / objects, less what the processes had before the first. Stores are large enough: nothing is evicted. A
 region is allocated as a whole, for the objects to come: what its allocator has not given out is taken off, as
-untouched memory is of malloc's figure. memory_per_body is all memory, bodies included, by bytes of bodies."""
+untouched memory is of malloc's figure. memory_per_body is all memory, bodies included, by bytes of bodies. Page cache of bodies that lie on disk is not counted: the kernel takes it back at
+will."""
 SHOW = ("bytes_per_object", "memory_per_body", "descriptors", "mappings")
 WHO = ("varnish-malloc", "mapped", "native", "dual", "auto", "nginx-cache-tmpfs")
 PLANS = {

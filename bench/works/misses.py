@@ -46,38 +46,46 @@ def how_many(plan, size):
 
 def run(bench, plan):
     for size in plan["sizes"]:
-        count = how_many(plan, size)
+        if bench.over():
+            return
+        full(bench, plan, size, how_many(plan, size))
+    for size in plan["sizes"]:
         for number in range(bench.rounds_wanted or plan["fresh"]):
             if bench.over():
                 return
-            with bench.field(plan["who"], memory=plan["store"]) as field:
-                # No more than what the store holds without evicting.
-                fits = max(4, min(count, plan["store"] * 3 // 4 // (parse(size) + 4096)))
-                for name, contestant in list(field.running.items()):
-                    case = "growing " + size
-                    try:
-                        bench.results.add(bench.work, case, name, number,
-                                          fetch(bench, field, contestant, size, fits, 8))
-                    except Exception as failed:
-                        bench.failed(case, name, failed)
-        with bench.field(plan["who"], memory=plan["store"], disk=plan["store"]) as field:
-            def fill(contestant):
-                todo = plan["store"] * 13 // 10 // (parse(size) + 1024) + 1
-                urls = fresh_urls(bench, size, todo)
-                right(machine.load(contestant, urls, requests=todo, in_order=True, connections=8))
+            growing(bench, plan, size, number, how_many(plan, size))
 
-            field.each("fill " + size, fill)
 
-            def afterwards(contestant):
-                if hasattr(contestant, "counter") and not contestant.counter("MAIN.n_lru_nuked"):
-                    raise Wrong("nothing was evicted: the store was not full")
-                if hasattr(contestant, "stored_elsewhere") and contestant.stored_elsewhere():
-                    raise Wrong("%d objects are not in objmapper" % contestant.stored_elsewhere())
-                bench.results.proof(bench.work, "full " + size, contestant.name,
-                                    "each object asked of the origin once, every 50th compared")
+def full(bench, plan, size, count):
+    with bench.field(plan["who"], memory=plan["store"], disk=plan["store"]) as field:
+        def fill(contestant):
+            todo = plan["store"] * 13 // 10 // (parse(size) + 1024) + 1
+            urls = fresh_urls(bench, size, todo)
+            right(machine.load(contestant, urls, requests=todo, in_order=True, connections=8))
 
-            field.rounds("full " + size, plan["rounds"],
-                         lambda c, number: fetch(bench, field, c, size, count, 8), afterwards)
-            field.rounds("one at a time " + size, min(10, plan["rounds"]),
-                         lambda c, number: fetch(bench, field, c, size, min(count, max(8, count // 8)), 1))
-        bench.say("   " + size)
+        def afterwards(contestant):
+            if hasattr(contestant, "counter") and not contestant.counter("MAIN.n_lru_nuked"):
+                raise Wrong("nothing was evicted: the store was not full")
+            if hasattr(contestant, "stored_elsewhere") and contestant.stored_elsewhere():
+                raise Wrong("%d objects are not in objmapper" % contestant.stored_elsewhere())
+            bench.results.proof(bench.work, "full " + size, contestant.name,
+                                "each object asked of the origin once, every 50th compared")
+
+        field.each("fill " + size, fill)
+        field.rounds("full " + size, plan["rounds"], lambda c, number: fetch(bench, field, c, size, count, 8), afterwards)
+        field.rounds("one at a time " + size, min(10, plan["rounds"]),
+                     lambda c, number: fetch(bench, field, c, size, min(count, max(8, count // 8)), 1))
+    bench.say("   full " + size)
+
+
+def growing(bench, plan, size, number, count):
+    with bench.field(plan["who"], memory=plan["store"], disk=plan["store"]) as field:
+        # No more than what the store holds without evicting.
+        fits = max(4, min(count, plan["store"] * 3 // 4 // (parse(size) + 4096)))
+
+        def once(contestant):
+            bench.results.add(bench.work, "growing " + size, contestant.name, number,
+                              fetch(bench, field, contestant, size, fits, 8))
+
+        field.each("growing " + size, once)
+    bench.say("   growing " + size)
