@@ -9,8 +9,8 @@
  * not allowed, ENOTCONN the daemon is gone or not there, ETIMEDOUT no answer in time, EBADMSG bytes
  * that do not check out, EPROTONOSUPPORT another protocol; else that of a system call.
  *
- * A client may be used by several threads at once; a writer and a lease by one at a time. Leases
- * and writers may be closed after their client.
+ * A client may be used by several threads at once; a writer, a lease and a follower by one at a
+ * time. They may be closed after their client.
  */
 #ifndef OBJMAPPER_H
 #define OBJMAPPER_H
@@ -25,6 +25,7 @@ extern "C" {
 typedef struct om_client om_client;
 typedef struct om_lease om_lease;
 typedef struct om_writer om_writer;
+typedef struct om_follower om_follower;
 
 #define OM_DEFAULT_SOCKET "/run/objmapper/objmapper.sock"
 
@@ -87,11 +88,39 @@ int om_put(om_client* client, const char* key, const om_put_options* options, co
            size_t length);
 int om_reserve(om_client* client, const char* key, const om_put_options* options,
                om_writer** writer);
+/* The object, or the right to write it: one of *lease and *writer is set, the other NULL. Of many
+ * that ask at once for a key that is not there, one writes; the others wait, wait_ms at most (then
+ * -ETIMEDOUT; -EBUSY where wait_ms is 0). */
+int om_reserve_or_get(om_client* client, const char* key, const om_put_options* options,
+                      unsigned wait_ms, om_lease** lease, om_writer** writer);
+/* The object, or the right to write it, or, where somebody else is writing it, its bytes while they
+ * arrive: one of the three is set, the others are NULL. */
+int om_reserve_or_follow(om_client* client, const char* key, const om_put_options* options,
+                         om_lease** lease, om_writer** writer, om_follower** follower);
 int om_writer_write(om_writer* writer, const void* bytes, size_t length);
+/* Lets followers read what was written so far. From now on those bytes stay as they are, and commit
+ * comes with as many at least. Waits for nothing. */
+int om_writer_announce(om_writer* writer);
 /* Publishes. The writer is gone afterwards, whether it went well or not. */
 int om_writer_commit(om_writer* writer, uint64_t* object_id /* may be NULL */);
 /* Leaves nothing behind. NULL is fine. */
 void om_writer_abort(om_writer* writer);
+
+/* --- following: an object that somebody else is writing. What has arrived is as good as its
+ * writer; only what is committed is known to be whole. One thread at a time. */
+
+/* Bytes from `offset` on: at least one, as soon as there is one. 0: the object is committed and
+ * ends there. -ETIMEDOUT: nothing more within wait_ms. -ENOENT: the writer gave up or died, and
+ * what was read is no object: reserve again. */
+int64_t om_follower_read(om_follower* follower, uint64_t offset, void* into, size_t length,
+                         unsigned wait_ms);
+/* How many bytes are known to be there, and (as the writer declared it) of how many; UINT64_MAX:
+ * not known. 1 in *committed (which may be NULL) once the object is whole. */
+uint64_t om_follower_available(const om_follower* follower, uint64_t* length, int* committed);
+/* Waits until it is committed, wait_ms at most. The follower is gone afterwards, whether it went
+ * well or not. */
+int om_follower_lease(om_follower* follower, unsigned wait_ms, om_lease** lease);
+void om_follower_close(om_follower* follower); /* NULL is fine */
 
 /* -ENOENT: there was none. */
 int om_delete(om_client* client, const char* key);

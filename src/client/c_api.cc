@@ -16,6 +16,9 @@ struct om_lease {
 struct om_writer {
   om::Writer writer;
 };
+struct om_follower {
+  om::Follower follower;
+};
 
 namespace {
 
@@ -82,6 +85,14 @@ om_info to_c(const om::ObjectInfo& info) {
           info.expires_ns, int{info.ephemeral}, int{info.on_disk}};
 }
 
+om_lease* to_c(om::Lease lease) {
+  auto made = std::make_unique<om_lease>();
+  made->lease = std::move(lease);
+  for (const om::Slice& slice : made->lease.slices())
+    made->slices.push_back({slice.fd, slice.offset, slice.length});
+  return made.release();
+}
+
 std::span<const std::byte> bytes_of(const void* bytes, size_t length) {
   return {static_cast<const std::byte*>(bytes), length};
 }
@@ -121,11 +132,7 @@ int om_get(om_client* client, const char* key, om_lease** lease) {
     auto got = client->client.get(key);
     if (!got) return failed(got.error());
     if (!got->has_value()) return absent(key);
-    auto made = std::make_unique<om_lease>();
-    made->lease = **std::move(got);
-    for (const om::Slice& slice : made->lease.slices())
-      made->slices.push_back({slice.fd, slice.offset, slice.length});
-    *lease = made.release();
+    *lease = to_c(**std::move(got));
     return 0;
   });
 }
@@ -184,6 +191,80 @@ int om_reserve(om_client* client, const char* key, const om_put_options* options
     if (!reserved) return failed(reserved.error());
     *writer = new om_writer{*std::move(reserved)};
     return 0;
+  });
+}
+
+int om_reserve_or_get(om_client* client, const char* key, const om_put_options* options,
+                      unsigned wait_ms, om_lease** lease, om_writer** writer) {
+  if (lease == nullptr || writer == nullptr) return -EINVAL;
+  *lease = nullptr;
+  *writer = nullptr;
+  if (client == nullptr || key == nullptr) return invalid("om_reserve_or_get: NULL");
+  return guarded([&] {
+    auto reserved =
+        client->client.reserve_or_get(to_options(key, options), std::chrono::milliseconds(wait_ms));
+    if (!reserved) return failed(reserved.error());
+    if (auto* hit = std::get_if<om::Lease>(&*reserved))
+      *lease = to_c(std::move(*hit));
+    else
+      *writer = new om_writer{std::get<om::Writer>(*std::move(reserved))};
+    return 0;
+  });
+}
+
+int om_reserve_or_follow(om_client* client, const char* key, const om_put_options* options,
+                         om_lease** lease, om_writer** writer, om_follower** follower) {
+  if (lease == nullptr || writer == nullptr || follower == nullptr) return -EINVAL;
+  *lease = nullptr;
+  *writer = nullptr;
+  *follower = nullptr;
+  if (client == nullptr || key == nullptr) return invalid("om_reserve_or_follow: NULL");
+  return guarded([&] {
+    auto reserved = client->client.reserve_or_follow(to_options(key, options));
+    if (!reserved) return failed(reserved.error());
+    if (auto* hit = std::get_if<om::Lease>(&*reserved))
+      *lease = to_c(std::move(*hit));
+    else if (auto* ours = std::get_if<om::Writer>(&*reserved))
+      *writer = new om_writer{std::move(*ours)};
+    else
+      *follower = new om_follower{std::get<om::Follower>(*std::move(reserved))};
+    return 0;
+  });
+}
+
+int64_t om_follower_read(om_follower* follower, uint64_t offset, void* into, size_t length,
+                         unsigned wait_ms) {
+  return guarded([&]() -> int64_t {
+    const auto done = follower->follower.read(offset, {static_cast<std::byte*>(into), length},
+                                              std::chrono::milliseconds(wait_ms));
+    return done ? static_cast<int64_t>(*done) : failed(done.error());
+  });
+}
+
+uint64_t om_follower_available(const om_follower* follower, uint64_t* length, int* committed) {
+  if (length != nullptr) *length = follower->follower.info().length;
+  if (committed != nullptr) *committed = follower->follower.committed() ? 1 : 0;
+  return follower->follower.available();
+}
+
+int om_follower_lease(om_follower* follower, unsigned wait_ms, om_lease** lease) {
+  const std::unique_ptr<om_follower> ours(follower);
+  if (lease == nullptr) return -EINVAL;
+  *lease = nullptr;
+  return guarded([&] {
+    auto got = std::move(ours->follower).lease(std::chrono::milliseconds(wait_ms));
+    if (!got) return failed(got.error());
+    *lease = to_c(*std::move(got));
+    return 0;
+  });
+}
+
+void om_follower_close(om_follower* follower) { delete follower; }
+
+int om_writer_announce(om_writer* writer) {
+  return guarded([&] {
+    const auto done = writer->writer.announce();
+    return done ? 0 : failed(done.error());
   });
 }
 

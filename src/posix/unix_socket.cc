@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -40,6 +41,31 @@ Result<void> set_timeouts(BorrowedFd socket, std::chrono::milliseconds timeout) 
     if (::setsockopt(socket.raw(), SOL_SOCKET, option, &limit, sizeof limit) != 0)
       return system_error("set a time limit on a socket");
   return {};
+}
+
+// Room for one more than allowed, because CMSG_SPACE rounds up and would admit it silently.
+constexpr std::size_t kControlBytes = CMSG_SPACE(sizeof(int) * (kFdsPerMessageMax + 1));
+
+void adopt_descriptors(msghdr& message, std::vector<UniqueFd>& descriptors) {
+  for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+    const std::size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int raw = -1;
+      std::memcpy(&raw, CMSG_DATA(c) + i * sizeof raw, sizeof raw);
+      descriptors.push_back(UniqueFd::adopt(raw));
+    }
+  }
+}
+
+std::optional<Error> problem_of(const msghdr& message, std::size_t descriptors) {
+  if ((message.msg_flags & MSG_TRUNC) != 0)
+    return Error{Errc::kMalformed, 0, "a packet is longer than the protocol allows"};
+  if (descriptors > kFdsPerMessageMax)
+    return Error{Errc::kMalformed, 0, "a packet brings more descriptors than the protocol allows"};
+  if ((message.msg_flags & MSG_CTRUNC) != 0)
+    return Error{Errc::kSystem, EMFILE, "no room for the descriptors of a packet"};
+  return std::nullopt;
 }
 
 }  // namespace
@@ -156,8 +182,7 @@ Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
 }
 
 Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::byte> buffer) {
-  // Room for one more than allowed, because CMSG_SPACE rounds up and would admit it silently.
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * (kFdsPerMessageMax + 1))> control{};
+  alignas(cmsghdr) std::array<char, kControlBytes> control;  // the kernel says how much it filled
   iovec part{buffer.data(), buffer.size()};
   msghdr message{};
   message.msg_iov = &part;
@@ -173,23 +198,82 @@ Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::b
   }
   Packet packet;
   packet.bytes = static_cast<std::size_t>(received);
-  for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-    const std::size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (std::size_t i = 0; i < count; ++i) {
-      int raw = -1;
-      std::memcpy(&raw, CMSG_DATA(c) + i * sizeof raw, sizeof raw);
-      packet.descriptors.push_back(UniqueFd::adopt(raw));
-    }
-  }
-  if ((message.msg_flags & MSG_TRUNC) != 0)
-    return Error{Errc::kMalformed, 0, "a packet is longer than the protocol allows"};
-  if (packet.descriptors.size() > kFdsPerMessageMax)
-    return Error{Errc::kMalformed, 0, "a packet brings more descriptors than the protocol allows"};
-  if ((message.msg_flags & MSG_CTRUNC) != 0) {
-    return Error{Errc::kSystem, EMFILE, "no room for the descriptors of a packet"};
-  }
+  adopt_descriptors(message, packet.descriptors);
+  if (auto problem = problem_of(message, packet.descriptors.size())) return *std::move(problem);
   return std::optional<Packet>(std::move(packet));
+}
+
+Result<std::size_t> send_packets(BorrowedFd socket,
+                                 std::span<const std::span<const std::byte>> packets) {
+  constexpr std::size_t kAtOnce = 16;
+  std::array<iovec, kAtOnce> parts{};
+  std::array<mmsghdr, kAtOnce> messages{};
+  const std::size_t count = std::min(packets.size(), kAtOnce);
+  for (std::size_t i = 0; i < count; ++i) {
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast)
+    parts[i] = {const_cast<std::byte*>(packets[i].data()), packets[i].size()};
+    messages[i].msg_hdr.msg_iov = &parts[i];
+    messages[i].msg_hdr.msg_iovlen = 1;
+  }
+  int sent = 0;
+  while ((sent = ::sendmmsg(socket.raw(), messages.data(), static_cast<unsigned>(count),
+                            MSG_NOSIGNAL)) < 0) {
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN) return std::size_t{0};
+    if (errno == EPIPE || errno == ECONNRESET)
+      return Error{Errc::kUnavailable, errno, "the other side has closed the connection"};
+    return system_error("send packets");
+  }
+  return static_cast<std::size_t>(sent);
+}
+
+PacketBatch::PacketBatch(std::size_t most, std::size_t packet_bytes)
+    : most_(most),
+      packet_bytes_(packet_bytes),
+      buffer_(std::make_unique_for_overwrite<std::byte[]>(most * packet_bytes)),
+      control_(most * kControlBytes),
+      got_(most) {}
+
+std::span<const std::byte> PacketBatch::bytes(std::size_t i) const {
+  return {buffer_.get() + i * packet_bytes_, got_[i].bytes};
+}
+
+Result<std::size_t> PacketBatch::receive(BorrowedFd socket) {
+  constexpr std::size_t kAtOnce = 32;
+  std::array<iovec, kAtOnce> parts{};
+  std::array<mmsghdr, kAtOnce> messages{};
+  const std::size_t count = std::min(most_, kAtOnce);
+  for (std::size_t i = 0; i < count; ++i) {
+    parts[i] = {buffer_.get() + i * packet_bytes_, packet_bytes_};
+    messages[i].msg_hdr.msg_iov = &parts[i];
+    messages[i].msg_hdr.msg_iovlen = 1;
+    messages[i].msg_hdr.msg_control = control_.data() + i * kControlBytes;
+    messages[i].msg_hdr.msg_controllen = kControlBytes;
+    got_[i].descriptors.clear();
+    got_[i].problem.reset();
+  }
+  int received = 0;
+  while ((received = ::recvmmsg(socket.raw(), messages.data(), static_cast<unsigned>(count),
+                                MSG_DONTWAIT | MSG_CMSG_CLOEXEC, nullptr)) < 0) {
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN) return std::size_t{0};
+    if (errno == ECONNRESET) {
+      got_[0].bytes = 0;
+      return std::size_t{1};
+    }
+    return system_error("receive packets");
+  }
+  for (std::size_t i = 0; i < static_cast<std::size_t>(received); ++i) {
+    got_[i].bytes = messages[i].msg_len;
+    adopt_descriptors(messages[i].msg_hdr, got_[i].descriptors);
+    got_[i].problem = problem_of(messages[i].msg_hdr, got_[i].descriptors.size());
+  }
+  return static_cast<std::size_t>(received);
+}
+
+void discard_packets(BorrowedFd socket) {
+  std::byte first{};
+  while (::recv(socket.raw(), &first, sizeof first, MSG_DONTWAIT) > 0) continue;
 }
 
 Result<std::size_t> bytes_in_flight(BorrowedFd socket) {

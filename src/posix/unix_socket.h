@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -50,6 +51,40 @@ Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
 // are those of a packet for which this process has no room (EMFILE shows as MSG_CTRUNC and is
 // kSystem, EMFILE).
 Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::byte> buffer);
+// Sends packets in order, as many as the socket takes: how many that were. Without descriptors.
+Result<std::size_t> send_packets(BorrowedFd socket,
+                                 std::span<const std::span<const std::byte>> packets);
+
+// Several packets received by one system call, each in its own part of the buffer.
+class PacketBatch {
+ public:
+  // Up to `most` packets of `packet_bytes`.
+  PacketBatch(std::size_t most, std::size_t packet_bytes);
+  // What is there already; 0 packets: nothing. What receive_packet() answers with an error for
+  // one packet stands in problem().
+  Result<std::size_t> receive(BorrowedFd socket);
+  [[nodiscard]] std::size_t most() const { return most_; }
+  // The packet's bytes; none: the peer has closed.
+  [[nodiscard]] std::span<const std::byte> bytes(std::size_t i) const;
+  [[nodiscard]] std::size_t descriptors(std::size_t i) const { return got_[i].descriptors.size(); }
+  [[nodiscard]] const std::optional<Error>& problem(std::size_t i) const { return got_[i].problem; }
+
+ private:
+  struct Got {
+    std::size_t bytes = 0;
+    std::vector<UniqueFd> descriptors;
+    std::optional<Error> problem;
+  };
+  std::size_t most_;
+  std::size_t packet_bytes_;
+  std::unique_ptr<std::byte[]> buffer_;  // pages that no packet reached cost nothing
+  std::vector<std::byte> control_;
+  std::vector<Got> got_;
+};
+
+// Receives what is there and throws it away, descriptors and all.
+void discard_packets(BorrowedFd socket);
+
 // Descriptors and bytes of packets the peer has not read yet, as far as the kernel tells: bytes
 // (SIOCOUTQ).
 Result<std::size_t> bytes_in_flight(BorrowedFd socket);

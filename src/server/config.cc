@@ -23,7 +23,7 @@ namespace {
 // The settings that flags and file share, as texts. A disk may come more than once.
 struct Texts {
   std::optional<std::string> socket, memory, memory_dir, state_dir, file_threshold, read_gid,
-      write_gid, admin_gid, metrics, log_level;
+      write_gid, admin_gid, revoke_grace, metrics, log_level;
   std::vector<std::string> disks;
 };
 
@@ -44,6 +44,8 @@ constexpr std::array kSettings = {
     Setting{"read-gid", &Texts::read_gid, "Only this group (name or number) may read"},
     Setting{"write-gid", &Texts::write_gid, "Only this group may write, and it may write in place"},
     Setting{"admin-gid", &Texts::admin_gid, "Only this group may drop regions"},
+    Setting{"revoke-grace", &Texts::revoke_grace,
+            "Seconds within which a reader gives back what it was asked for [10]"},
     Setting{"metrics", &Texts::metrics,
             "Serve Prometheus text at 127.0.0.1:PORT or /path/of/a/socket"},
     Setting{"log-level", &Texts::log_level, "trace, debug, info, warning, error or off [info]"},
@@ -93,6 +95,15 @@ Result<void> apply(const Texts& texts, Config& config) {
   if (texts.read_gid) config.access.read = OM_TRY(group_of("read-gid", *texts.read_gid));
   if (texts.write_gid) config.access.write = OM_TRY(group_of("write-gid", *texts.write_gid));
   if (texts.admin_gid) config.access.admin = OM_TRY(group_of("admin-gid", *texts.admin_gid));
+  if (texts.revoke_grace) {
+    std::uint64_t seconds = 0;
+    const char* const end = texts.revoke_grace->data() + texts.revoke_grace->size();
+    const auto [rest, code] = std::from_chars(texts.revoke_grace->data(), end, seconds);
+    if (code != std::errc() || rest != end || seconds == 0 || seconds > 86400)
+      return wrong("revoke-grace \"" + *texts.revoke_grace +
+                   "\" is not a number of seconds from 1 to 86400");
+    config.store.revoke_grace_ns = seconds * 1'000'000'000;
+  }
   if (texts.metrics) {
     OM_TRY(Metrics::check(*texts.metrics));
     config.metrics = texts.metrics;

@@ -192,21 +192,23 @@ class FakeStore final : public store::Store {
         listener_({store::EventKind::kRevoked, key, object, lease, *holders.begin()}), ++asked;
     return asked;
   }
-  Result<store::RegionGrant> open_region(std::string_view owner, std::uint64_t memory_bytes,
-                                         std::uint64_t /*disk_bytes*/, std::uint32_t pid) override {
+  void open_region(std::string_view owner, std::uint64_t memory_bytes, std::uint64_t /*disk_bytes*/,
+                   std::uint32_t pid, store::RegionDone done) override {
     const bool fresh = !regions_.contains(std::string(owner));
     regions_[std::string(owner)] = {std::string(owner), memory_bytes, 0, false, pid};
-    return store::RegionGrant{++next_,      fresh, OM_TRY(make_memfd("region", memory_bytes)),
-                              memory_bytes, 0,     std::nullopt};
+    auto memory = make_memfd("region", memory_bytes);
+    if (!memory) return done(std::move(memory).error());
+    done(store::RegionGrant{++next_, fresh, *std::move(memory), memory_bytes, 0, std::nullopt});
   }
   Result<std::vector<store::RegionInfo>> list_regions() override {
     std::vector<store::RegionInfo> list;
     for (const auto& [owner, info] : regions_) list.push_back(info);
     return list;
   }
-  Result<void> drop_region(std::string_view owner) override {
-    if (regions_.erase(std::string(owner)) == 0) return Error{Errc::kNotFound, 0, "no such region"};
-    return {};
+  void drop_region(std::string_view owner, std::function<void(Result<void>)> done) override {
+    if (regions_.erase(std::string(owner)) == 0)
+      return done(Error{Errc::kNotFound, 0, "no such region"});
+    done({});
   }
   Result<void> drain_region(std::string_view owner, bool /*on*/) override {
     if (regions_.count(std::string(owner)) == 0) return Error{Errc::kNotFound, 0, "no such region"};

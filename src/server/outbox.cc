@@ -1,5 +1,6 @@
 #include "server/outbox.h"
 
+#include <array>
 #include <cerrno>
 #include <span>
 
@@ -19,25 +20,61 @@ Outbox::~Outbox() {
 
 Result<void> Outbox::send(OutPacket packet) {
   if (waiting_.empty() && OM_TRY(try_send(packet))) return {};
+  queue(std::move(packet));
+  return {};
+}
+
+void Outbox::queue(OutPacket packet) {
   waiting_bytes_ += packet.bytes.size();
   waiting_descriptors_ += packet.descriptors.size();
   account_->reply_bytes.add(packet.bytes.size());
   account_->descriptors.add(packet.descriptors.size());
   waiting_.push_back(std::move(packet));
-  return {};
+}
+
+void Outbox::sent_first() {
+  const OutPacket& packet = waiting_.front();
+  waiting_bytes_ -= packet.bytes.size();
+  waiting_descriptors_ -= packet.descriptors.size();
+  account_->reply_bytes.subtract(packet.bytes.size());
+  account_->descriptors.subtract(packet.descriptors.size());
+  waiting_.pop_front();
 }
 
 Result<void> Outbox::flush() {
   while (!waiting_.empty()) {
-    const OutPacket& packet = waiting_.front();
-    if (!OM_TRY(try_send(packet))) return {};
-    waiting_bytes_ -= packet.bytes.size();
-    waiting_descriptors_ -= packet.descriptors.size();
-    account_->reply_bytes.subtract(packet.bytes.size());
-    account_->descriptors.subtract(packet.descriptors.size());
-    waiting_.pop_front();
+    if (waiting_.size() > 1 && waiting_.front().descriptors.empty()) {
+      const std::size_t sent = OM_TRY(try_send_plain());
+      if (sent == 0) return {};
+      for (std::size_t i = 0; i < sent; ++i) {
+        note_sent(waiting_.front());
+        sent_first();
+      }
+      continue;
+    }
+    if (!OM_TRY(try_send(waiting_.front()))) return {};
+    sent_first();
   }
   return {};
+}
+
+// Whether that is a lack of something, and no broken connection.
+bool Outbox::starve(int reason) {
+  starved_ = reason == ETOOMANYREFS || reason == ENOBUFS || reason == ENOMEM;
+  return starved_;
+}
+
+Result<std::size_t> Outbox::try_send_plain() {
+  std::array<std::span<const std::byte>, 16> packets;
+  std::size_t count = 0;
+  for (const OutPacket& packet : waiting_) {
+    if (count == packets.size() || !packet.descriptors.empty()) break;
+    packets[count++] = std::as_bytes(std::span(packet.bytes));
+  }
+  starved_ = false;
+  auto sent = send_packets(socket_, std::span(packets).first(count));
+  if (!sent && starve(sent.error().sys_errno)) return std::size_t{0};
+  return sent;
 }
 
 Result<bool> Outbox::try_send(const OutPacket& packet) {
@@ -47,12 +84,8 @@ Result<bool> Outbox::try_send(const OutPacket& packet) {
   starved_ = false;
   auto sent = send_packet(socket_, std::as_bytes(std::span(packet.bytes)), borrowed);
   if (!sent) {
-    switch (sent.error().sys_errno) {
-      case ETOOMANYREFS:
-      case ENOBUFS:
-      case ENOMEM: starved_ = true; return false;
-      default: return std::move(sent).error();
-    }
+    if (starve(sent.error().sys_errno)) return false;
+    return std::move(sent).error();
   }
   if (*sent) note_sent(packet);
   return *sent;

@@ -36,6 +36,8 @@ class Outbox {
 
   // An error means that the connection is dead.
   Result<void> send(OutPacket packet);
+  // The same at the next flush(), together with others.
+  void queue(OutPacket packet);
   // Sends what waits, as far as the socket takes it.
   Result<void> flush();
 
@@ -56,6 +58,10 @@ class Outbox {
   };
   // False: not now.
   Result<bool> try_send(const OutPacket& packet);
+  // Those at the front that bring no descriptors; how many went out.
+  Result<std::size_t> try_send_plain();
+  void sent_first();
+  bool starve(int reason);
   void note_sent(const OutPacket& packet);
 
   BorrowedFd socket_;

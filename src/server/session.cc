@@ -9,8 +9,8 @@
 namespace om::server {
 
 namespace {
-// Packets of one peer that are handled before the others get their turn.
-constexpr int kPacketsPerTurn = 64;
+// Batches of packets of one peer that are handled before the others get their turn.
+constexpr int kBatchesPerTurn = 4;
 // Descriptors that must be free before a request is read that may bring that many.
 constexpr std::size_t kPauseDescriptors = kFdsInFlightMax - kFdsPerMessageMax;
 }  // namespace
@@ -52,6 +52,7 @@ Session::~Session() {
 void Session::close() {
   if (closed_) return;
   closed_ = true;
+  (void)outbox_.flush();  // what was to be said before the end
   watch_.reset();
   waits_.clear();
   follow_waits_.clear();
@@ -59,11 +60,7 @@ void Session::close() {
   if (holder_) shared_.store.close_holder(*holder_);
   // Requests that we leave unread would reach the peer as ECONNRESET, ahead of our last words.
   (void)::shutdown(socket_.raw(), SHUT_RD);
-  while (true) {
-    auto packet = receive_packet(socket_.borrow(), shared_.receive_buffer);
-    if (!packet ? packet.error().code != Errc::kMalformed : !*packet || (*packet)->bytes == 0)
-      break;
-  }
+  discard_packets(socket_.borrow());
   if (in_turn_) return;
   // In the middle of a commit that is done, or of a timer: the server drops us in a turn of our
   // own.
@@ -75,7 +72,8 @@ void Session::close() {
 void Session::on_ready(std::uint32_t events) {
   in_turn_ = true;
   if ((events & EPOLLOUT) != 0 && !outbox_.flush()) close();
-  if (!closed_ && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
+  if (!closed_ && !backlog_.empty()) reading_ = may_read();
+  if (!closed_ && ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0 || !backlog_.empty())) {
     // With the peer gone there is nobody to read what holds us up.
     if (!reading_ && (events & (EPOLLHUP | EPOLLERR)) != 0)
       close();
@@ -104,27 +102,58 @@ void Session::finish_turn() {
     events_lost_ = false;
     on_event(wire::kEventLost, "", 0, 0);
   }
+  if (closed_) return;
   update_interest();
+  // The socket may have nothing more to say, and would not wake us.
+  if (reading_ && !backlog_.empty())
+    shared_.loop.post([weak = weak_from_this()] {
+      if (const auto self = weak.lock(); self && !self->closed_) self->on_ready(EPOLLIN);
+    });
 }
 
 void Session::read_packets() {
-  for (int i = 0; i < kPacketsPerTurn && !closed_; ++i) {
-    auto packet = receive_packet(socket_.borrow(), shared_.receive_buffer);
-    if (!packet) {
-      // No request brings descriptors, so it does not matter whether there was room for them.
-      if (packet.error().code == Errc::kMalformed || packet.error().sys_errno == EMFILE)
-        malformed(wire::Type{}, 0, packet.error().what);
-      else
-        close();
-      return;
+  for (int i = 0; i < kBatchesPerTurn && !closed_ && reading_; ++i) {
+    if (!backlog_.empty()) {
+      read_backlog();
+      continue;
     }
-    if (!*packet) return;
-    if ((*packet)->bytes == 0) return close();
-    on_packet(std::span(shared_.receive_buffer).first((*packet)->bytes),
-              (*packet)->descriptors.size());
-    update_interest();
-    if (!reading_) return;
+    PacketBatch& batch = shared_.received;
+    const auto count = batch.receive(socket_.borrow());
+    if (!count) return close();
+    // Leases that were given back before these requests were sent are free when they are handled.
+    if (holder_ && *count > 0) shared_.store.collect(*holder_);
+    for (std::size_t k = 0; k < *count && !closed_; ++k) {
+      if (may_read()) {
+        on_received(batch.bytes(k), batch.descriptors(k), batch.problem(k));
+      } else {
+        const auto bytes = batch.bytes(k);
+        backlog_.push_back({{bytes.begin(), bytes.end()}, batch.descriptors(k), batch.problem(k)});
+      }
+    }
+    if (closed_) return;
+    if (!outbox_.flush()) return close();
+    reading_ = may_read();
+    if (*count < batch.most()) return;
   }
+}
+
+void Session::read_backlog() {
+  while (!backlog_.empty() && !closed_ && may_read()) {
+    const Received received = std::move(backlog_.front());
+    backlog_.pop_front();
+    on_received(received.bytes, received.descriptors, received.problem);
+  }
+  if (closed_) return;
+  if (!outbox_.flush()) return close();
+  reading_ = may_read();
+}
+
+void Session::on_received(std::span<const std::byte> packet, std::size_t descriptors,
+                          const std::optional<Error>& problem) {
+  // No request brings descriptors, so it does not matter whether there was room for them.
+  if (problem) return malformed(wire::Type{}, 0, problem->what);
+  if (packet.empty()) return close();
+  on_packet(packet, descriptors);
 }
 
 void Session::on_packet(std::span<const std::byte> packet, std::size_t descriptors) {
@@ -207,9 +236,11 @@ void Session::handle(const wire::Header& header, std::span<const std::byte> pack
 
 void Session::send(OutPacket packet) {
   if (closed_) return;
+  // In a turn answers go out together, at its end. Outside (a commit that is done, a timer) nobody
+  // else arms EPOLLOUT.
+  if (in_turn_) return outbox_.queue(std::move(packet));
   if (!outbox_.send(std::move(packet))) return close();
-  // Outside a turn (a commit that is done, a timer) nobody else arms EPOLLOUT.
-  if (!in_turn_) update_interest();
+  update_interest();
 }
 
 void Session::refuse(wire::Type type, std::uint64_t id, const Error& error) {
@@ -224,14 +255,19 @@ void Session::malformed(wire::Type type, std::uint64_t id, const std::string& wh
   close();
 }
 
+bool Session::may_read() {
+  if (outbox_.descriptors() > kPauseDescriptors) outbox_.look();
+  return outbox_.packets() < kRepliesQueuedMax && outbox_.bytes() < kReplyBytesQueuedMax &&
+         outbox_.descriptors() <= kPauseDescriptors &&
+         (outbox_.empty() ||
+          account_->reply_bytes.value() < shared_.limits.reply_bytes_per_user_max);
+}
+
 void Session::update_interest() {
   if (closed_) return;
-  if (outbox_.descriptors() > kPauseDescriptors) outbox_.look();
-  const bool read =
-      outbox_.packets() < kRepliesQueuedMax && outbox_.bytes() < kReplyBytesQueuedMax &&
-      outbox_.descriptors() <= kPauseDescriptors &&
-      (outbox_.empty() || account_->reply_bytes.value() < shared_.limits.reply_bytes_per_user_max);
-  if (reading_ && !read) ++shared_.statistics.reads_paused;
+  const bool read = may_read();
+  if (interest_reads_ && !read) ++shared_.statistics.reads_paused;
+  interest_reads_ = read;
   reading_ = read;
   std::uint32_t interest = read ? EPOLLIN : 0U;
   if (!outbox_.empty() && !outbox_.starved())

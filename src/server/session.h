@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -70,6 +71,10 @@ class Session : public std::enable_shared_from_this<Session> {
           std::function<void(Session&)> ended);
   void on_ready(std::uint32_t events);
   void read_packets();
+  void read_backlog();
+  [[nodiscard]] bool may_read();
+  void on_received(std::span<const std::byte> packet, std::size_t descriptors,
+                   const std::optional<Error>& problem);
   void on_packet(std::span<const std::byte> packet, std::size_t descriptors);
   void dispatch(const wire::Header& header, std::span<const std::byte> packet);
   template <class T>
@@ -92,6 +97,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void stat(std::uint64_t id, wire::Stat request);
   void list(std::uint64_t id, wire::List request);
   void region(std::uint64_t id, wire::RegionOpen request);
+  void region_opened(std::uint64_t id, store::RegionGrant opened);
   void region_list(std::uint64_t id, wire::RegionListRequest request);
   void region_drop(std::uint64_t id, wire::RegionDrop request);
   void region_drain(std::uint64_t id, wire::RegionDrain request);
@@ -131,7 +137,15 @@ class Session : public std::enable_shared_from_this<Session> {
   std::function<void(Session&)> ended_;
   Watch watch_;
   std::uint32_t interest_ = 0;
+  bool interest_reads_ = true;
   bool reading_ = true;
+  // Requests that had been received when we stopped reading.
+  struct Received {
+    std::vector<std::byte> bytes;
+    std::size_t descriptors = 0;
+    std::optional<Error> problem;
+  };
+  std::deque<Received> backlog_;
   bool closed_ = false;
   bool in_turn_ = false;
   std::optional<store::HolderId> holder_;  // from HELLO on

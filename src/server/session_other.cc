@@ -104,9 +104,18 @@ void Session::region(std::uint64_t id, wire::RegionOpen request) {
     return refuse(kType, id, {Errc::kMalformed, 0, "an owner is a text without NUL bytes"});
   if (descriptor_budget() < 2)
     return refuse(kType, id, {Errc::kBusy, 0, "too many descriptors under way: ask again"});
-  auto grant = shared_.store.open_region(request.owner, request.memory_bytes, request.disk_bytes,
-                                         static_cast<std::uint32_t>(peer_.pid));
-  if (!grant) return refuse(kType, id, grant.error());
+  shared_.store.open_region(request.owner, request.memory_bytes, request.disk_bytes,
+                            static_cast<std::uint32_t>(peer_.pid),
+                            [weak = weak_from_this(), id](Result<store::RegionGrant> grant) {
+                              const auto self = weak.lock();
+                              if (!self || self->closed_) return;
+                              if (!grant) return self->refuse(kType, id, grant.error());
+                              self->region_opened(id, *std::move(grant));
+                            });
+}
+
+void Session::region_opened(std::uint64_t id, store::RegionGrant opened) {
+  store::RegionGrant* const grant = &opened;
   wire::RegionReply message;
   message.region_id = grant->region_id;
   message.fresh = grant->fresh ? 1 : 0;
@@ -119,7 +128,7 @@ void Session::region(std::uint64_t id, wire::RegionOpen request) {
     message.with_directory = 1;
     descriptors.push_back(*std::move(grant->directory));
   }
-  reply(kType, id, message, std::move(descriptors));
+  reply(wire::Type::kRegion, id, message, std::move(descriptors));
 }
 
 void Session::region_list(std::uint64_t id, wire::RegionListRequest /*request*/) {
@@ -140,9 +149,12 @@ void Session::region_list(std::uint64_t id, wire::RegionListRequest /*request*/)
 
 void Session::region_drop(std::uint64_t id, wire::RegionDrop request) {
   constexpr auto kType = wire::Type::kRegionDrop;
-  if (auto dropped = shared_.store.drop_region(request.owner); !dropped)
-    return refuse(kType, id, dropped.error());
-  reply(kType, id, wire::Empty{});
+  shared_.store.drop_region(request.owner, [weak = weak_from_this(), id](Result<void> dropped) {
+    const auto self = weak.lock();
+    if (!self || self->closed_) return;
+    if (!dropped) return self->refuse(kType, id, dropped.error());
+    self->reply(kType, id, wire::Empty{});
+  });
 }
 
 void Session::region_drain(std::uint64_t id, wire::RegionDrain request) {

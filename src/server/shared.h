@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/limits.h"
 #include "loop/loop.h"
+#include "posix/unix_socket.h"
 #include "server/access.h"
 #include "server/account.h"
 #include "store/store.h"
@@ -32,6 +33,9 @@ struct Statistics {
   std::uint64_t waits_timed_out = 0;
 };
 
+// Requests of one session that are received, and answered, together.
+inline constexpr std::size_t kPacketsAtOnce = 16;
+
 struct Shared {
   Loop& loop;
   store::Store& store;
@@ -44,8 +48,9 @@ struct Shared {
   Totals totals{};
   Accounts accounts{totals};
   std::size_t subscribers = 0;
-  // One packet is handled at a time: one buffer does for all. One byte more than a packet may have.
-  std::array<std::byte, kPacketBytesMax + 1> receive_buffer{};
+  // One session is handled at a time: one buffer does for all. One byte more than a packet may
+  // have.
+  PacketBatch received{kPacketsAtOnce, kPacketBytesMax + 1};
 };
 
 }  // namespace om::server

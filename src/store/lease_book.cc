@@ -201,13 +201,17 @@ Result<LeaseId> LeaseBook::lease(HolderId id, ObjectId object, std::uint64_t byt
   Holder& holder = found->second;
   if (holder.leases.size() >= limits_.leases)
     return Error{Errc::kQuota, 0, "this peer holds " + std::to_string(limits_.leases) + " leases"};
+  if (holder.overdue > 0)
+    return Error{Errc::kQuota, 0,
+                 "this peer was asked to give leases back and keeps " +
+                     std::to_string(holder.overdue) + ": first let go of those"};
   // One lease is always allowed, so that no object is too large for every reader.
   if (holder.leased_bytes > 0 &&
       (bytes > limits_.leased_bytes || holder.leased_bytes > limits_.leased_bytes - bytes))
     return Error{Errc::kQuota, 0, "this peer's leases pin as many bytes as one peer may"};
   OM_TRY(hold(holder, object));
   const LeaseId lease = next_lease_++;
-  holder.leases.emplace(lease, Lease{object, bytes, 0});
+  holder.leases.emplace(lease, Lease{object, bytes});
   holder.leased_bytes += bytes;
   ++lease_count_;
   return lease;
@@ -223,6 +227,8 @@ bool LeaseBook::release(Holder& holder, LeaseId lease) {
   if (entry == holder.leases.end()) return false;
   const ObjectId object = entry->second.object;
   holder.leased_bytes -= entry->second.bytes;
+  if (entry->second.revoked_ns != 0) --holder.revoked;
+  if (entry->second.overdue) --holder.overdue;
   holder.leases.erase(entry);
   --lease_count_;
   let_go(holder, object);
@@ -320,17 +326,25 @@ std::vector<std::pair<HolderId, LeaseId>> LeaseBook::revoke(ObjectId object, std
     for (auto& [lease, entry] : holder.leases) {
       if (entry.object != object || entry.revoked_ns != 0) continue;
       entry.revoked_ns = now_ns;
+      ++holder.revoked;
       told.emplace_back(id, lease);
     }
   }
   return told;
 }
 
-std::size_t LeaseBook::overdue(std::uint64_t now_ns, std::uint64_t grace_ns) const {
+std::size_t LeaseBook::mark_overdue(std::uint64_t now_ns, std::uint64_t grace_ns) {
   std::size_t count = 0;
-  for (const auto& [id, holder] : holders_)
-    for (const auto& [lease, entry] : holder.leases)
-      if (entry.revoked_ns != 0 && now_ns - entry.revoked_ns > grace_ns) ++count;
+  for (auto& [id, holder] : holders_) {
+    if (holder.revoked > holder.overdue)
+      for (auto& [lease, entry] : holder.leases) {
+        if (entry.revoked_ns == 0 || entry.overdue || now_ns - entry.revoked_ns <= grace_ns)
+          continue;
+        entry.overdue = true;
+        ++holder.overdue;
+      }
+    count += holder.overdue;
+  }
   return count;
 }
 

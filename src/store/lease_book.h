@@ -93,8 +93,9 @@ class LeaseBook {
   void probe();
   // Every lease on the object of a live holder, each told once: for revocation.
   std::vector<std::pair<HolderId, LeaseId>> revoke(ObjectId object, std::uint64_t now_ns);
-  // Revoked leases that are kept longer than `grace_ns`.
-  [[nodiscard]] std::size_t overdue(std::uint64_t now_ns, std::uint64_t grace_ns) const;
+  // Revoked leases that are kept longer than `grace_ns` are overdue from now on: their holder gets
+  // no other ones until it has let go of them. How many there are.
+  std::size_t mark_overdue(std::uint64_t now_ns, std::uint64_t grace_ns);
 
   [[nodiscard]] std::size_t holders() const { return holders_.size(); }
   [[nodiscard]] std::size_t orphans() const { return orphans_.size(); }
@@ -104,7 +105,8 @@ class LeaseBook {
   struct Lease {
     ObjectId object = 0;
     std::uint64_t bytes = 0;
-    std::uint64_t revoked_ns = 0;
+    std::uint64_t revoked_ns = 0;  // when it was asked back; 0: it was not
+    bool overdue = false;
   };
   struct Holder {
     UniqueFd file;  // the description that the peer shares
@@ -116,6 +118,8 @@ class LeaseBook {
     std::unordered_map<LeaseId, Lease> leases;
     std::unordered_map<ObjectId, std::uint32_t> objects;  // leases and direct puts on each
     std::uint64_t leased_bytes = 0;
+    std::size_t revoked = 0;  // of its leases
+    std::size_t overdue = 0;
   };
   struct Orphan {
     UniqueFd probe;  // a description of ours

@@ -9,6 +9,7 @@
 
 #include "base/assert.h"
 #include "posix/file.h"
+#include "posix/huge_pages.h"
 #include "posix/mapping.h"
 #include "store/segment_id.h"
 
@@ -44,12 +45,16 @@ bool has_holes(BorrowedFd file, std::uint64_t size) {
          static_cast<std::uint64_t>(status.st_blocks) * 512 < size;
 }
 
-void fault_file(BorrowedFd file, std::uint64_t size, std::atomic<std::uint64_t>& progress) {
+void fault_file(BorrowedFd file, std::uint64_t size, std::atomic<std::uint64_t>& progress,
+                std::atomic<std::uint64_t>& huge) {
   for (std::uint64_t at = 0; at < size; at += kFaultStep) {
     const std::uint64_t length = std::min(kFaultStep, size - at);
     auto mapping = Mapping::of(file, at, length, Access::kReadWrite);
     // A file that a trusted peer has shortened answers EFAULT here, not SIGBUS.
-    if (mapping) (void)::madvise(mapping->data(), length, MADV_POPULATE_WRITE);
+    if (mapping) {
+      (void)::madvise(mapping->data(), length, MADV_POPULATE_WRITE);
+      if (const auto bytes = huge_bytes_of(mapping->bytes())) huge += *bytes;
+    }
     progress += length;
   }
 }
@@ -148,8 +153,8 @@ void MemoryTier::fault(SegmentId id) {
   auto file = duplicate(segments_.at(id).own.borrow());
   if (!file) return;
   auto shared = std::make_shared<UniqueFd>(*std::move(file));
-  worker_.run_idle([shared, size = segments_.at(id).size,
-                    progress = faulted_] { fault_file(shared->borrow(), size, *progress); },
+  worker_.run_idle([shared, size = segments_.at(id).size, progress = faulted_,
+                    huge = huge_] { fault_file(shared->borrow(), size, *progress, *huge); },
                    nullptr);
 }
 
@@ -174,16 +179,21 @@ void MemoryTier::prepare() {
   made->directory = *std::move(directory);
   const std::string name = std::to_string(number);
   worker_.run_idle(
-      [made, name, size, progress = faulted_] {
+      [made, name, size, progress = faulted_, huge = huge_] {
         auto file = make_segment(made->directory.borrow(), name, size);
         if (!file) return;
-        fault_file(file->borrow(), size, *progress);
+        fault_file(file->borrow(), size, *progress, *huge);
         made->done = true;
       },
       [this, made, number, size, name] {
         growing_ = 0;
         if (made->done && !adopt(number, size)) (void)remove_at(directory_.borrow(), name);
       });
+}
+
+std::string MemoryTier::pages() const {
+  return page_kind_of(segments_.empty() ? directory_.borrow()
+                                        : segments_.begin()->second.own.borrow());
 }
 
 std::optional<std::vector<Extent>> MemoryTier::take(std::uint64_t length) {
@@ -229,16 +239,29 @@ bool MemoryTier::shrink_for(std::uint64_t bytes) {
     const std::uint64_t taken = segment_total() + region_bytes_;
     return bytes <= options_.capacity && taken <= options_.capacity - bytes;
   };
-  for (auto entry = segments_.begin(); entry != segments_.end() && !enough();) {
-    if (!slots_.is_free(entry->first)) {
-      ++entry;
-      continue;
-    }
+  if (enough()) return true;
+  for (auto entry = segments_.begin(); entry != segments_.end(); ++entry) {
+    if (!slots_.is_free(entry->first)) continue;
+    slots_.remove_segment(entry->first);
+    (void)remove_at(directory_.borrow(), entry->second.name);
+    segments_.erase(entry);
+    return true;
+  }
+  return false;
+}
+
+bool MemoryTier::cut_to_capacity(const std::unordered_set<SegmentId>& keep) {
+  bool any = false;
+  // The newest first: what was there for long has earned its place.
+  for (auto entry = segments_.end(); entry != segments_.begin() && over_capacity();) {
+    --entry;
+    if (keep.count(entry->first) != 0) continue;
     slots_.remove_segment(entry->first);
     (void)remove_at(directory_.borrow(), entry->second.name);
     entry = segments_.erase(entry);
+    any = true;
   }
-  return enough();
+  return any;
 }
 
 std::vector<SegmentId> MemoryTier::segments() const {

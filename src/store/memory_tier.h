@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "base/result.h"
@@ -51,9 +52,15 @@ class MemoryTier {
   void return_region(std::uint64_t bytes) { region_bytes_ -= bytes; }
   // Of an earlier life: counted even if it is too much by now.
   void count_region(std::uint64_t bytes) { region_bytes_ += bytes; }
-  // Removes free segments until `bytes` more could be promised. False: not enough of them.
+  // Where `bytes` more could not be promised, removes a segment that is free. False: there is none.
   bool shrink_for(std::uint64_t bytes);
   [[nodiscard]] std::vector<SegmentId> segments() const;
+  [[nodiscard]] bool over_capacity() const {
+    return segment_total() + region_bytes_ > options_.capacity;
+  }
+  // At the start, before anything was taken: removes segments until what is left keeps to the
+  // capacity, but for those in `keep`. True: some were.
+  bool cut_to_capacity(const std::unordered_set<SegmentId>& keep);
 
   [[nodiscard]] std::uint64_t capacity() const { return options_.capacity; }
   [[nodiscard]] std::uint64_t segment_total() const { return slots_.total_bytes() + growing_; }
@@ -62,6 +69,10 @@ class MemoryTier {
   // What objects can have at most.
   [[nodiscard]] std::uint64_t object_capacity() const;
   [[nodiscard]] std::uint64_t faulted() const { return faulted_->load(); }
+  // Of what was faulted since the start, what lies on huge pages, as far as the kernel tells.
+  [[nodiscard]] std::uint64_t huge() const { return huge_->load(); }
+  // Which pages this tier has, for people (posix/huge_pages.h).
+  [[nodiscard]] std::string pages() const;
   [[nodiscard]] std::size_t segment_count() const { return segments_.size(); }
 
  private:
@@ -90,6 +101,8 @@ class MemoryTier {
   std::uint64_t growing_ = 0;  // of the segment that the worker is making
   std::uint64_t region_bytes_ = 0;
   bool file_system_full_ = false;  // until the next tick
+  std::shared_ptr<std::atomic<std::uint64_t>> huge_ =
+      std::make_shared<std::atomic<std::uint64_t>>(0);
   std::shared_ptr<std::atomic<std::uint64_t>> faulted_ =
       std::make_shared<std::atomic<std::uint64_t>>(0);
 };

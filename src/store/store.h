@@ -5,9 +5,9 @@
 // for what blocks (copies, disk, faulting memory, catalog syncs). Its completions make wakeup_fd()
 // readable; the loop then calls on_wakeup(), which runs the callbacks.
 //
-// Callbacks run from on_wakeup() and tick(); a CommitDone may also run inside commit() itself, as
-// its last act. They may call back into the store. The Listener is the exception: it runs in the
-// middle of things and must only take notes.
+// Callbacks run from on_wakeup() and tick(); that of commit(), open_region() or drop_region() may
+// also run inside the call itself, as its last act. They may call back into the store. The Listener
+// is the exception: it runs in the middle of things and must only take notes.
 //
 // Descriptors: a BorrowedFd that comes out of here is valid until the next call into the store.
 // Duplicate it, or put it into a packet, before that.
@@ -72,8 +72,8 @@ struct Config {
   HolderLimits holder;
   bool background_faulting = true;
   std::uint64_t sync_interval_ns = std::uint64_t{1'000'000'000};  // group sync of the catalog
-  // A leased object that is wanted away (revoked) may be kept this long before its holder counts
-  // as rude in status().
+  // A leased object that is wanted away (revoked) may be kept this long before its holder is
+  // refused other leases.
   std::uint64_t revoke_grace_ns = std::uint64_t{10'000'000'000};
   std::string boot_id;  // empty: the kernel's; tests pretend a reboot with another one
   // For tests: an errno for disk operations ("open", "create", "write", "sync") to fail with, or 0.
@@ -208,6 +208,7 @@ struct RegionGrant {
   std::uint64_t disk_bytes = 0;
   std::optional<UniqueFd> directory;  // where disk_bytes is not 0
 };
+using RegionDone = std::function<void(Result<RegionGrant>)>;
 struct RegionInfo {
   std::string owner;
   std::uint64_t memory_bytes = 0;
@@ -297,11 +298,14 @@ class Store {
 
   // --- regions
   // kBusy: its lock is held. kNoSpace: not to be had, with what there is.
-  virtual Result<RegionGrant> open_region(std::string_view owner, std::uint64_t memory_bytes,
-                                          std::uint64_t disk_bytes, std::uint32_t pid) = 0;
+  // Setting memory aside takes time, and so `done` may run later; one at a time for an owner
+  // (kBusy).
+  virtual void open_region(std::string_view owner, std::uint64_t memory_bytes,
+                           std::uint64_t disk_bytes, std::uint32_t pid, RegionDone done) = 0;
   virtual Result<std::vector<RegionInfo>> list_regions() = 0;
   // kNotFound, or kBusy while its lock is held.
-  virtual Result<void> drop_region(std::string_view owner) = 0;
+  // `done` runs when its memory is there for others.
+  virtual void drop_region(std::string_view owner, std::function<void(Result<void>)> done) = 0;
   // Tells its user, also while it is in use, to put new objects elsewhere, or here again.
   virtual Result<void> drain_region(std::string_view owner, bool on) = 0;
 

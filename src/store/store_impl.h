@@ -67,10 +67,10 @@ class StoreImpl final : public Store {
                                        std::size_t limit) override;
   std::vector<StatusItem> status() override;
   Result<std::uint64_t> revoke(std::string_view key) override;
-  Result<RegionGrant> open_region(std::string_view owner, std::uint64_t memory_bytes,
-                                  std::uint64_t disk_bytes, std::uint32_t pid) override;
+  void open_region(std::string_view owner, std::uint64_t memory_bytes, std::uint64_t disk_bytes,
+                   std::uint32_t pid, RegionDone done) override;
   Result<std::vector<RegionInfo>> list_regions() override;
-  Result<void> drop_region(std::string_view owner) override;
+  void drop_region(std::string_view owner, std::function<void(Result<void>)> done) override;
   Result<void> drain_region(std::string_view owner, bool on) override;
   void set_listener(Listener listener) override { listener_ = std::move(listener); }
   BorrowedFd wakeup_fd() override { return worker_->wakeup_fd(); }
@@ -130,6 +130,23 @@ class StoreImpl final : public Store {
     std::uint64_t disk_bytes = 0;
     std::uint32_t pid = 0;
   };
+  // A region's file on its way to another size.
+  struct RegionWork {
+    std::string owner;
+    std::string name;       // of its file
+    std::string temporary;  // as long as it is not whole, or no more
+    std::uint64_t memory_bytes = 0;
+    std::uint64_t disk_bytes = 0;
+    std::uint32_t pid = 0;
+    std::uint64_t had = 0;
+    bool fresh = false;
+    bool locked = false;
+    UniqueFd file;
+    std::uint64_t at = 0;  // how far it is
+    Result<void> result;
+    RegionDone done;
+  };
+  using RegionWorkRef = std::shared_ptr<RegionWork>;
   struct Source {  // bytes for the worker to copy from
     UniqueFd file;
     std::uint64_t offset = 0;
@@ -161,6 +178,7 @@ class StoreImpl final : public Store {
   };
 
   // store_open.cc
+  Result<void> cut_memory();
   Result<void> recover_objects();
   Result<void> recover_held();
   Result<void> recover_regions(bool fresh);
@@ -234,7 +252,14 @@ class StoreImpl final : public Store {
   void note_expiry(const catalog::Record& record);
 
   // store_regions.cc
-  bool free_memory_for_region(std::uint64_t bytes);
+  Result<RegionWorkRef> begin_region(std::string_view owner, std::uint64_t memory_bytes,
+                                     std::uint64_t disk_bytes, std::uint32_t pid);
+  void make_room_for(const RegionWorkRef& work);
+  void resize_region(const RegionWorkRef& work);
+  void finish_region(const RegionWorkRef& work);
+  void end_region_work(const RegionWorkRef& work, Result<RegionGrant> answer);
+  void empty_file(UniqueFd file, const std::string& name, std::uint64_t size,
+                  std::function<void()> then);
 
   Config config_;
   const Clock& clock_;
@@ -261,6 +286,7 @@ class StoreImpl final : public Store {
   std::unordered_map<HolderId, std::uint64_t> holder_put_bytes_;
   std::unordered_map<HolderId, std::unordered_set<SegmentId>> seen_;
   std::map<std::string, Region> regions_;  // by owner
+  std::unordered_set<std::string> regions_at_work_;
 
   using Expiry = std::pair<std::uint64_t, ObjectId>;
   std::priority_queue<Expiry, std::vector<Expiry>, std::greater<>> expiries_;

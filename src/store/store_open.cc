@@ -107,17 +107,35 @@ Result<void> StoreImpl::start() {
   held_log_ = OM_TRY(HeldLog::open(memory_dir_.borrow(), fresh));
 
   next_object_ = read_next_object(state_dir_.borrow());
+  OM_TRY(recover_regions(rebooted));
+  OM_TRY(cut_memory());
   OM_TRY(recover_objects());
   OM_TRY(recover_held());
   disks_->sweep_files();
   // The index may still name packs that the journal's moves have emptied.
   dead_packs_wait_ = catalog_->status().overlay_entries != 0;
   if (!dead_packs_wait_) disks_->sweep_packs();
-  OM_TRY(recover_regions(rebooted));
   next_object_ = std::max(next_object_, disks_->highest_object() + 1);
   disks_->number_packs_from(next_object_);
   OM_TRY(write_next_object(state_dir_.borrow(), next_object_ + kObjectsAhead));
   count_catalog();
+  return {};
+}
+
+// The tier was configured smaller than it was: segments go, with the objects in them, but for those
+// that somebody still reads in.
+Result<void> StoreImpl::cut_memory() {
+  if (!memory_->over_capacity()) return {};
+  std::unordered_set<SegmentId> keep;
+  const auto look = [&](ObjectId object, const auto& extents) {
+    leases_->claim(object);
+    if (!leases_->pinned(object)) return;
+    for (const auto& extent : extents) keep.insert(extent.segment);
+  };
+  OM_TRY(catalog_->for_each(
+      [&](const catalog::Record& record) { look(record.object_id, record.place.extents); }));
+  for (const auto& [object, extents] : held_log_->recovered()) look(object, extents);
+  (void)memory_->cut_to_capacity(keep);
   return {};
 }
 

@@ -20,6 +20,10 @@ namespace {
 
 constexpr std::uint64_t kPage = 4096;
 constexpr std::size_t kNameMax = 240;  // NAME_MAX less what we append
+// Set aside, or given back, at one go: some 20 ms.
+constexpr std::uint64_t kRegionPiece = std::uint64_t{32} << 20;
+// Objects that make room in one turn of the loop.
+constexpr int kEvictedPerTurn = 64;
 
 bool plain(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
@@ -86,114 +90,173 @@ Result<void> StoreImpl::recover_regions(bool rebooted) {
   return {};
 }
 
-// Free segments first, then those whose objects can go.
-bool StoreImpl::free_memory_for_region(std::uint64_t bytes) {
-  while (!memory_->shrink_for(bytes))
-    if (!evict_from(*memory_policy_) && !leases_->collect_all()) return memory_->shrink_for(bytes);
-  return true;
+// --- opening: what is asked for is checked, promised, set aside piece by piece on the worker's
+// thread (nothing else waits for more than a piece), and handed out.
+
+void StoreImpl::open_region(std::string_view owner, std::uint64_t memory_bytes,
+                            std::uint64_t disk_bytes, std::uint32_t pid, RegionDone done) {
+  auto begun = begin_region(owner, memory_bytes, disk_bytes, pid);
+  if (!begun) return done(std::move(begun).error());
+  (*begun)->done = std::move(done);
+  regions_at_work_.insert((*begun)->owner);
+  make_room_for(*begun);
 }
 
-Result<RegionGrant> StoreImpl::open_region(std::string_view owner, std::uint64_t memory_bytes,
-                                           std::uint64_t disk_bytes, std::uint32_t pid) {
-  const std::string name = escape(owner);
-  if (owner.empty() || owner.size() > kOwnerBytesMax || name.size() > kNameMax)
+Result<StoreImpl::RegionWorkRef> StoreImpl::begin_region(std::string_view owner,
+                                                         std::uint64_t memory_bytes,
+                                                         std::uint64_t disk_bytes,
+                                                         std::uint32_t pid) {
+  auto work = std::make_shared<RegionWork>();
+  work->owner = owner;
+  work->name = escape(owner);
+  // '%' alone is no escaped owner.
+  work->temporary = "%" + work->name;
+  if (owner.empty() || owner.size() > kOwnerBytesMax || work->name.size() > kNameMax)
     return Error{Errc::kMalformed, 0, "an owner's name has 1 to 240 bytes as a file name"};
-  memory_bytes = round_up(memory_bytes, kPage);
   if (memory_bytes == 0 || memory_bytes > (std::uint64_t{1} << 46))
     return Error{Errc::kMalformed, 0, "a region has memory"};
+  work->memory_bytes = round_up(memory_bytes, kPage);
+  work->disk_bytes = disk_bytes;
+  work->pid = pid;
+  const Error busy{Errc::kBusy, 0, "the region of " + work->owner + " is in use"};
+  if (regions_at_work_.count(work->owner) != 0) return busy;
 
-  auto known = regions_.find(std::string(owner));
-  UniqueFd file;
+  auto known = regions_.find(work->owner);
   if (known != regions_.end()) {
-    auto opened = open_at(regions_dir_.borrow(), name, O_RDWR);
+    auto opened = open_at(regions_dir_.borrow(), work->name, O_RDWR);
     if (opened) {
-      file = *std::move(opened);
-      if (OM_TRY(range_is_locked(file.borrow(), 0, 1)))
-        return Error{Errc::kBusy, 0, "the region of " + std::string(owner) + " is in use"};
-    }
-    if (file && memory_bytes < known->second.memory_bytes) {
+      work->file = *std::move(opened);
+      if (OM_TRY(range_is_locked(work->file.borrow(), 0, 1))) return busy;
       // Its user keeps what lies below the new end. Locked, so that nobody maps the rest meanwhile.
-      if (!OM_TRY(lock_range_exclusive(file.borrow(), 0, 1)))
-        return Error{Errc::kBusy, 0, "the region of " + std::string(owner) + " is in use"};
-      OM_TRY(resize(file.borrow(), memory_bytes));
-      OM_TRY(unlock_range(file.borrow(), 0, 1));
-      memory_->return_region(known->second.memory_bytes - memory_bytes);
-      known->second.memory_bytes = memory_bytes;
-    }
-    if (!file) {
+      if (!OM_TRY(lock_range_exclusive(work->file.borrow(), 0, 1))) return busy;
+      work->locked = true;
+    } else {
       // Gone behind our back: another one.
-      OM_TRY(remove_at(regions_dir_.borrow(), name));
+      OM_TRY(remove_at(regions_dir_.borrow(), work->name));
       memory_->return_region(known->second.memory_bytes);
-      disks_->drop_region(name);
+      disks_->drop_region(work->name);
       regions_.erase(known);
       known = regions_.end();
     }
   }
-  const std::uint64_t had = known == regions_.end() ? 0 : known->second.memory_bytes;
-  const std::uint64_t more = memory_bytes - had;
-  const std::uint64_t share = config_.memory_bytes / 100 * config_.region_percent_max +
-                              config_.memory_bytes % 100 * config_.region_percent_max / 100;
-  if (more > 0) {
+  work->fresh = known == regions_.end();
+  work->had = work->fresh ? 0 : known->second.memory_bytes;
+  work->at = work->had;
+  if (work->memory_bytes > work->had) {
+    const std::uint64_t more = work->memory_bytes - work->had;
+    const std::uint64_t share = config_.memory_bytes / 100 * config_.region_percent_max +
+                                config_.memory_bytes % 100 * config_.region_percent_max / 100;
     const std::uint64_t others = memory_->region_bytes();
     if (more > share || others > share - more)
       return Error{Errc::kNoSpace, 0,
-                   format_size(memory_bytes) + " for a region are not to be had: regions have " +
-                       format_size(others) + " of " + format_size(share)};
-    if (!memory_->promise_region(more) &&
-        !(free_memory_for_region(more) && memory_->promise_region(more)))
-      return Error{Errc::kNoSpace, 0,
-                   format_size(memory_bytes) +
-                       " for a region are not to be had: shared objects that are leased keep the "
-                       "rest of " +
-                       format_size(config_.memory_bytes)};
+                   format_size(work->memory_bytes) +
+                       " for a region are not to be had: regions have " + format_size(others) +
+                       " of " + format_size(share)};
   }
-  const bool fresh = known == regions_.end();
-  const auto make = [&]() -> Result<void> {
-    if (fresh) {
-      // Under another name until it is whole: '%' alone is no escaped owner.
-      const std::string temporary = "%" + name;
-      OM_TRY(remove_at(regions_dir_.borrow(), temporary));
-      file = OM_TRY(open_at(regions_dir_.borrow(), temporary, O_RDWR | O_CREAT | O_EXCL));
-      auto sized = resize(file.borrow(), memory_bytes);
-      if (sized) sized = allocate(file.borrow(), 0, memory_bytes);
-      if (sized) sized = rename_at(regions_dir_.borrow(), temporary, name);
-      if (!sized) (void)remove_at(regions_dir_.borrow(), temporary);
-      return sized;
+  return work;
+}
+
+// Free segments first, then those whose objects can go; a part of it in each turn of the loop.
+void StoreImpl::make_room_for(const RegionWorkRef& work) {
+  const std::uint64_t more = work->memory_bytes > work->had ? work->memory_bytes - work->had : 0;
+  for (int i = 0; i < kEvictedPerTurn; ++i) {
+    if (more == 0 || memory_->promise_region(more)) {
+      if (work->fresh) {
+        (void)remove_at(regions_dir_.borrow(), work->temporary);
+        auto made = open_at(regions_dir_.borrow(), work->temporary, O_RDWR | O_CREAT | O_EXCL);
+        if (made)
+          work->file = *std::move(made);
+        else
+          work->result = std::move(made).error();
+      }
+      return work->result ? resize_region(work) : finish_region(work);
     }
-    if (more == 0) return {};
-    OM_TRY(allocate(file.borrow(), had, more));  // sets the length as well
-    return {};
-  };
+    if (memory_->shrink_for(more)) continue;
+    if (evict_from(*memory_policy_) || leases_->collect_all()) continue;
+    if (memory_->shrink_for(more)) continue;
+    return end_region_work(
+        work, Error{Errc::kNoSpace, 0,
+                    format_size(work->memory_bytes) +
+                        " for a region are not to be had: shared objects that are leased keep the "
+                        "rest of " +
+                        format_size(config_.memory_bytes)});
+  }
+  worker_->post([this, work] { make_room_for(work); });
+}
+
+// The next piece of the file, there or away.
+void StoreImpl::resize_region(const RegionWorkRef& work) {
+  if (!work->result || work->at == work->memory_bytes) return finish_region(work);
+  worker_->run(
+      [work] {
+        if (work->at < work->memory_bytes) {
+          const std::uint64_t piece = std::min(kRegionPiece, work->memory_bytes - work->at);
+          work->result = allocate(work->file.borrow(), work->at, piece);
+          work->at += piece;
+        } else {
+          work->at -= std::min(kRegionPiece, work->at - work->memory_bytes);
+          work->result = resize(work->file.borrow(), work->at);
+        }
+      },
+      [this, work] { resize_region(work); });
+}
+
+void StoreImpl::finish_region(const RegionWorkRef& work) {
+  const std::uint64_t more = work->memory_bytes > work->had ? work->memory_bytes - work->had : 0;
+  if (work->result && work->fresh)
+    work->result = rename_at(regions_dir_.borrow(), work->temporary, work->name);
+  const bool renamed = work->result && work->fresh;
   std::optional<UniqueFd> directory;
-  auto made = make();
-  if (made && disk_bytes > 0) {
-    auto opened = disks_->region_directory(name, disk_bytes);
+  if (work->result && work->disk_bytes > 0) {
+    auto opened = disks_->region_directory(work->name, work->disk_bytes);
     if (opened)
       directory = *std::move(opened);
     else
-      made = std::move(opened).error();
+      work->result = std::move(opened).error();
   }
-  if (!made) {
-    if (fresh) (void)remove_at(regions_dir_.borrow(), name);
+  if (!work->result) {
+    if (work->fresh) (void)remove_at(regions_dir_.borrow(), renamed ? work->name : work->temporary);
     // A grown file that found no disk keeps its old promise; its tail is given back.
-    if (!fresh && more > 0) (void)resize(file.borrow(), had);
+    if (!work->fresh && more > 0) (void)resize(work->file.borrow(), work->had);
     memory_->return_region(more);
-    return std::move(made).error();
+    return end_region_work(work, std::move(work->result).error());
   }
-  if (disk_bytes == 0) disks_->drop_region(name);
-  Region& region = regions_[std::string(owner)];
+  if (work->disk_bytes == 0) disks_->drop_region(work->name);
+  if (work->memory_bytes < work->had) memory_->return_region(work->had - work->memory_bytes);
+  Region& region = regions_[work->owner];
   if (region.id == 0) region.id = next_region_++;
-  region.memory_bytes = memory_bytes;
-  region.disk_bytes = disk_bytes;
-  region.pid = pid;
+  region.memory_bytes = work->memory_bytes;
+  region.disk_bytes = work->disk_bytes;
+  region.pid = work->pid;
   RegionGrant grant;
   grant.region_id = region.id;
-  grant.fresh = fresh;
-  grant.memory = std::move(file);
-  grant.memory_bytes = memory_bytes;
-  grant.disk_bytes = disk_bytes;
+  grant.fresh = work->fresh;
+  grant.memory_bytes = work->memory_bytes;
+  grant.disk_bytes = work->disk_bytes;
   grant.directory = std::move(directory);
-  return grant;
+  if (work->locked) (void)unlock_range(work->file.borrow(), 0, 1);
+  work->locked = false;
+  grant.memory = std::move(work->file);
+  end_region_work(work, std::move(grant));
+}
+
+void StoreImpl::end_region_work(const RegionWorkRef& work, Result<RegionGrant> answer) {
+  regions_at_work_.erase(work->owner);
+  work->file.reset();  // and its lock
+  work->done(std::move(answer));
+}
+
+// Unlinking a large file at once would hold up whatever waits for the worker: piece by piece.
+void StoreImpl::empty_file(UniqueFd file, const std::string& name, std::uint64_t size,
+                           std::function<void()> then) {
+  const std::uint64_t left = size - std::min(size, kRegionPiece);
+  auto held = std::make_shared<UniqueFd>(std::move(file));
+  worker_->run([held, left] { (void)resize(held->borrow(), left); },
+               [this, held, name, left, then = std::move(then)]() mutable {
+                 if (left > 0) return empty_file(std::move(*held), name, left, std::move(then));
+                 (void)remove_at(regions_dir_.borrow(), name);
+                 then();
+               });
 }
 
 Result<std::vector<RegionInfo>> StoreImpl::list_regions() {
@@ -211,23 +274,36 @@ Result<std::vector<RegionInfo>> StoreImpl::list_regions() {
   return all;
 }
 
-Result<void> StoreImpl::drop_region(std::string_view owner) {
+void StoreImpl::drop_region(std::string_view owner, std::function<void(Result<void>)> done) {
   const auto found = regions_.find(std::string(owner));
   const std::string name = escape(owner);
+  const Error busy{Errc::kBusy, 0, "the region of " + std::string(owner) + " is in use"};
+  if (regions_at_work_.count(std::string(owner)) != 0) return done(busy);
   if (found == regions_.end() && disks_->region_bytes(name) > 0) {
     disks_->drop_region(name);
-    return {};
+    return done({});
   }
   if (found == regions_.end())
-    return Error{Errc::kNotFound, 0, "there is no region of " + std::string(owner)};
-  if (const auto file = open_at(regions_dir_.borrow(), name, O_RDWR))
-    if (OM_TRY(range_is_locked(file->borrow(), 0, 1)))
-      return Error{Errc::kBusy, 0, "the region of " + std::string(owner) + " is in use"};
-  OM_TRY(remove_at(regions_dir_.borrow(), name));
-  memory_->return_region(found->second.memory_bytes);
+    return done(Error{Errc::kNotFound, 0, "there is no region of " + std::string(owner)});
+  auto file = open_at(regions_dir_.borrow(), name, O_RDWR);
+  const std::string gone = "%gone." + std::to_string(found->second.id);
+  if (file) {
+    // The lock is held until the file is gone, so that no client gets at it any more.
+    const auto locked = lock_range_exclusive(file->borrow(), 0, 1);
+    if (!locked) return done(locked.error());
+    if (!*locked) return done(busy);
+    if (auto renamed = rename_at(regions_dir_.borrow(), name, gone); !renamed)
+      return done(std::move(renamed));
+  }
+  const std::uint64_t bytes = found->second.memory_bytes;
   disks_->drop_region(name);
   regions_.erase(found);
-  return {};
+  const auto end = [this, bytes, done = std::move(done)] {
+    memory_->return_region(bytes);
+    done({});
+  };
+  if (!file) return end();
+  empty_file(*std::move(file), gone, bytes, end);
 }
 
 Result<void> StoreImpl::drain_region(std::string_view owner, bool on) {

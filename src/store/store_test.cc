@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include "base/release_ring.h"
+#include "posix/mapping.h"
 #include "posix/range_lock.h"
 #include "store/segment_id.h"
 #include "store/store_testing.h"
@@ -486,42 +488,128 @@ TEST_F(StoreTest, MemoryIsMadeRoomInByMovingObjectsToDisk) {
   for (unsigned i = 0; i < 40; ++i) EXPECT_EQ(get("k" + std::to_string(i)), body_of(200000, i));
 }
 
+// A memory tier that is configured smaller than what lies there.
+TEST_F(StoreTest, ASmallerMemoryKeepsWhatIsLeasedAndWhatFits) {
+  open();
+  for (unsigned i = 0; i < 11; ++i) ASSERT_TRUE(put("k" + std::to_string(i), body_of(300000, i)));
+  // Locks are taken in blocks of ids: the leased one is to be far from the others.
+  for (unsigned i = 0; i < 130; ++i) ASSERT_TRUE(put("between", "x"));
+  ASSERT_TRUE(put("k11", body_of(300000, 11)));
+  EXPECT_EQ(status("memory.segment_bytes"), std::uint64_t{4} << 20);
+  const auto reader = *store->open_holder({});
+  const auto copy = *duplicate(store->lease_descriptor(reader));
+  const auto leased = store->get(reader, "k11");
+  ASSERT_TRUE(leased && *leased);
+  config.memory_bytes = 2 << 20;
+  crash();
+  EXPECT_LE(status("memory.segment_bytes"), config.memory_bytes);
+  EXPECT_TRUE(*store->stat("k11"));
+  EXPECT_EQ(get("k11"), body_of(300000, 11));
+  unsigned left = 0;
+  for (unsigned i = 0; i < 12; ++i) {
+    const auto body = get("k" + std::to_string(i));
+    if (body) {
+      EXPECT_EQ(*body, body_of(300000, i));
+    }
+    left += body.has_value() ? 1 : 0;
+  }
+  EXPECT_GE(left, 3U);
+  EXPECT_LT(left, 12U);
+  ASSERT_TRUE(put("more", body_of(300000, 77)));
+  EXPECT_LE(status("memory.segment_bytes"), config.memory_bytes);
+}
+
+TEST_F(StoreTest, WhoKeepsWhatItWasAskedForGetsNothingElse) {
+  config.holder.leased_bytes = std::uint64_t{1} << 30;
+  config.revoke_grace_ns = 1000;
+  open();
+  std::vector<LeaseId> held;
+  for (unsigned i = 0; i < 4; ++i) {
+    ASSERT_TRUE(put("k" + std::to_string(i), body_of(1000000, i)));
+    held.push_back((*store->get(me, "k" + std::to_string(i)))->lease_id);
+  }
+  EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
+  clock.now_ns += 500;
+  store->tick();
+  const auto early = store->get(me, "k0");
+  ASSERT_TRUE(early && *early);
+  store->release(me, (*early)->lease_id);
+  clock.now_ns += 501;
+  store->tick();
+  EXPECT_EQ(status("leases.overdue"), 4U);
+  EXPECT_EQ(store->get(me, "k0").error().code, Errc::kQuota);
+  for (unsigned i = 0; i < 3; ++i) store->release(me, held[i]);
+  EXPECT_EQ(store->get(me, "k0").error().code, Errc::kQuota);
+  store->release(me, held[3]);
+  EXPECT_TRUE(*store->get(me, "k0"));
+}
+
+TEST_F(StoreTest, LeasesThatComeBackByThePageMakeRoom) {
+  config.holder.leased_bytes = std::uint64_t{1} << 30;
+  open();
+  auto page = store->release_page(me);
+  ASSERT_TRUE(page) << describe(page.error());
+  EXPECT_NE(::ftruncate(page->raw(), 0), 0);
+  auto mapped = Mapping::of(page->borrow(), 0, kReleaseRingBytes, Access::kReadWrite);
+  ASSERT_TRUE(mapped);
+  auto* const ring = reinterpret_cast<ReleaseRing*>(mapped->data());
+  for (unsigned i = 0; i < 4; ++i) {
+    ASSERT_TRUE(put("k" + std::to_string(i), body_of(1000000, i)));
+    ASSERT_TRUE(ring->push((*store->get(me, "k" + std::to_string(i)))->lease_id));
+  }
+  // Nobody has looked at the page when room is wanted.
+  ASSERT_TRUE(put("more", body_of(1000000, 9)));
+  EXPECT_EQ(status("leases"), 0U);
+  EXPECT_EQ(get("more"), body_of(1000000, 9));
+}
+
 TEST_F(StoreTest, RegionsAreGrantedHeldGrownAndDropped) {
   with_disk();
   open();
-  auto grant = store->open_region("www/s", 1 << 20, 1 << 20, 42);
+  auto grant = open_region("www/s", 1 << 20, 1 << 20, 42);
   ASSERT_TRUE(grant) << describe(grant.error());
   EXPECT_TRUE(grant->fresh);
   EXPECT_TRUE(grant->directory);
   ASSERT_TRUE(*lock_range_exclusive(grant->memory.borrow(), 0, 1));
-  EXPECT_EQ(store->open_region("www/s", 1 << 20, 0, 43).error().code, Errc::kBusy);
-  EXPECT_EQ(store->drop_region("www/s").error().code, Errc::kBusy);
+  EXPECT_EQ(open_region("www/s", 1 << 20, 0, 43).error().code, Errc::kBusy);
+  EXPECT_EQ(drop_region("www/s").error().code, Errc::kBusy);
   ASSERT_TRUE(write_exactly(grant->memory.borrow(), 100, std::as_bytes(std::span("data", 4))));
   crash();
-  EXPECT_EQ(store->open_region("www/s", 1 << 20, 1 << 20, 43).error().code, Errc::kBusy);
+  EXPECT_EQ(open_region("www/s", 1 << 20, 1 << 20, 43).error().code, Errc::kBusy);
   auto regions = store->list_regions();
   ASSERT_TRUE(regions && regions->size() == 1);
   EXPECT_TRUE(regions->front().held);
   EXPECT_EQ(regions->front().owner, "www/s");
   grant->memory.reset();
-  auto grown = store->open_region("www/s", 2 << 20, 1 << 20, 44);
+  auto grown = open_region("www/s", 2 << 20, 1 << 20, 44);
   ASSERT_TRUE(grown) << describe(grown.error());
   EXPECT_FALSE(grown->fresh);
   EXPECT_EQ(*file_size(grown->memory.borrow()), std::uint64_t{2} << 20);
   char bytes[4] = {};
   ASSERT_EQ(::pread(grown->memory.raw(), bytes, 4, 100), 4);
   EXPECT_EQ(std::string_view(bytes, 4), "data");
-  EXPECT_EQ(store->open_region("other", 3 << 20, 0, 1).error().code, Errc::kNoSpace);
-  auto smaller = store->open_region("www/s", 1 << 20, 0, 44);
+  EXPECT_EQ(open_region("other", 3 << 20, 0, 1).error().code, Errc::kNoSpace);
+  auto smaller = open_region("www/s", 1 << 20, 0, 44);
   ASSERT_TRUE(smaller);
   EXPECT_FALSE(smaller->fresh);
   EXPECT_EQ(*file_size(smaller->memory.borrow()), std::uint64_t{1} << 20);
   ASSERT_EQ(::pread(smaller->memory.raw(), bytes, 4, 100), 4);
   EXPECT_EQ(std::string_view(bytes, 4), "data");
   EXPECT_EQ(status("memory.region_bytes"), std::uint64_t{1} << 20);
+  // While one is being made, another is refused, and the loop serves others.
+  bool answered = false;
+  store->open_region("www/busy", 1 << 20, 0, 1, [&](const auto& made) {
+    answered = true;
+    EXPECT_TRUE(made);
+  });
+  EXPECT_FALSE(answered);
+  EXPECT_EQ(open_region("www/busy", 1 << 20, 0, 2).error().code, Errc::kBusy);
+  EXPECT_FALSE(*store->stat("nothing"));
+  until([&] { return answered; });
+  ASSERT_TRUE(drop_region("www/busy"));
   smaller->memory.reset();
-  ASSERT_TRUE(store->drop_region("www/s"));
-  EXPECT_EQ(store->drop_region("www/s").error().code, Errc::kNotFound);
+  ASSERT_TRUE(drop_region("www/s"));
+  EXPECT_EQ(drop_region("www/s").error().code, Errc::kNotFound);
   EXPECT_EQ(status("memory.region_bytes"), 0U);
   EXPECT_EQ(status("disk.used_bytes"), 0U);
 }
@@ -529,7 +617,7 @@ TEST_F(StoreTest, RegionsAreGrantedHeldGrownAndDropped) {
 TEST_F(StoreTest, ARegionGetsTheSpaceOfSharedObjects) {
   open();
   for (unsigned i = 0; i < 12; ++i) ASSERT_TRUE(put("k" + std::to_string(i), body_of(300000, i)));
-  ASSERT_TRUE(store->open_region("o", 3 << 20, 0, 1));
+  ASSERT_TRUE(open_region("o", 3 << 20, 0, 1));
   EXPECT_LE(status("memory.segment_bytes") + status("memory.region_bytes"), config.memory_bytes);
 }
 

@@ -105,6 +105,21 @@ class StoreFixture : public ::testing::Test {
     return answer ? *answer : Result<Committed>(Error{Errc::kTimeout, 0, "no answer"});
   }
 
+  Result<RegionGrant> open_region(std::string_view owner, std::uint64_t memory_bytes,
+                                  std::uint64_t disk_bytes, std::uint32_t pid) {
+    std::optional<Result<RegionGrant>> answer;
+    store->open_region(owner, memory_bytes, disk_bytes, pid,
+                       [&](Result<RegionGrant> result) { answer = std::move(result); });
+    until([&] { return answer.has_value(); });
+    return answer ? *std::move(answer) : Result<RegionGrant>(Error{Errc::kTimeout, 0, "no answer"});
+  }
+  Result<void> drop_region(std::string_view owner) {
+    std::optional<Result<void>> answer;
+    store->drop_region(owner, [&](Result<void> result) { answer = std::move(result); });
+    until([&] { return answer.has_value(); });
+    return answer ? *std::move(answer) : Result<void>(Error{Errc::kTimeout, 0, "no answer"});
+  }
+
   static ReserveRequest request(const std::string& key, std::optional<std::uint64_t> length) {
     ReserveRequest wanted;
     wanted.key = key;

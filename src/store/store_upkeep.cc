@@ -36,6 +36,7 @@ void StoreImpl::tick() {
     leases_->settle();
   }
   leases_->collect_all();
+  (void)leases_->mark_overdue(now, config_.revoke_grace_ns);
   if (held_log_->wants_rewrite()) {
     auto live = held_;
     for (const auto& [id, put] : puts_) {
@@ -373,6 +374,8 @@ std::vector<StatusItem> StoreImpl::status() {
   number("memory.segments", memory_->segment_count());
   number("memory.segment_bytes", memory_->segment_total());
   number("memory.faulted_bytes", memory_->faulted());
+  items.push_back({"memory.pages", 0, memory_->pages()});
+  number("memory.huge_bytes", memory_->huge());
   number("memory.region_bytes", memory_->region_bytes());
   number("memory.staging_bytes", staging_->used());
   number("held.objects", held_.size());
@@ -382,7 +385,7 @@ std::vector<StatusItem> StoreImpl::status() {
   number("holders", leases_->holders());
   number("holders.orphans", leases_->orphans());
   number("leases", leases_->leases());
-  number("leases.overdue", leases_->overdue(clock_.monotonic_ns(), config_.revoke_grace_ns));
+  number("leases.overdue", leases_->mark_overdue(clock_.monotonic_ns(), config_.revoke_grace_ns));
   number("puts", puts_.size());
   number("waits", waits_.size());
   number("regions", regions_.size());

@@ -115,18 +115,20 @@ Result<T> decode_body(std::span<const std::byte> packet) {
   return message;
 }
 
+// Most packets are shorter: one allocation.
+inline constexpr std::size_t kUsualPacketBytes = 256;
+
 // A whole packet. The caller keeps to kPacketBytesMax and sends `descriptors` descriptors with it.
 template <class T>
 std::string encode(Type type, std::uint64_t request_id, const T& message, std::uint16_t flags = 0,
                    std::uint32_t descriptors = 0) {
-  std::string packet(Header::kBytes, '\0');
+  std::string packet;
+  packet.reserve(kUsualPacketBytes);
+  encode_header({0, type, flags, request_id, Errc::kOk, descriptors}, packet);
   Encoder encoder(packet);
   encoder(message);
-  std::string head;
-  encode_header(
-      {static_cast<std::uint32_t>(packet.size()), type, flags, request_id, Errc::kOk, descriptors},
-      head);
-  packet.replace(0, Header::kBytes, head);
+  const auto length = static_cast<std::uint32_t>(packet.size());
+  std::memcpy(packet.data(), &length, sizeof length);
   return packet;
 }
 template <class T>

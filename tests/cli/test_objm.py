@@ -12,6 +12,7 @@ import time
 import unittest
 
 from cli.objm import ABSENT, DENIED, DONE, NO_SPACE, OTHER, UNREACHABLE, USAGE, objm
+from protocol.client import Connection
 from support.daemon import OBJM, Daemon, wait_until
 
 
@@ -99,6 +100,53 @@ class Objects(WithDaemon):
     def test_expires(self):
         self.ok("put", "soon", "--ttl", "300ms", stdin=b"x")
         wait_until(lambda: self.objm("get", "soon").code == ABSENT, "an expired object is gone")
+
+    def start(self, *arguments):
+        """objm while it runs, its standard output a pipe."""
+        process = subprocess.Popen([OBJM, "--socket", self.daemon.socket, *arguments],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def test_get_waits_for_what_is_not_there_yet(self):
+        self.assertEqual(self.objm("get", "--wait", "20ms", "late").code, ABSENT)
+        waiting = self.start("get", "--wait", "60s", "late")
+        with Connection(self.daemon.socket) as client:
+            wait_until(lambda: client.status()["events.subscribers"] == 1, "it waits")
+        self.ok("put", "late/other", stdin=b"another one")
+        self.ok("put", "late", stdin=b"here it is")
+        self.assertEqual(waiting.stdout.read(), b"here it is")
+        self.assertEqual(waiting.wait(30), DONE)
+        self.assertEqual(self.ok("get", "--wait", "1ms", "late").out, b"here it is")
+        self.assertEqual(self.objm("get", "--wait", "soon", "late").code, USAGE)
+
+    def test_get_follows_what_is_being_written(self):
+        self.assertEqual(self.objm("get", "--follow", "grows").code, ABSENT)
+        with Connection(self.daemon.socket) as client:
+            for end in ("commit", "abort"):
+                # It waits for a writer, then follows it.
+                following = self.start("get", "--follow", "--wait", "60s", "grows")
+                wait_until(lambda: client.status()["events.subscribers"] == 1, "it waits")
+                put = client.reserve("grows", 6)
+                client.write([dict(put["extents"][0], length=3)], b"one")
+                client.progress(put["put_id"], 3)
+                self.assertEqual(os.read(following.stdout.fileno(), 100), b"one")
+                self.assertIsNone(following.poll())
+                if end == "commit":
+                    client.write([dict(put["extents"][0], length=6)], b"onetwo")
+                    client.commit(put["put_id"], 6)
+                    self.assertEqual(following.stdout.read(), b"two")
+                    self.assertEqual(following.wait(30), DONE)
+                    self.assertEqual(self.ok("get", "--follow", "grows").out, b"onetwo")
+                    self.ok("delete", "grows")
+                else:
+                    client.abort(put["put_id"])
+                    self.assertEqual(following.stdout.read(), b"")
+                    self.assertEqual(following.wait(30), ABSENT)
 
     def test_absent(self):
         for command in (["get", "none"], ["stat", "none"], ["delete", "none"]):
