@@ -33,8 +33,15 @@ class Revocation(unittest.TestCase):
         self.daemon = Daemon(memory="8M", extra=["--revoke-grace", str(GRACE)])
         self.clients = []
         self.writer = self.connect()
-        for n in range(OBJECTS):
+        # While a segment is being made beside, an object may have to go for another one.
+        wait_until(lambda: not self.put_missing(), "all are there")
+
+    def put_missing(self):
+        there = {entry["key"] for entry in self.writer.list(b"k/")["entries"]}
+        missing = [n for n in range(OBJECTS) if f"k/{n}".encode() not in there]
+        for n in missing:
             self.writer.put(f"k/{n}", body_of(n))
+        return missing
 
     def tearDown(self):
         for client in self.clients:
