@@ -14,7 +14,7 @@ help:
 	@echo "make vtc                  the conversations with varnishd"
 	@echo "make check                layers, headers, format, promises, words"
 	@echo "make format               clang-format in place"
-	@echo "make bench                the benchmark programs"
+	@echo "make bench                ours beside plain Varnish and rivals, in 5 minutes (bench/run --quick)"
 	@echo "make server               a demonstration: H2O, objm proxy, what survives"
 
 .PHONY: bootstrap test full server
@@ -41,4 +41,4 @@ check:
 format:
 	tools/check_format.py --fix
 bench:
-	script/build release && ls build/release/bin/*bench*
+	script/build release && bench/run --quick

@@ -21,11 +21,11 @@ def bound_of(interval, better):
 
 
 def derive(results, guarded, metrics):
-    """Bounds from a run. `guarded`: (work, case, metric, contestant, other)."""
+    """Bounds from a run, of what has rounds enough. `guarded`: (work, case, metric, contestant, other)."""
     bounds = []
     for work, case, metric, one, other in guarded:
         interval = results.ratio(work, case, metric, one, other)
-        if interval is not None:
+        if interval is not None and interval.enough:
             bounds.append({"work": work, "case": case, "metric": metric, "contestant": one, "against": other,
                            **bound_of(interval, metrics[metric][2])})
     return bounds
