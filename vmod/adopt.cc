@@ -12,9 +12,11 @@
 
 #include <syslog.h>
 
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <mutex>
+#include <thread>
 
 #include "bans.h"
 #include "removals.h"
@@ -197,6 +199,7 @@ void adopt(Store& store, std::unique_ptr<region::Region> region) {
   const bans::Restored restored(saved);
   // Objects lose nothing when the log was empty: then none of them was tested against anything.
   Plan chosen = plan(scan, VTIM_real(), restored.oldest(), saved.lost_until);
+  if (region->files() != nullptr) fit_to_disk(chosen, region->files()->capacity());
   std::vector<std::uint64_t> slots;
   slots.reserve(chosen.keep.size());
   for (const auto& candidate : chosen.keep) slots.push_back(candidate.slot);
@@ -233,6 +236,42 @@ void adopt(Store& store, std::unique_ptr<region::Region> region) {
 }
 
 }  // namespace
+
+void ended(Store& store) {
+  region::Region& region = *store.region();
+  region.mark_clean();
+  if (region.files() == nullptr) return;
+  // Varnish waits cli_timeout for its child to end, and kills it then. Whoever stops it waits as
+  // well: a disk that is slow costs the objects a reboot, not the operator his patience.
+  struct State {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::string text;
+    bool done = false;
+  };
+  auto* state = new State;  // a thread that is late still has it when the process ends
+  std::thread writer([state, &region] {
+    auto written = region.write_snapshot();
+    const std::lock_guard lock(state->mutex);
+    state->text = written
+                      ? std::to_string(*written) + " bodies in files will survive a reboot"
+                      : "bodies in files will not survive a reboot: " + describe(written.error());
+    state->done = true;
+    state->changed.notify_one();
+  });
+  writer.detach();
+  std::unique_lock lock(state->mutex);
+  const double third = (*varnish.cache_param)->cli_timeout / 3;
+  const std::chrono::duration<double> limit(std::min(third, 10.));
+  if (state->changed.wait_for(lock, limit, [state] { return state->done; })) {
+    notice(LOG_NOTICE, &store, state->text);
+    return;
+  }
+  lock.unlock();
+  region.withdraw_snapshot();
+  notice(LOG_WARNING, &store,
+         "bodies in files will not survive a reboot: the disk is too slow to sync them now");
+}
 
 void prepare(Store& store, std::unique_ptr<region::Region> region, bool on_cli) {
   if (region->formatted()) {

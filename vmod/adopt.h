@@ -19,8 +19,9 @@ enum class Reason : std::uint8_t {
   kTooLate,   // the time limit was reached
   kPurged,    // purged while adoption ran
   kDamaged,   // the body is not the one that was stored (verify = on_adopt)
+  kNoDisk,    // the disk has become smaller
 };
-inline constexpr std::size_t kReasons = 7;
+inline constexpr std::size_t kReasons = 8;
 
 struct Plan {
   std::vector<region::ScanReport::Candidate> keep;  // least recently used first
@@ -29,6 +30,8 @@ struct Plan {
 // `now` in seconds; `oldest_ban`: an object that was not tested against it lost its place in the
 // list; `lost_until`: see BanLog.
 Plan plan(const region::ScanReport& scan, double now, double oldest_ban, double lost_until);
+// Drops the least recently used objects whose bodies do not fit on a disk of that size.
+void fit_to_disk(Plan& plan, std::uint64_t disk_bytes);
 
 // "3 expired, 1 replaced", or "".
 std::string describe_reasons(const std::array<std::uint64_t, kReasons>& dropped);

@@ -2,6 +2,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <unordered_set>
 
 #include "adopt.h"
 #include "region/record.h"
@@ -100,6 +101,28 @@ Plan plan(const region::ScanReport& scan, double now, double oldest_ban, double 
   return plan;
 }
 
+void fit_to_disk(Plan& plan, std::uint64_t disk_bytes) {
+  // From the most recently used on; a file that several name counts once.
+  std::unordered_set<std::uint64_t> kept;
+  std::uint64_t used = 0;
+  std::vector<region::ScanReport::Candidate> keep;
+  keep.reserve(plan.keep.size());
+  for (auto it = plan.keep.rbegin(); it != plan.keep.rend(); ++it) {
+    if (const auto file = file_of(*it->record); file && !kept.contains(file->number)) {
+      const std::uint64_t bytes = region::BodyFiles::blocks(file->length);
+      if (used > disk_bytes || bytes > disk_bytes - used) {
+        ++plan.dropped[static_cast<std::size_t>(Reason::kNoDisk)];
+        continue;
+      }
+      used += bytes;
+      kept.insert(file->number);
+    }
+    keep.push_back(*it);
+  }
+  std::ranges::reverse(keep);
+  plan.keep = std::move(keep);
+}
+
 std::string describe_reasons(const std::array<std::uint64_t, kReasons>& dropped) {
   static constexpr std::array<const char*, kReasons> kNames = {"expired",
                                                                "unusable",
@@ -107,7 +130,8 @@ std::string describe_reasons(const std::array<std::uint64_t, kReasons>& dropped)
                                                                "replaced",
                                                                "past the time limit",
                                                                "purged",
-                                                               "of a damaged body"};
+                                                               "of a damaged body",
+                                                               "for a disk that is smaller now"};
   std::string text;
   for (std::size_t reason = 0; reason < kReasons; ++reason)
     if (dropped[reason] != 0)

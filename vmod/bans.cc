@@ -41,6 +41,12 @@ void banexport(const struct stevedore* /*stv*/, const uint8_t* specs, unsigned l
     if (!one.log->replace(std::as_bytes(std::span(specs, length)))) lost(one);
 }
 
+// The child ends in order: no bans come any more, no new requests, nothing expires.
+void close(const struct stevedore* /*stv*/, int pass) noexcept {
+  if (pass != 0) return;
+  for (const Log& one : logs()) adoption::ended(*one.store);
+}
+
 VCL_BYTES no_bytes(const struct stevedore* /*stv*/) noexcept { return 0; }
 VCL_BOOL never(const struct stevedore* /*stv*/) noexcept { return 0; }
 
@@ -61,6 +67,7 @@ void listen() {
   if (listener.magic != 0) return;
   listener.name = kListenerName;
   listener.allocobj = fallback_allocobj;
+  listener.close = close;
   listener.baninfo = baninfo;
   listener.banexport = banexport;
   listener.var_free_space = no_bytes;

@@ -66,6 +66,10 @@ class AttachedBody {
   virtual ~AttachedBody() = default;
   // nullopt: the bytes cannot be had any more. Any thread.
   [[nodiscard]] virtual std::optional<BodyView> view() const = 0;
+  // The same bytes for another object, with no copy made. nullptr: not possible.
+  [[nodiscard]] virtual std::unique_ptr<AttachedBody> share(struct objcore* /*target*/) const {
+    return nullptr;
+  }
 };
 // nullptr: the record names the body.
 AttachedBody* attached_body(const struct objcore* oc);

@@ -11,6 +11,7 @@
 
 #include "base/limits.h"
 #include "director_hit.h"
+#include "lease_body.h"
 #include "shared_bans.h"
 #include "storage.h"
 
@@ -35,6 +36,9 @@ Director::Director(Config config)
     notice(up ? LOG_NOTICE : LOG_WARNING, nullptr,
            "director " + config_.name +
                (up ? ": looks in " : ": asks backends only, no answers from ") + config_.socket);
+  };
+  watcher.revoked = [this](const std::shared_ptr<Client>& client, std::uint64_t lease) {
+    if (lease_body::revoked(client.get(), lease)) count(counters_->c_revoked);
   };
   link_ = std::make_unique<DirectorLink>(std::move(options), std::move(watcher));
 }

@@ -16,6 +16,22 @@ using abi::varnish;
 
 namespace {
 
+bool share_attached(struct worker* wrk, Store& store, const AttachedBody& body,
+                    struct objcore* target, Fetch& fetch) {
+  const auto view = body.view();
+  if (!view || view->length() == 0) return false;
+  std::unique_ptr<AttachedBody> shared = body.share(target);
+  if (shared == nullptr) return false;
+  Lck_Lock(&target->boc->mtx);
+  attach_body(target, std::move(shared));
+  fetch.settled = true;
+  Lck_Unlock(&target->boc->mtx);
+  varnish.ObjExtend(wrk, target, static_cast<ssize_t>(view->length()), 1);
+  count(store.counters().c_shared);
+  count(store.counters().c_shared_bytes, view->length());
+  return true;
+}
+
 // A 304: Varnish copies the stale object's body into the new one by this iterator. When both are
 // ours, the new record takes the same extents instead, by reference.
 bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* priv) {
@@ -24,12 +40,13 @@ bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* pr
     return false;
   struct objcore* target = bo->fetch_objcore;
   Store* store = Store::of(oc);
-  if (store == nullptr || Store::of(target) != store || oc->stobj->priv2 != 0 ||
-      target->boc == nullptr)
-    return false;
+  if (store == nullptr || Store::of(target) != store || target->boc == nullptr) return false;
   Fetch* fetch = Fetch::of(target->boc);
   if (fetch == nullptr || fetch->settled || !fetch->pieces.empty() || fetch->file != nullptr)
     return false;
+  if (const AttachedBody* body = attached_body(oc); body != nullptr)
+    return share_attached(wrk, *store, *body, target, *fetch);
+  if (oc->stobj->priv2 != 0) return false;
   region::Region& region = *store->region();
   std::vector<Fetch::Piece> pieces;
   std::unique_ptr<Fetch::File> shared;
@@ -140,6 +157,8 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
       if (boc->state == BOS_FINISHED) break;
       continue;
     }
+    // It got all of its body at once, and that is not among the pieces.
+    if (sent == 0 && attached_body(oc) != nullptr) return whole(wrk, oc, priv, func, final);
     Lck_Lock(&boc->mtx);
     // Together with the state: a body is at its end only when both were seen at once.
     const std::uint64_t there = boc->len_so_far;

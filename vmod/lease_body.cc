@@ -1,9 +1,14 @@
 #include "lease_body.h"
 
 #include <sys/resource.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <condition_variable>
+#include <map>
+#include <mutex>
 #include <vector>
 
 #include "body.h"
@@ -31,34 +36,141 @@ std::uint64_t files_max() {
   return max;
 }
 
+// Objects that hold leases, to be found when one is asked back. Never destroyed: threads use it.
+struct Holders {
+  std::mutex mutex;
+  std::multimap<std::pair<const Client*, std::uint64_t>, struct objcore*> of;
+};
+Holders& holders() {
+  static auto* all = new Holders;
+  return *all;
+}
+
+// What objects hold together: one lease, of one that was taken over and of those that a 304 made of
+// it.
+struct Held {
+  Held(std::shared_ptr<Client> with, Lease what, std::vector<std::span<const std::byte>> where)
+      : client(std::move(with)), lease(std::move(what)), memory(std::move(where)) {
+    if (lease.info().on_disk) files_held.fetch_add(lease.slices().size());
+  }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+  ~Held() {
+    if (lease.info().on_disk) files_held.fetch_sub(lease.slices().size());
+  }
+  const std::shared_ptr<Client> client;
+  const Lease lease;
+  const std::vector<std::span<const std::byte>> memory;
+};
+
 class LeaseBody final : public AttachedBody {
  public:
-  LeaseBody(std::shared_ptr<Client> client, Lease lease,
-            std::vector<std::span<const std::byte>> memory)
-      : client_(std::move(client)), lease_(std::move(lease)), memory_(std::move(memory)) {
-    if (lease_.info().on_disk) files_held.fetch_add(lease_.slices().size());
+  LeaseBody(struct objcore* oc, std::shared_ptr<const Held> held)
+      : oc_(oc), held_(std::move(held)) {
+    const std::lock_guard lock(holders().mutex);
+    holders().of.emplace(key(), oc_);
   }
   ~LeaseBody() override {
-    if (lease_.info().on_disk) files_held.fetch_sub(lease_.slices().size());
+    const std::lock_guard lock(holders().mutex);
+    const auto [first, last] = holders().of.equal_range(key());
+    for (auto one = first; one != last; ++one) {
+      if (one->second != oc_) continue;
+      holders().of.erase(one);
+      break;
+    }
   }
   [[nodiscard]] std::optional<BodyView> view() const override {
     BodyView view;
-    if (!memory_.empty()) {
-      for (const auto& part : memory_) view.add(part.data(), part.size());
+    if (!held_->memory.empty()) {
+      for (const auto& part : held_->memory) view.add(part.data(), part.size());
     } else {
-      for (const Slice& slice : lease_.slices())
+      for (const Slice& slice : held_->lease.slices())
         view.add(BorrowedFd(slice.fd), slice.offset, slice.length);
     }
     return view;
   }
+  [[nodiscard]] std::unique_ptr<AttachedBody> share(struct objcore* target) const override {
+    return std::make_unique<LeaseBody>(target, held_);
+  }
 
  private:
-  const std::shared_ptr<Client> client_;  // leases end with their connection
-  const Lease lease_;
-  const std::vector<std::span<const std::byte>> memory_;
+  [[nodiscard]] std::pair<const Client*, std::uint64_t> key() const {
+    return {held_->client.get(), held_->lease.id()};
+  }
+  struct objcore* const oc_;
+  const std::shared_ptr<const Held> held_;
 };
 
+// One of the objcores, with a reference for us; not one of `done`. While the lock is held, its body
+// is not being freed, and so it and its objhead are there; but it may be on its way. The one place
+// where an objhead's mutex is taken under a lock of ours: nobody frees a body while he holds one.
+struct objcore* reference(const Client* client, std::uint64_t lease_id,
+                          const std::vector<struct objcore*>& done) {
+  const std::lock_guard lock(holders().mutex);
+  const auto [first, last] = holders().of.equal_range({client, lease_id});
+  for (auto one = first; one != last; ++one) {
+    struct objcore* oc = one->second;
+    if (std::ranges::find(done, oc) != done.end()) continue;
+    Lck_Lock(&oc->objhead->mtx);
+    const bool alive = oc->refcnt > 0;
+    if (alive) oc->refcnt++;
+    Lck_Unlock(&oc->objhead->mtx);
+    if (alive) return oc;
+  }
+  return nullptr;
+}
+
+struct Removal {
+  struct pool_task task {};
+  struct objcore* oc = nullptr;
+  std::mutex mutex;
+  std::condition_variable finished;
+  bool done = false;
+};
+
+bool is_busy(struct objcore* oc) {
+  Lck_Lock(&oc->objhead->mtx);
+  const bool busy = (oc->flags & OC_F_BUSY) != 0;
+  Lck_Unlock(&oc->objhead->mtx);
+  return busy;
+}
+
+void remove(struct worker* wrk, void* priv) noexcept {
+  Removal& removal = *static_cast<Removal*>(priv);
+  // Between getting its body and being there for all is a moment.
+  for (int i = 0; i < 1000 && is_busy(removal.oc); ++i) usleep(1000);
+  // Freeing it may log.
+  std::array<std::byte, 1024> log_buffer;
+  struct vsl_log log {};
+  varnish.VSL_Setup(&log, log_buffer.data(), log_buffer.size());
+  struct vsl_log* const before = wrk->vsl;
+  wrk->vsl = &log;
+  varnish.HSH_Kill(removal.oc);
+  (void)varnish.HSH_DerefObjCore(wrk, &removal.oc, 0);
+  varnish.VSL_Flush(&log, 0);
+  wrk->vsl = before;
+  const std::lock_guard lock(removal.mutex);
+  removal.done = true;
+  removal.finished.notify_one();
+}
+
 }  // namespace
+
+bool revoked(const Client* client, std::uint64_t lease_id) {
+  std::vector<struct objcore*> done;
+  while (struct objcore* oc = reference(client, lease_id, done)) {
+    done.push_back(oc);
+    Removal removal;
+    removal.oc = oc;
+    removal.task.func = remove;
+    removal.task.priv = &removal;
+    // We have a reference that only a worker can give back.
+    while (varnish.Pool_Task_Any(&removal.task, TASK_QUEUE_BO) != 0) usleep(10000);
+    std::unique_lock lock(removal.mutex);
+    removal.finished.wait(lock, [&] { return removal.done; });
+  }
+  return !done.empty();
+}
 
 bool may_take_over(const struct busyobj* bo) {
   if (files_held.load(std::memory_order_relaxed) >= files_max()) return false;
@@ -79,14 +191,16 @@ bool give_scrap(const struct objcore* oc, ssize_t* size, uint8_t** place) {
 bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& lease) {
   if (Store::of(oc) == nullptr || oc->boc == nullptr || attached_body(oc) != nullptr) return false;
   Fetch* fetch = Fetch::of(oc->boc);
-  if (fetch == nullptr || fetch->settled || !fetch->pieces.empty()) return false;
+  if (fetch == nullptr || fetch->settled || fetch->total != 0 || fetch->file != nullptr)
+    return false;
   std::vector<std::span<const std::byte>> memory;
   if (!lease.info().on_disk) {
     auto mapped = lease.map();
     if (!mapped) return false;
     memory = *std::move(mapped);
   }
-  attach_body(oc, std::make_unique<LeaseBody>(client, std::move(lease), std::move(memory)));
+  attach_body(oc, std::make_unique<LeaseBody>(
+                      oc, std::make_shared<Held>(client, std::move(lease), std::move(memory))));
   fetch->settled = true;
   return true;
 }

@@ -31,4 +31,9 @@ bool give_scrap(const struct objcore* oc, ssize_t* size, uint8_t** place);
 // the lease stays the caller's.
 bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& lease);
 
+// The daemon asks for the lease back: the object that holds it is removed, and lets go once the
+// deliveries that are under way have ended. False: nobody holds it any more. Any thread but a
+// worker's.
+bool revoked(const Client* client, std::uint64_t lease_id);
+
 }  // namespace om::vmod::lease_body

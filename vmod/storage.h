@@ -146,6 +146,8 @@ void prepare(Store& store, std::unique_ptr<region::Region> region, bool on_cli);
 void freed(Store& store, struct objcore* oc, region::Record& record);
 // A record was published (complete, cacheable, with timers and ban time in it).
 void published(Store& store, struct objcore* oc, region::Record& record);
+// The process ends in order. On the CLI thread.
+void ended(Store& store);
 // Once per process, CLI thread, before the first store: event subscriptions and the like.
 void start_process();
 }  // namespace adoption

@@ -102,7 +102,10 @@ bool file_is_there(struct objcore* oc) {
   const auto ref = file_of(record_of(oc));
   if (!ref) return true;
   Store& store = *Store::of(oc);
-  const auto file = store.region()->files()->pin(*ref);
+  region::BodyFiles& files = *store.region()->files();
+  const auto file = files.pin(*ref);
+  gauge(store.counters().g_disk_fds, files.descriptors());
+  gauge(store.counters().c_disk_reopened, files.counters().reopened.load());
   if (file) return true;
   // Too many descriptors in this process are no fault of the object's.
   if (file.error().sys_errno == EMFILE || file.error().sys_errno == ENFILE) return true;

@@ -150,8 +150,80 @@ void Region::format(std::string_view owner) {
 void Region::use_files(std::unique_ptr<BodyFiles> files) {
   files_ = std::move(files);
   files_->count_in(header()->next_file);
-  // Of a life that this region does not know.
-  if (formatted()) files_->remove_others({});
+  const auto snapshot = formatted() ? read_snapshot(files_->directory()) : std::nullopt;
+  // Durably, before anything is removed that it names.
+  om::region::withdraw_snapshot(files_->directory());
+  const std::string_view owner(header()->owner.data(), header()->owner_length);
+  if (snapshot && snapshot->owner == owner)
+    import(*snapshot);
+  else if (formatted())
+    files_->remove_others({});  // of a life that this region does not know
+}
+
+void Region::import(const Snapshot& snapshot) {
+  (void)bans_.replace(snapshot.ban_specs);
+  bans_.mark_lost(snapshot.bans_lost);
+  for (const SnapshotObject& object : snapshot.objects) {
+    const auto& old = *reinterpret_cast<const Record*>(object.record.data());
+    if ((old.flags & kBodyInFile) == 0) continue;
+    const auto block = allocator_->allocate(object.record.size());
+    if (!block) break;
+    std::memcpy(pointer(block->offset), object.record.data(), object.record.size());
+    auto* record = reinterpret_cast<Record*>(pointer(block->offset));
+    record->slot.store(0);
+    record->self = block->offset;
+    record->region_id = region_id();
+    record->esi_offset = 0;
+    record->esi_length = 0;
+    if (!object.esi.empty()) {
+      std::byte* esi = attach_esi(*record, static_cast<std::uint32_t>(object.esi.size()));
+      if (esi == nullptr) {
+        allocator_->free(*block);
+        break;
+      }
+      std::memcpy(esi, object.esi.data(), object.esi.size());
+    }
+    seal(*record);
+    if (!publish(*record)) break;  // scan() makes the free space anew
+  }
+  format_reason_.clear();
+}
+
+Result<std::uint64_t> Region::write_snapshot() {
+  if (files_ == nullptr) return std::uint64_t{0};
+  snapshot_begun_.store(true);
+  const BanLog::Loaded bans = bans_.load();
+  SnapshotWriter writer({header()->owner.data(), header()->owner_length}, bans.specs,
+                        bans.lost_until);
+  std::uint64_t count = 0;
+  {
+    // Who frees a record has retired it before, and that waits for this lock.
+    const std::lock_guard lock(index_mutex_);
+    const std::uint64_t slots = pages_.size() * slots_per_page(*header());
+    for (std::uint64_t slot = 0; slot < slots; ++slot) {
+      const std::uint64_t offset = decode_pointer(slot_word(slot).load());
+      if (offset == 0) continue;
+      const auto& record = *reinterpret_cast<const Record*>(pointer(offset));
+      if (record.slot.load() != slot + 1 || record.removed.load() != 0 || !file_of(record))
+        continue;
+      writer.add({{pointer(offset), record.record_bytes}, esi(record)});
+      ++count;
+    }
+  }
+  OM_TRY(writer.write(files_->directory()));
+  const std::lock_guard lock(snapshot_mutex_);
+  if (snapshot_void_) {
+    om::region::withdraw_snapshot(files_->directory());
+    return Error{Errc::kBusy, 0, "something was removed meanwhile"};
+  }
+  OM_TRY(commit_snapshot(files_->directory()));
+  return count;
+}
+
+void Region::withdraw_snapshot() {
+  const std::lock_guard lock(snapshot_mutex_);
+  if (std::exchange(snapshot_void_, true)) return;
+  om::region::withdraw_snapshot(files_->directory());
 }
 
 Drop Region::check_candidate(std::uint64_t slot, std::uint64_t offset) const {
@@ -557,7 +629,8 @@ void Region::retire(Record& record) {
 }
 
 void Region::mark_removed(Record& record) {
-  record.removed.store(1, std::memory_order_release);
+  record.removed.store(1);
+  if (snapshot_begun_.load()) withdraw_snapshot();
   retire(record);
 }
 

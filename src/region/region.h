@@ -35,6 +35,7 @@
 #include "region/body_files.h"
 #include "region/format.h"
 #include "region/record.h"
+#include "region/snapshot.h"
 
 namespace om::region {
 
@@ -83,7 +84,9 @@ class Region {
 
   // --- adoption: one thread, before any use ---
 
-  // Where bodies in files lie; without it records that name one are dropped. Before scan().
+  // Where bodies in files lie; without it records that name one are dropped. Before scan(). A
+  // region that is new since the last boot takes over the records of a snapshot that lies there,
+  // and is then scanned like any other. The snapshot is used up.
   void use_files(std::unique_ptr<BodyFiles> files);
   // Checks every record; touches no bodies. Rejected ones are retired by finish_scan().
   ScanReport scan();
@@ -158,6 +161,10 @@ class Region {
   bool populate(std::uint64_t offset, std::uint64_t bytes) const;
   // In order: nothing was under way.
   void mark_clean();
+  // And what makes bodies in files come back after a reboot; how many they are. Waits for the disk.
+  // Every removal from the begin of it on takes it back, before it is answered.
+  Result<std::uint64_t> write_snapshot();
+  void withdraw_snapshot();
   // The daemon's word: new objects are to go elsewhere.
   [[nodiscard]] bool draining() const {
     return header()->drain.load(std::memory_order_relaxed) != 0;
@@ -173,6 +180,7 @@ class Region {
   IndexPage* add_index_page();
   bool attach_list(Record& record, std::span<const Extent> list);
   void release_body(const Record& record);
+  void import(const Snapshot& snapshot);
   // What stands for a body in shared_: 0 for an empty one.
   [[nodiscard]] std::uint64_t body_key(const Record& record) const;
   struct Range {
@@ -202,6 +210,9 @@ class Region {
   std::vector<std::uint64_t> free_slots_;  // capacity for all slots: giving back never allocates
 
   std::unique_ptr<BodyFiles> files_;
+  std::mutex snapshot_mutex_;
+  std::atomic<bool> snapshot_begun_{false};
+  bool snapshot_void_ = false;
 
   // Bodies that more than one record names, by body_key().
   std::mutex shared_mutex_;
