@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "removal_link.h"
+
 namespace om::vmod::bans {
 
 using abi::varnish;
@@ -33,6 +35,7 @@ int baninfo(const struct stevedore* /*stv*/, enum baninfo event, const uint8_t* 
   const auto kind = event == BI_NEW ? region::BanEvent::kNew : region::BanEvent::kDrop;
   for (const Log& one : logs())
     if (!one.log->append(kind, bytes)) full = 1;
+  if (event == BI_NEW) note_local_ban(bytes);
   return full;  // then Varnish exports everything, which also leaves out what was dropped
 }
 

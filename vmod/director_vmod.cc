@@ -47,6 +47,7 @@ VCL_VOID vmod_director__init(VRT_CTX, struct vmod_objmapper_director** handle, c
     config.socket = socket;
     config.timeout = std::chrono::milliseconds(std::lround(timeout * 1000));
     om::vmod::Director& shared = om::vmod::director_for(std::move(config));
+    om::vmod::RemovalLink::use(ctx->vcl, om::vmod::RemovalLink::to(socket));
     // So that the first requests find it up; a VCL loads without it as well.
     (void)shared.link().wait_up(std::chrono::milliseconds(500));
     auto state = std::make_unique<ours::Backend>();
@@ -113,6 +114,7 @@ VCL_VOID vmod_set_uri_prefix(VRT_CTX, VCL_STRING prefix) {
   }
   try {
     ours::set_uri_prefix(ctx->vcl, prefix == nullptr ? "" : prefix);
+    om::vmod::RemovalLink::prefix_is_set(ctx->vcl);
   } catch (const std::exception& failure) {
     VRT_fail(ctx, "objmapper.set_uri_prefix(): %s", failure.what());
   }

@@ -85,8 +85,9 @@ struct SharedBans::Impl {
   std::atomic<double> unread{0};                   // newest ban that is not in `bans` yet
 
   bool any_matches(double since, const BanSubject& subject) const {
-    if (since <= floor.load(std::memory_order_acquire)) return true;
-    if (since <= unread.load(std::memory_order_acquire)) return true;
+    for (const std::atomic<double>* const limit : {&floor, &unread})
+      if (const double time = limit->load(std::memory_order_acquire); time > 0 && since <= time)
+        return true;
     const std::shared_lock lock(mutex);
     for (auto it = bans.rbegin(); it != bans.rend() && (*it)->time >= since; ++it)
       if ((*it)->expression.may_match(subject)) return true;

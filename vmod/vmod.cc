@@ -15,6 +15,8 @@
 #include "director.h"
 #include "link.h"
 #include "redirect.h"
+#include "removal_index.h"
+#include "removal_link.h"
 #include "settings.h"
 #include "storage.h"
 
@@ -143,7 +145,10 @@ int vmod_event(VRT_CTX, struct vmod_priv* /*priv*/, enum vcl_event_e event) {
     om::vmod::redirect::forget(ctx->vcl);
     om::vmod::settings::forget(ctx->vcl);
     om::vmod::director::forget(ctx->vcl);
+    om::vmod::RemovalLink::forget(ctx->vcl);
   }
+  // Before vcl_init, and so before the first object.
+  if (event == VCL_EVENT_LOAD && om::abi::check().empty()) om::vmod::removal_index::subscribe();
   return 0;
 }
 

@@ -261,6 +261,59 @@ inline constexpr std::uint32_t kPublishedEvents = 1;
 inline constexpr std::uint32_t kRemovedEvents = 2;
 inline constexpr std::uint32_t kRevokedEvents = 4;
 
+// --- removals that reach every cache of the machine (docs/protocol.md, JOIN)
+enum class RemovalKind : std::uint8_t { kPurge = 1, kBan = 2, kTag = 3, kTagSoft = 4 };
+struct RemovalRequest {
+  RemovalKind kind = RemovalKind::kPurge;
+  std::string what{};       // purge: what keys begin with before '#'; ban: its text; else the tag
+  std::string tag{};        // purge: shared objects with this tag as well
+  std::string origin{};     // the cache that asks, which sees to itself
+  std::uint64_t token = 0;  // the origin's own, comes back in Removal
+  std::chrono::milliseconds wait{1000};  // for the caches to acknowledge
+};
+struct RemovalDone {
+  std::uint64_t sequence = 0;
+  std::uint64_t time_ns = 0;
+  std::uint64_t removed = 0;    // shared objects
+  std::uint32_t caches = 0;     // that were joined
+  std::uint32_t unapplied = 0;  // of them, without an acknowledgement in time
+};
+struct Removal {
+  std::uint64_t sequence = 0;
+  std::uint64_t time_ns = 0;  // since 1970
+  RemovalKind kind = RemovalKind::kPurge;
+  std::string what{};
+  std::string tag{};
+  std::string origin{};
+  std::uint64_t token = 0;
+};
+// The number of the last removal that the daemon has recorded, to be looked at without asking it.
+class [[nodiscard]] RemovalHead {
+ public:
+  RemovalHead() noexcept = default;
+  RemovalHead(RemovalHead&& other) noexcept;
+  RemovalHead& operator=(RemovalHead&& other) noexcept;
+  RemovalHead(const RemovalHead&) = delete;
+  RemovalHead& operator=(const RemovalHead&) = delete;
+  ~RemovalHead();
+  static Result<RemovalHead> of(const Fd& page);
+  // ~0 once the daemon has ended in order. One load; any thread.
+  [[nodiscard]] std::uint64_t head() const noexcept;
+  [[nodiscard]] std::uint64_t daemon_epoch() const noexcept;
+
+ private:
+  void* page_ = nullptr;
+};
+struct Joined {
+  std::uint64_t log_id = 0;
+  std::uint64_t head = 0;      // the last removal
+  std::uint64_t applied = 0;   // up to here this cache has applied them
+  std::uint64_t from = 0;      // the first that it will be told of
+  bool gap = false;            // some are not known any more: drop what was taken before
+  std::uint64_t floor_ns = 0;  // bans up to this time may not be known any more
+  RemovalHead page;
+};
+
 struct DaemonInfo {
   std::uint64_t epoch = 0;  // another number after every start of the daemon
   bool may_read = false;
@@ -315,6 +368,18 @@ class [[nodiscard]] Client {
   Result<bool> remove(const std::string& key);
   Result<std::uint64_t> remove_prefix(const std::string& prefix);
   Result<std::uint64_t> remove_tag(const std::string& tag);
+
+  // Records it, hides what it is about, and tells every cache. An error: it is not recorded (after
+  // kTimeout and kUnavailable that is not known). Takes `wait` at most, and the time of a call.
+  Result<RemovalDone> remove_everywhere(const RemovalRequest& request);
+
+  // --- for caches: this connection is the cache of that name from now on. log_id 0: it has begun
+  // anew. Then removals come, in their order, at most 256 that are not acknowledged.
+  Result<Joined> join(const std::string& name, std::uint64_t log_id, std::uint64_t sequence);
+  // nullopt: none within the time.
+  Result<std::optional<Removal>> next_removal(std::chrono::milliseconds wait);
+  // Everything up to that one is applied. Waits for nothing. False: could not be sent now.
+  bool acknowledge(std::uint64_t sequence);
 
   // --- the daemon
   Result<std::vector<StatusItem>> status();

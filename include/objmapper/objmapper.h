@@ -128,6 +128,14 @@ int om_delete(om_client* client, const char* key);
 int om_delete_prefix(om_client* client, const char* prefix, uint64_t* removed);
 int om_delete_tag(om_client* client, const char* tag, uint64_t* removed);
 
+/* Removals that reach every cache of the machine: shared objects are hidden, each cache drops its
+ * own copies. They wait for the caches as long as one call may take; how many have not confirmed by
+ * then goes to *unapplied, which may be NULL. */
+int om_purge(om_client* client, const char* key, uint32_t* unapplied);
+int om_purge_tag(om_client* client, const char* tag, int soft, uint32_t* unapplied);
+/* A ban as Varnish has them, such as "req.url ~ ^/pictures/". */
+int om_ban(om_client* client, const char* expression, uint32_t* unapplied);
+
 /* Calls `each` for the keys that begin with prefix, in the order of their bytes, until it returns
  * something else than 0, which is then returned. */
 int om_list(om_client* client, const char* prefix,

@@ -15,6 +15,7 @@ void add_stat(CLI::App& app, Context& context);
 void add_list(CLI::App& app, Context& context);
 void add_delete(CLI::App& app, Context& context);
 void add_purge(CLI::App& app, Context& context);
+void add_ban(CLI::App& app, Context& context);
 void add_status(CLI::App& app, Context& context);
 void add_region(CLI::App& app, Context& context);
 void add_top(CLI::App& app, Context& context);

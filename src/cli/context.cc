@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include "cli/text.h"
+
 namespace om::cli {
 
 Result<Client> Context::connect() const {
@@ -69,6 +71,17 @@ int fail(const std::string& doing, const Error& error) {
 int misuse(const std::string& what) {
   (void)std::fprintf(stderr, "objm: %s\n", what.c_str());
   return kUsage;
+}
+
+int report(const RemovalDone& done, bool count) {
+  if (count) (void)std::printf("%llu\n", static_cast<unsigned long long>(done.removed));
+  if (done.unapplied > 0)
+    (void)std::fprintf(
+        stderr,
+        "objm: recorded; %u of %u caches have not confirmed it yet and use no shared "
+        "objects until they have\n",
+        done.unapplied, done.caches);
+  return finish_output();
 }
 
 }  // namespace om::cli

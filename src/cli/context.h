@@ -47,4 +47,8 @@ int fail(const std::string& doing, const Error& error);  // "objm: <doing>: <err
 // Prints "objm: <what>"; kUsage.
 int misuse(const std::string& what);
 
+// Prints how many shared objects went (`count`), and, on standard error, which caches have not
+// confirmed; the code to end with.
+int report(const RemovalDone& done, bool count = true);
+
 }  // namespace om::cli

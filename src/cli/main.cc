@@ -33,6 +33,7 @@ int run(int argc, char** argv) {
   om::cli::add_list(app, context);
   om::cli::add_delete(app, context);
   om::cli::add_purge(app, context);
+  om::cli::add_ban(app, context);
   om::cli::add_status(app, context);
   om::cli::add_region(app, context);
   om::cli::add_top(app, context);

@@ -3,6 +3,7 @@
 #include <new>
 #include <string>
 
+#include "base/ban_text.h"
 #include "objmapper/client.h"
 #include "objmapper/objmapper.h"
 
@@ -313,6 +314,42 @@ int om_delete_tag(om_client* client, const char* tag, uint64_t* removed) {
     if (!count) return failed(count.error());
     if (removed != nullptr) *removed = *count;
     return 0;
+  });
+}
+
+namespace {
+
+int remove_everywhere(om_client* client, om::RemovalKind kind, std::string what,
+                      uint32_t* unapplied) {
+  om::RemovalRequest request;
+  request.kind = kind;
+  request.what = std::move(what);
+  const auto done = client->client.remove_everywhere(request);
+  if (!done) return failed(done.error());
+  if (unapplied != nullptr) *unapplied = done->unapplied;
+  return 0;
+}
+
+}  // namespace
+
+int om_purge(om_client* client, const char* key, uint32_t* unapplied) {
+  if (client == nullptr || key == nullptr) return invalid("om_purge: NULL");
+  return guarded(
+      [&] { return remove_everywhere(client, om::RemovalKind::kPurge, key, unapplied); });
+}
+
+int om_purge_tag(om_client* client, const char* tag, int soft, uint32_t* unapplied) {
+  if (client == nullptr || tag == nullptr) return invalid("om_purge_tag: NULL");
+  const auto kind = soft != 0 ? om::RemovalKind::kTagSoft : om::RemovalKind::kTag;
+  return guarded([&] { return remove_everywhere(client, kind, tag, unapplied); });
+}
+
+int om_ban(om_client* client, const char* expression, uint32_t* unapplied) {
+  if (client == nullptr || expression == nullptr) return invalid("om_ban: NULL");
+  return guarded([&] {
+    const auto tests = om::parse_ban(expression, om::BanQuotes::kCanonical);
+    if (!tests) return failed(tests.error());
+    return remove_everywhere(client, om::RemovalKind::kBan, om::canonical_ban(*tests), unapplied);
   });
 }
 

@@ -324,6 +324,48 @@ Result<std::uint64_t> Client::remove_tag(const std::string& tag) {
   return remove_many(*connection_, wire::DeleteBy::kTag, tag);
 }
 
+Result<RemovalDone> Client::remove_everywhere(const RemovalRequest& request) {
+  OM_TRY(client::check_key(request.what, "removal"));
+  if (request.tag.size() > kTagBytesMax || request.origin.size() > kOwnerBytesMax)
+    return Error{Errc::kMalformed, 0, "a tag or a cache's name of more than 255 bytes"};
+  const auto wait = std::clamp<std::int64_t>(request.wait.count(), 0, 60'000);
+  Call<wire::RemoveReply> waiting;
+  OM_TRY(connection_->call(
+      wire::Remove{static_cast<std::uint8_t>(request.kind), request.what, request.tag,
+                   request.origin, request.token, static_cast<std::uint32_t>(wait)},
+      waiting,
+      std::chrono::steady_clock::now() + connection_->timeout() + std::chrono::milliseconds(wait)));
+  const wire::RemoveReply& reply = waiting.reply;
+  return RemovalDone{reply.sequence, reply.time_ns, reply.removed, reply.caches, reply.unapplied};
+}
+
+// --- for caches
+
+Result<Joined> Client::join(const std::string& name, std::uint64_t log_id, std::uint64_t sequence) {
+  if (name.empty() || name.size() > kOwnerBytesMax)
+    return Error{Errc::kMalformed, 0, "a cache's name has 1 to 255 bytes"};
+  Call<wire::JoinReply> waiting;
+  OM_TRY(connection_->call(wire::Join{name, log_id, sequence}, waiting));
+  if (waiting.descriptors.size() != 1)
+    return Error{Errc::kMalformed, 0, "JOIN was answered without its page"};
+  Joined joined;
+  joined.page = OM_TRY(RemovalHead::of(client::to_fd(std::move(waiting.descriptors[0]))));
+  const wire::JoinReply& reply = waiting.reply;
+  joined.log_id = reply.log_id;
+  joined.head = reply.head;
+  joined.applied = reply.applied;
+  joined.from = reply.from;
+  joined.gap = reply.gap != 0;
+  joined.floor_ns = reply.floor_ns;
+  return joined;
+}
+
+Result<std::optional<Removal>> Client::next_removal(std::chrono::milliseconds wait) {
+  return connection_->next_removal(std::chrono::steady_clock::now() + wait);
+}
+
+bool Client::acknowledge(std::uint64_t sequence) { return connection_->post(wire::Ack{sequence}); }
+
 // --- the daemon
 
 Result<std::vector<StatusItem>> Client::status() {

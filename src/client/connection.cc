@@ -232,6 +232,7 @@ void Connection::deliver(std::span<const std::byte> packet, std::vector<UniqueFd
   if (!header)
     return break_off({Errc::kMalformed, 0, "the daemon sent nonsense: " + header.error().what});
   if (header->type == wire::Type::kEvent) return deliver_event(packet);
+  if (header->type == wire::Type::kRemoval) return deliver_removal(packet);
   if ((header->flags & wire::kReplyFlag) == 0)
     return break_off({Errc::kMalformed, 0, "the daemon sent a request"});
 
@@ -285,6 +286,22 @@ void Connection::deliver_event(std::span<const std::byte> packet) {
   events_.push_back({static_cast<Event::Kind>(event->event), std::move(event->key),
                      event->object_id, event->lease_id});
   if (event_waiters_ > 0) event_wake_.notify_one();
+}
+
+void Connection::deliver_removal(std::span<const std::byte> packet) {
+  auto removal = wire::decode_body<wire::Removal>(packet);
+  if (!removal)
+    return break_off({Errc::kMalformed, 0, "the daemon sent nonsense: " + removal.error().what});
+  std::unique_lock lock(mutex_);
+  // The daemon sends a few hundred beyond what was acknowledged, no more.
+  if (removals_.size() >= kEventsQueuedMax) {
+    lock.unlock();
+    return break_off({Errc::kMalformed, 0, "the daemon sent more removals than it may"});
+  }
+  removals_.push_back({removal->sequence, removal->time_ns, static_cast<RemovalKind>(removal->kind),
+                       std::move(removal->what), std::move(removal->tag),
+                       std::move(removal->origin), removal->token});
+  if (event_waiters_ > 0) event_wake_.notify_all();
 }
 
 void Connection::give_back(const wire::Header& header, std::span<const std::byte> packet,
@@ -419,18 +436,11 @@ void Connection::end_subscription() {
   if (subscribed_.exchange(false)) (void)post(wire::Subscribe{});
 }
 
-Result<std::optional<Event>> Connection::next_event(Deadline deadline) {
+template <class T, class Take>
+Result<std::optional<T>> Connection::next(Deadline deadline, Take take) {
   std::unique_lock lock(mutex_);
   while (true) {
-    if (events_missed_) {
-      events_missed_ = false;
-      return std::optional<Event>(Event{});
-    }
-    if (!events_.empty()) {
-      std::optional<Event> event(std::move(events_.front()));
-      events_.pop_front();
-      return event;
-    }
+    if (std::optional<T> found = take()) return found;
     if (broken_) return *broken_;
     // At least one look at the socket, also with no time left.
     const bool last = std::chrono::steady_clock::now() >= deadline;
@@ -446,8 +456,27 @@ Result<std::optional<Event>> Connection::next_event(Deadline deadline) {
       event_wake_.wait_until(lock, deadline);
       --event_waiters_;
     }
-    if (last && events_.empty() && !events_missed_) return std::optional<Event>();
+    if (last) return take();
   }
+}
+
+Result<std::optional<Event>> Connection::next_event(Deadline deadline) {
+  return next<Event>(deadline, [this]() -> std::optional<Event> {
+    if (std::exchange(events_missed_, false)) return Event{};
+    if (events_.empty()) return std::nullopt;
+    std::optional<Event> event(std::move(events_.front()));
+    events_.pop_front();
+    return event;
+  });
+}
+
+Result<std::optional<Removal>> Connection::next_removal(Deadline deadline) {
+  return next<Removal>(deadline, [this]() -> std::optional<Removal> {
+    if (removals_.empty()) return std::nullopt;
+    std::optional<Removal> removal(std::move(removals_.front()));
+    removals_.pop_front();
+    return removal;
+  });
 }
 
 }  // namespace om::client

@@ -113,6 +113,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
                              const std::vector<SegmentRef>& with_reply);
   Follower make_follower(wire::GetItem item);
   Result<std::optional<Event>> next_event(Deadline deadline);
+  Result<std::optional<Removal>> next_removal(Deadline deadline);
   void subscribed(bool to_something) { subscribed_ = to_something; }
   // Nobody will ask for events any more, though leases may keep the connection.
   void end_subscription();
@@ -140,6 +141,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void deliver(std::span<const std::byte> packet, std::vector<UniqueFd> descriptors,
                bool descriptors_lost);
   void deliver_event(std::span<const std::byte> packet);
+  void deliver_removal(std::span<const std::byte> packet);
+  // What `take` finds, under the lock, in what has come; receives meanwhile.
+  template <class T, class Take>
+  Result<std::optional<T>> next(Deadline deadline, Take take);
   // A reply that nobody waits for any more.
   void give_back(const wire::Header& header, std::span<const std::byte> packet,
                  std::vector<UniqueFd> descriptors);
@@ -164,6 +169,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::atomic<bool> subscribed_{false};
   std::deque<Event> events_;
   bool events_missed_ = false;
+  std::deque<Removal> removals_;
   std::size_t event_waiters_ = 0;
   std::condition_variable event_wake_;
   Mapping release_page_;

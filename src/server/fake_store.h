@@ -26,6 +26,8 @@ class FakeStore final : public store::Store {
   // What tests set and see.
   std::optional<Error> fail_get;
   bool hold_commits = false;
+  std::optional<Error> fail_record;
+  bool hold_syncs = false;
   std::deque<std::function<void()>> held;
   std::set<store::HolderId> holders;
   std::map<store::LeaseId, store::ObjectId> leases;
@@ -222,6 +224,18 @@ class FakeStore final : public store::Store {
     auto calls = std::exchange(later_, {});
     for (auto& call : calls) call();
   }
+  store::RemovalLog& removals() override { return *removals_; }
+  Result<store::Recorded> record(store::Removal removal) override {
+    if (fail_record) return *fail_record;
+    const store::Removal* const entry = OM_TRY(removals_->append(std::move(removal)));
+    return store::Recorded{entry->sequence, entry->time_ns, 0};
+  }
+  void sync_removals(std::function<void(Result<void>)> done) override {
+    if (hold_syncs)
+      held.push_back([done = std::move(done)] { done({}); });
+    else
+      done({});
+  }
   void tick() override {}
   bool idle() override { return later_.empty(); }
   Result<void> shutdown() override { return {}; }
@@ -279,6 +293,7 @@ class FakeStore final : public store::Store {
   std::map<std::string, store::RegionInfo> regions_;
   std::deque<std::function<void()>> later_;
   store::Listener listener_;
+  std::unique_ptr<store::RemovalLog> removals_ = *store::RemovalLog::open(nullptr, {}, clock_);
 };
 
 }  // namespace om::server

@@ -77,6 +77,7 @@ Result<std::unique_ptr<Server>> Server::start(Loop& loop, store::Store& store, c
 Server::Server(Loop& loop, store::Store& store, const Clock& clock, UniqueFd listener)
     : shared_{loop, store, clock, {}, {}}, listener_(std::move(listener)) {
   shared_.epoch = clock.real_ns();
+  shared_.removals.set_epoch(shared_.epoch);
   shared_.own_uid = ::geteuid();
 }
 
@@ -182,6 +183,7 @@ void Server::deliver() {
 void Server::tick() {
   tick_timer_ = shared_.loop.after(kTick, [this] { tick(); });
   shared_.store.tick();
+  shared_.removals.pump_all();
   const bool crowded = shared_.totals.descriptors.value() > shared_.limits.descriptors_max / 2;
   if (crowded || ++ticks_ % 50 == 0) {
     for (const auto& [key, session] : sessions_) session->look();

@@ -57,6 +57,7 @@ void Session::close() {
   waits_.clear();
   follow_waits_.clear();
   if (events_ != 0) --shared_.subscribers;
+  shared_.removals.leave(*this);
   if (holder_) shared_.store.close_holder(*holder_);
   // Requests that we leave unread would reach the peer as ECONNRESET, ahead of our last words.
   (void)::shutdown(socket_.raw(), SHUT_RD);
@@ -192,6 +193,9 @@ bool Session::may(wire::Type type) const {
     case wire::Type::kAbort:
     case wire::Type::kProgress:
     case wire::Type::kDelete:
+    case wire::Type::kJoin:
+    case wire::Type::kRemove:
+    case wire::Type::kAck:
     case wire::Type::kRegion: return rights_.write;
     case wire::Type::kRegionDrop:
     case wire::Type::kRegionDrain: return rights_.admin;
@@ -220,6 +224,10 @@ void Session::dispatch(const wire::Header& h, std::span<const std::byte> packet)
     case wire::Type::kSubscribe: return handle(h, packet, &Session::subscribe);
     case wire::Type::kFollow: return handle(h, packet, &Session::follow);
     case wire::Type::kProgress: return handle(h, packet, &Session::progress);
+    case wire::Type::kJoin: return handle(h, packet, &Session::join);
+    case wire::Type::kRemove: return handle(h, packet, &Session::remove_everywhere);
+    case wire::Type::kAck: return handle(h, packet, &Session::acknowledge);
+    case wire::Type::kRemoval:
     case wire::Type::kEvent: break;
   }
   refuse(h.type, h.request_id,

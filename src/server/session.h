@@ -49,6 +49,10 @@ class Session : public std::enable_shared_from_this<Session> {
   [[nodiscard]] bool starved() const { return outbox_.starved(); }
   void look() { outbox_.look(); }
   [[nodiscard]] pid_t pid() const { return peer_.pid; }
+  // A removal, for a cache that has joined. False: there is no room for it now; it will be asked
+  // for again.
+  bool on_removal(const store::Removal& removal);
+  void removed_everywhere(std::uint64_t id, const Result<wire::RemoveReply>& answer);
 
  private:
   struct Wait {
@@ -119,6 +123,11 @@ class Session : public std::enable_shared_from_this<Session> {
   void add_writable(std::vector<store::WritableSegment> segments, SegmentsOut& out);
   // How many more descriptors may go to this peer now.
   [[nodiscard]] std::size_t descriptor_budget();
+
+  // session_removals.cc
+  void join(std::uint64_t id, wire::Join request);
+  void remove_everywhere(std::uint64_t id, wire::Remove request);
+  void acknowledge(std::uint64_t id, wire::Ack request);
 
   template <class T>
   void reply(wire::Type type, std::uint64_t id, const T& message,

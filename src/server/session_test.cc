@@ -214,5 +214,52 @@ TEST_F(SessionTest, CountsDescriptorsUnderWayUntilThePeerReads) {
   EXPECT_EQ(shared_.totals.descriptors.value(), 0U);
 }
 
+TEST_F(SessionTest, ARemovalThatCannotBeRecordedIsAnErrorThatSaysSo) {
+  greet();
+  store_.fail_record = Error{Errc::kNoSpace, 0, "the disk is full"};
+  request(2, wire::Remove{1, "http://a/x", "", "web", 3, 1000});
+  const auto answer = receive();
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->header.status, Errc::kNoSpace);
+  const Error error =
+      wire::decode_failure(answer->header, std::as_bytes(std::span(answer->packet)));
+  EXPECT_EQ(error.what, "the removal cannot be recorded: the disk is full");
+  EXPECT_EQ(shared_.removals.failed(), 1U);
+}
+
+TEST_F(SessionTest, ARemovalIsAnsweredOnceItIsOnDiskAndOthersMeanwhile) {
+  greet();
+  store_.hold_syncs = true;
+  request(2, wire::Remove{3, "red", "", "", 0, 0});
+  request(3, wire::Stat{"k"});
+  const auto first = receive();
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->header.request_id, 3U);
+  ASSERT_EQ(store_.held.size(), 1U);
+  // Its time is up, but there is nothing to promise yet.
+  for (int i = 0; i < 3; ++i) turn();
+  store_.held.front()();
+  const auto second = receive();
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->header.request_id, 2U);
+  EXPECT_EQ(second->as<wire::RemoveReply>().sequence, 1U);
+}
+
+TEST_F(SessionTest, WhoAsksForARemovalAndLeavesHurtsNobody) {
+  greet();
+  store_.hold_syncs = true;
+  request(2, wire::Join{"web", 0, 0});
+  request(3, wire::Remove{3, "red", "", "", 0, 60000});
+  turn();
+  peer_.reset();
+  turn();
+  EXPECT_EQ(session_, nullptr);
+  EXPECT_EQ(shared_.removals.caches(), 0U);
+  ASSERT_EQ(store_.held.size(), 1U);
+  store_.held.front()();
+  turn();
+  EXPECT_EQ(shared_.removals.unapplied(), 1U);
+}
+
 }  // namespace
 }  // namespace om::server

@@ -12,6 +12,7 @@
 #include "posix/unix_socket.h"
 #include "server/access.h"
 #include "server/account.h"
+#include "server/removal_hub.h"
 #include "store/store.h"
 
 namespace om::server {
@@ -48,6 +49,7 @@ struct Shared {
   Totals totals{};
   Accounts accounts{totals};
   std::size_t subscribers = 0;
+  RemovalHub removals{loop, store};
   // One session is handled at a time: one buffer does for all. One byte more than a packet may
   // have.
   PacketBatch received{kPacketsAtOnce, kPacketBytesMax + 1};

@@ -34,6 +34,9 @@ constexpr Named kRequests[] = {
     {wire::Type::kSubscribe, "subscribe"},
     {wire::Type::kFollow, "follow"},
     {wire::Type::kProgress, "progress"},
+    {wire::Type::kJoin, "join"},
+    {wire::Type::kRemove, "remove"},
+    {wire::Type::kAck, "ack"},
 };
 
 std::string underscored(std::string text) {
@@ -74,6 +77,11 @@ std::vector<store::StatusItem> status_items(const Shared& shared) {
   number("events.subscribers", shared.subscribers);
   number("events.sent_total", s.events_sent);
   number("events.lost_total", s.events_lost);
+  number("removals.caches", shared.removals.caches());
+  number("removals.caches_behind", shared.removals.behind());
+  number("removals.recorded_total", shared.removals.recorded());
+  number("removals.failed_total", shared.removals.failed());
+  number("removals.unapplied_total", shared.removals.unapplied());
   for (const Named& request : kRequests)
     number(std::string("requests.") + request.name + "_total",
            s.requests[static_cast<std::size_t>(request.type)]);

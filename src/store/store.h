@@ -30,6 +30,7 @@
 #include "base/result.h"
 #include "posix/unique_fd.h"
 #include "posix/unix_socket.h"  // PeerCredentials
+#include "store/removal_log.h"
 
 namespace om::store {
 
@@ -181,6 +182,12 @@ struct Committed {
 };
 using CommitDone = std::function<void(Result<Committed>)>;
 
+struct Recorded {
+  std::uint64_t sequence = 0;
+  std::uint64_t time_ns = 0;
+  std::uint64_t removed = 0;  // shared objects
+};
+
 struct ListItem {
   std::string key;
   std::uint64_t length = 0;
@@ -283,6 +290,14 @@ class Store {
   virtual Result<std::uint64_t> remove(std::string_view key) = 0;
   virtual Result<std::uint64_t> remove_prefix(std::string_view prefix) = 0;
   virtual Result<std::uint64_t> remove_tag(std::string_view tag) = 0;
+
+  // --- removals that reach every cache (store/removal_log.h)
+  virtual RemovalLog& removals() = 0;
+  // Removes what a purge or a tag is about, then records the removal. A put of such a key that is
+  // under way can be committed no more. Fails where it cannot be recorded.
+  virtual Result<Recorded> record(Removal removal) = 0;
+  // Once everything that was recorded is as durable as what it is about.
+  virtual void sync_removals(std::function<void(Result<void>)> done) = 0;
 
   // --- looking
   virtual Result<std::optional<ObjectInfo>> stat(std::string_view key) = 0;

@@ -60,6 +60,9 @@ class StoreImpl final : public Store {
   Result<std::uint64_t> remove(std::string_view key) override;
   Result<std::uint64_t> remove_prefix(std::string_view prefix) override;
   Result<std::uint64_t> remove_tag(std::string_view tag) override;
+  RemovalLog& removals() override { return *removal_log_; }
+  Result<Recorded> record(Removal removal) override;
+  void sync_removals(std::function<void(Result<void>)> done) override;
   Result<std::optional<ObjectInfo>> stat(std::string_view key) override;
   Result<ListPage> list(std::string_view prefix, std::string_view after,
                         std::size_t limit) override;
@@ -74,9 +77,12 @@ class StoreImpl final : public Store {
   Result<void> drain_region(std::string_view owner, bool on) override;
   void set_listener(Listener listener) override { listener_ = std::move(listener); }
   BorrowedFd wakeup_fd() override { return worker_->wakeup_fd(); }
-  void on_wakeup() override { worker_->deliver(); }
+  void on_wakeup() override {
+    worker_->deliver();
+    removal_worker_->deliver();
+  }
   void tick() override;
-  bool idle() override { return worker_->pending() == 0; }
+  bool idle() override { return worker_->pending() == 0 && removal_worker_->pending() == 0; }
   Result<void> shutdown() override;
 
  private:
@@ -98,9 +104,10 @@ class StoreImpl final : public Store {
     std::uint64_t charged = 0;         // to its holder
     bool direct = false;               // `written` is the final place
     bool to_disk = false;
-    std::uint64_t announced = 0;  // bytes that followers may read
-    ObjectId follow = 0;          // what followers pin (follows_); 0: there are none
-    bool was_followed = false;    // then its staging files are not used again
+    std::uint64_t announced = 0;      // bytes that followers may read
+    ObjectId follow = 0;              // what followers pin (follows_); 0: there are none
+    std::uint64_t removals_seen = 0;  // head of the removal log when it began
+    bool was_followed = false;        // then its staging files are not used again
     CommitDone done;
   };
   struct Waiter {
@@ -228,6 +235,7 @@ class StoreImpl final : public Store {
   // Nobody names these bytes any more, but somebody pins the object.
   void keep(ObjectId object, const std::vector<Extent>& extents);
   void unpinned(ObjectId object);
+  Result<std::uint64_t> remove_keys(const std::string& prefix, bool& durable);
   Result<bool> remove_object(std::string_view key, bool& durable);
   Result<std::optional<std::vector<Extent>>> take_memory(std::uint64_t length, bool may_evict);
   bool make_disk_room(std::uint64_t length);
@@ -310,6 +318,7 @@ class StoreImpl final : public Store {
   bool probe_running_ = false;
   std::uint64_t last_probe_ns_ = 0;
   std::uint64_t last_lease_probe_ns_ = 0;
+  std::uint64_t last_applied_save_ns_ = 0;
 
   struct Counters {
     std::uint64_t hits = 0, misses = 0, published = 0, removed = 0, expired = 0;
@@ -317,7 +326,12 @@ class StoreImpl final : public Store {
     std::uint64_t aborted = 0, revoked = 0, no_space = 0, sync_failures = 0;
   } count_;
 
-  std::unique_ptr<Worker> worker_;  // last: its thread ends before what its jobs use
+  std::unique_ptr<RemovalLog> removal_log_;
+  std::vector<std::function<void(Result<void>)>> removal_syncs_;  // wait for the next sync
+  bool removal_sync_runs_ = false;
+
+  std::unique_ptr<Worker> worker_;          // last: its thread ends before what its jobs use
+  std::unique_ptr<Worker> removal_worker_;  // syncs the removal log
 };
 
 }  // namespace om::store

@@ -76,6 +76,9 @@ Result<void> StoreImpl::start() {
   const bool rebooted = !recovery.fresh && !recovery.same_boot;
 
   worker_ = OM_TRY(Worker::start());
+  removal_worker_ = OM_TRY(worker_->start_beside());
+  removal_log_ = OM_TRY(RemovalLog::open(
+      OM_TRY(catalog::open_log_directory(config_.state_dir + "/removals")), {}, clock_));
   MemoryTier::Options memory;
   memory.capacity = config_.memory_bytes;
   memory.segment_bytes = config_.segment_bytes;
@@ -203,6 +206,8 @@ Result<void> StoreImpl::shutdown() {
   // What the worker has begun is finished by its destructor; what waits behind it is not published
   // and so leaves nothing.
   worker_.reset();
+  removal_worker_.reset();
+  (void)removal_log_->save_applied();
   std::vector<DirtyFailure> failed;
   auto marked = catalog_->mark_clean([&] { return sync_bodies(failed); });
   leases_.reset();
@@ -211,6 +216,7 @@ Result<void> StoreImpl::shutdown() {
 
 StoreImpl::~StoreImpl() {
   worker_.reset();
+  removal_worker_.reset();
   puts_.clear();
 }
 

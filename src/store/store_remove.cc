@@ -96,9 +96,8 @@ Result<std::uint64_t> StoreImpl::remove(std::string_view key) {
   return std::uint64_t{1};
 }
 
-Result<std::uint64_t> StoreImpl::remove_prefix(std::string_view prefix) {
+Result<std::uint64_t> StoreImpl::remove_keys(const std::string& prefix, bool& durable) {
   std::uint64_t removed = 0;
-  bool durable = false;
   std::string after;
   for (;;) {
     std::vector<std::string> keys;
@@ -111,6 +110,12 @@ Result<std::uint64_t> StoreImpl::remove_prefix(std::string_view prefix) {
       if (OM_TRY(remove_object(key, durable))) ++removed;
     after = keys.back();
   }
+  return removed;
+}
+
+Result<std::uint64_t> StoreImpl::remove_prefix(std::string_view prefix) {
+  bool durable = false;
+  const std::uint64_t removed = OM_TRY(remove_keys(std::string(prefix), durable));
   if (durable) OM_TRY(catalog_->sync_removals());
   count_.removed += removed;
   return removed;
@@ -124,6 +129,61 @@ Result<std::uint64_t> StoreImpl::remove_tag(std::string_view tag) {
   if (durable) OM_TRY(catalog_->sync_removals());
   count_.removed += removed;
   return removed;
+}
+
+// --- for every cache
+
+Result<Recorded> StoreImpl::record(Removal removal) {
+  Recorded recorded;
+  bool durable = false;
+  const auto remove_tagged = [&](const std::string& tag) -> Result<void> {
+    for (const auto& key : OM_TRY(catalog_->keys_with_tag(tag)))
+      if (OM_TRY(remove_object(key, durable))) ++recorded.removed;
+    return {};
+  };
+  // The objects go first: whoever learns of the removal does not find them any more, and a crash in
+  // between has removed too much at worst.
+  switch (removal.kind) {
+    case RemovalKind::kPurge:
+      if (OM_TRY(remove_object(removal.what, durable))) ++recorded.removed;
+      recorded.removed += OM_TRY(remove_keys(removal.what + "#", durable));
+      if (!removal.tag.empty()) OM_TRY(remove_tagged(removal.tag));
+      break;
+    case RemovalKind::kTag:
+    case RemovalKind::kTagSoft: OM_TRY(remove_tagged(removal.what)); break;
+    case RemovalKind::kBan: break;
+  }
+  const Removal* const entry = OM_TRY(removal_log_->append(std::move(removal)));
+  recorded.sequence = entry->sequence;
+  recorded.time_ns = entry->time_ns;
+  count_.removed += recorded.removed;
+  return recorded;
+}
+
+// What is on disk may come back after power loss, here or in a cache's own region: then its removal
+// has to be on disk as well. In memory alone nothing comes back.
+void StoreImpl::sync_removals(std::function<void(Result<void>)> done) {
+  if (config_.disks.empty()) return done({});
+  removal_syncs_.push_back(std::move(done));
+  if (removal_sync_runs_) return;
+  removal_sync_runs_ = true;
+  // One sync for all that came meanwhile.
+  auto waiting = std::make_shared<std::vector<std::function<void(Result<void>)>>>();
+  waiting->swap(removal_syncs_);
+  auto result = std::make_shared<Result<void>>();
+  removal_worker_->run(
+      [this, result] {
+        *result = removal_log_->sync();
+        if (*result) *result = catalog_->sync_removals();
+      },
+      [this, waiting, result] {
+        removal_sync_runs_ = false;
+        for (const auto& call : *waiting) call(*result);
+        if (removal_syncs_.empty() || removal_sync_runs_) return;
+        auto next = std::move(removal_syncs_.back());
+        removal_syncs_.pop_back();
+        sync_removals(std::move(next));
+      });
 }
 
 // --- room

@@ -20,6 +20,7 @@ constexpr std::size_t kRelocatingMax = 64;       // copies under way for demotio
 constexpr std::size_t kDirtyFilesMax = 128;      // open for the next group sync
 constexpr unsigned kSparsePercent = 30;          // packs with less alive are compacted
 constexpr std::uint64_t kProbeDisksNs = std::uint64_t{5} * 1'000'000'000;
+constexpr std::uint64_t kSaveAppliedNs = std::uint64_t{1} * 1'000'000'000;
 constexpr std::uint64_t kProbeLeasesNs = std::uint64_t{200} * 1'000'000;
 // Memory is made room in until this share of it is free.
 constexpr std::uint64_t kFreeShare = 16;
@@ -27,7 +28,7 @@ constexpr std::uint64_t kFreeShare = 16;
 }  // namespace
 
 void StoreImpl::tick() {
-  worker_->deliver();
+  on_wakeup();
   const std::uint64_t now = clock_.monotonic_ns();
   expire();
   if (now - last_lease_probe_ns_ >= kProbeLeasesNs) {
@@ -48,6 +49,10 @@ void StoreImpl::tick() {
     (void)held_log_->rewrite(live);
   }
   memory_->prepare();
+  if (now - last_applied_save_ns_ >= kSaveAppliedNs) {
+    last_applied_save_ns_ = now;
+    (void)removal_log_->save_applied();
+  }
   start_sync();
   count_catalog();
   demote();
@@ -59,7 +64,8 @@ void StoreImpl::tick() {
 // bodies make room.
 void StoreImpl::count_catalog() {
   const catalog::Status status = catalog_->status();
-  disks_->count_beside(state_dir_.borrow(), status.journal_bytes + status.index_bytes);
+  disks_->count_beside(state_dir_.borrow(),
+                       status.journal_bytes + status.index_bytes + removal_log_->bytes());
   for (std::size_t i = 0; i < kEvictedAtOnceMax && disks_->over_capacity(); ++i)
     if (!evict_disk()) return;
 }
@@ -401,6 +407,9 @@ std::vector<StatusItem> StoreImpl::status() {
   number("compacted", count_.compacted);
   number("revoked", count_.revoked);
   number("no_space", count_.no_space);
+  number("removals.head", removal_log_->head());
+  number("removals.oldest", removal_log_->oldest());
+  number("removals.bytes", removal_log_->bytes());
   number("catalog.index_bytes", index.index_bytes);
   number("catalog.journal_bytes", index.journal_bytes);
   number("catalog.overlay_entries", index.overlay_entries);

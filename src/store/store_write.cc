@@ -83,6 +83,7 @@ Result<Reserved> StoreImpl::begin_put(HolderId holder, ReserveRequest request) {
   put.object_id = next_object_++;
   put.request = std::move(request);
   put.direct = put.request.direct;
+  put.removals_seen = removal_log_->head();
   const std::uint64_t first = put.request.length.value_or(kRoomAtFirst);
   OM_TRY(charge(put, first));
   holder_puts_[holder].insert(put.id);
@@ -502,6 +503,9 @@ void StoreImpl::publish(Put& put, std::vector<Extent> place, bool on_disk) {
     else if (*old)
       written = write_down(**old);
   }
+  if (written && removal_log_->removed_since(put.removals_seen, record.key, record.tags))
+    written =
+        Error{Errc::kNotFound, 0, "it was removed for every cache while it was being written"};
   // Before the record: a group sync that sees the record on its thread must see the body too.
   if (on_disk && !place.empty()) mark_dirty(record.object_id, place.front().segment);
   if (written)

@@ -6,12 +6,20 @@
 #include <cstdint>
 #include <utility>
 
+#include "posix/file.h"
+
 namespace om::store {
 
 Result<std::unique_ptr<Worker>> Worker::start() {
   auto wakeup = UniqueFd::adopt(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wakeup) return system_error("make an eventfd");
   std::unique_ptr<Worker> worker(new Worker(std::move(wakeup)));
+  worker->thread_ = std::thread([raw = worker.get()] { raw->loop(); });
+  return worker;
+}
+
+Result<std::unique_ptr<Worker>> Worker::start_beside() const {
+  std::unique_ptr<Worker> worker(new Worker(OM_TRY(duplicate(wakeup_.borrow()))));
   worker->thread_ = std::thread([raw = worker.get()] { raw->loop(); });
   return worker;
 }

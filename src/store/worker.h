@@ -19,6 +19,9 @@ namespace om::store {
 class Worker {
  public:
   static Result<std::unique_ptr<Worker>> start();
+  // Another thread, for jobs that must not wait for this one's, with the same wakeup_fd(): when it
+  // is readable, deliver() of both.
+  Result<std::unique_ptr<Worker>> start_beside() const;
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
   // Finishes the job at hand, drops the others and all deliveries.

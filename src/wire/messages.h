@@ -42,6 +42,10 @@ enum class Type : std::uint16_t {
   kRegionDrain = 18,
   kFollow = 19,
   kProgress = 20,  // one way: no reply
+  kJoin = 21,
+  kRemove = 22,
+  kRemoval = 23,  // from the daemon, unasked: request id 0
+  kAck = 24,      // one way: no reply
 };
 
 // Header flags.
@@ -526,6 +530,96 @@ struct Event {
   void fields(A& a) {
     a(event), a(key, kKeyBytesMax), a(object_id), a(lease_id);
   }
+};
+
+// --- removals that reach every cache of the machine
+// -----------------------------------------------------------------------------------
+
+enum class RemovalKind : std::uint8_t { kPurge = 1, kBan = 2, kTag = 3, kTagSoft = 4 };
+
+// From now on this connection is the cache of that name: it is told of every removal after the one
+// that it says it has applied. log_id 0: it has begun anew and knows nothing; what the daemon knows
+// of the name counts then.
+struct Join {
+  static constexpr Type kType = Type::kJoin;
+  std::string name;
+  std::uint64_t log_id = 0;
+  std::uint64_t sequence = 0;
+  template <class A>
+  void fields(A& a) {
+    a(name, kOwnerBytesMax), a(log_id), a(sequence);
+  }
+};
+// The reply's one descriptor is the head page (docs/protocol.md).
+struct JoinReply {
+  std::uint64_t log_id = 0;
+  std::uint64_t head = 0;      // of the last removal that is recorded; 0: there is none
+  std::uint64_t applied = 0;   // up to here this cache has applied them
+  std::uint64_t from = 0;      // the first one that it is going to be told of
+  std::uint8_t gap = 0;        // some between are not known any more: drop what was taken before
+  std::uint64_t floor_ns = 0;  // bans up to this time may not be known any more
+  template <class A>
+  void fields(A& a) {
+    a(log_id), a(head), a(applied), a(from), a(gap), a(floor_ns);
+  }
+};
+struct Remove {
+  static constexpr Type kType = Type::kRemove;
+  std::uint8_t kind = 0;
+  std::string what;         // purge: what keys begin with before '#'; ban: its text; else the tag
+  std::string tag;          // purge: objects with this tag as well; empty: none
+  std::string origin;       // the cache that asks; it is not waited for
+  std::uint64_t token = 0;  // comes back in REMOVAL
+  std::uint32_t wait_ms = 0;
+  template <class A>
+  void fields(A& a) {
+    a(kind), a(what, kKeyBytesMax), a(tag, kTagBytesMax), a(origin, kOwnerBytesMax), a(token),
+        a(wait_ms);
+  }
+};
+struct RemoveReply {
+  std::uint64_t sequence = 0;
+  std::uint64_t time_ns = 0;
+  std::uint64_t removed = 0;    // shared objects
+  std::uint32_t caches = 0;     // that were joined, its origin excepted
+  std::uint32_t unapplied = 0;  // of these, without an acknowledgement
+  template <class A>
+  void fields(A& a) {
+    a(sequence), a(time_ns), a(removed), a(caches), a(unapplied);
+  }
+};
+struct Removal {
+  static constexpr Type kType = Type::kRemoval;
+  std::uint64_t sequence = 0;
+  std::uint64_t time_ns = 0;
+  std::uint8_t kind = 0;
+  std::string what;
+  std::string tag;
+  std::string origin;
+  std::uint64_t token = 0;
+  template <class A>
+  void fields(A& a) {
+    a(sequence), a(time_ns), a(kind), a(what, kKeyBytesMax), a(tag, kTagBytesMax),
+        a(origin, kOwnerBytesMax), a(token);
+  }
+};
+// Everything up to this one is applied.
+struct Ack {
+  static constexpr Type kType = Type::kAck;
+  std::uint64_t sequence = 0;
+  template <class A>
+  void fields(A& a) {
+    a(sequence);
+  }
+};
+// The head page: what a cache looks at before it uses a shared object.
+struct HeadPage {
+  static constexpr std::uint64_t kMagic = 0x314441454852'4d4f;  // "OMRHEAD1"
+  static constexpr std::size_t kBytes = 4096;
+  std::uint64_t magic;
+  std::uint64_t epoch;  // of the daemon
+  std::uint64_t log_id;
+  std::uint64_t head;  // written atomically; 2^64 - 1 when the daemon has ended in order
 };
 
 }  // namespace om::wire

@@ -67,6 +67,12 @@ std::vector<Row> rows() {
       {"Follow", encode_request(19, Follow{1, 2, 3, 4})},
       {"FollowReply", reply(Type::kFollow, FollowReply{1, 5, {}, {{1, 2, 3}}, {}})},
       {"Progress", encode_request(20, Progress{1, 2})},
+      {"Join", encode_request(21, Join{"web", 7, 8})},
+      {"JoinReply", reply(Type::kJoin, JoinReply{1, 2, 3, 4, 1, 5}, 1)},
+      {"Remove", encode_request(22, Remove{1, "http://a/x", "digest", "web", 3, 250})},
+      {"RemoveReply", reply(Type::kRemove, RemoveReply{1, 2, 3, 4, 5})},
+      {"Removal", encode(Type::kRemoval, 0, Removal{1, 2, 3, "tag", "", "web", 4}, kReplyFlag)},
+      {"Ack", encode_request(24, Ack{9})},
       {"Failure", encode_failure(Type::kGet, 9, Error{Errc::kQuota, 0, "too many leases"})},
   };
 }
@@ -145,6 +151,10 @@ TEST(Messages, KeepTheLimits) {
   EXPECT_TRUE(refused(encode_request(1, Hello{kMagic, 1, 1, 0, std::string(256, 'n')})));
   EXPECT_TRUE(refused(encode_request(1, RegionOpen{std::string(256, 'o'), 0, 0})));
   EXPECT_TRUE(refused(encode_request(1, RegionDrop{std::string(256, 'o')})));
+  EXPECT_TRUE(refused(encode_request(1, Join{std::string(256, 'n'), 0, 0})));
+  EXPECT_TRUE(refused(encode_request(1, Remove{1, long_key, "", "", 0, 0})));
+  EXPECT_TRUE(refused(encode_request(1, Remove{1, "k", std::string(256, 't'), "", 0, 0})));
+  EXPECT_TRUE(refused(encode_request(1, Remove{1, "k", "", std::string(256, 'o'), 0, 0})));
   EXPECT_TRUE(refused(encode_request(1, Release{std::vector<std::uint64_t>(8193, 1)})));
   EXPECT_TRUE(refused(encode_request(1, Describe{std::vector<std::uint64_t>(65, 1)})));
   Reserve reserve{"k", 1, 0, 0, 0, std::string(kMetadataBytesMax, 'm'), {}};
@@ -205,7 +215,7 @@ TEST(Failure, CutsAReasonThatIsTooLong) {
 
 TEST(Types, OthersAreUnknown) {
   std::string packet = encode_request(1, Stat{"key"});
-  for (const std::uint16_t type : std::initializer_list<std::uint16_t>{0, 21, 255, 65535}) {
+  for (const std::uint16_t type : std::initializer_list<std::uint16_t>{0, 25, 255, 65535}) {
     std::memcpy(packet.data() + 4, &type, sizeof type);
     auto again = decode(packet);
     ASSERT_FALSE(again);

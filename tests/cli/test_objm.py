@@ -12,6 +12,7 @@ import time
 import unittest
 
 from cli.objm import ABSENT, DENIED, DONE, NO_SPACE, OTHER, UNREACHABLE, USAGE, objm
+from protocol import client as c
 from protocol.client import Connection
 from support.daemon import OBJM, Daemon, wait_until
 
@@ -201,6 +202,29 @@ class Lists(WithDaemon):
         self.assertIn("memory", self.ok("list", "-l", "other").text)
         self.assertEqual(self.ok("list", "none").text, "")
         self.assertEqual(self.ok("list", "--regions").text, "")
+
+    def test_purge_by_key_and_ban_reach_every_cache(self):
+        for key in ("http://k/x", "http://k/x#1", "http://k/x#2", "http://k/xy#1"):
+            self.ok("put", key, "-", stdin=b"body")
+        with Connection(self.daemon.socket) as cache:
+            joined = cache.join("cache")
+            head = joined["head"]
+            for _ in range(joined["head"] - joined["from"] + 1):
+                cache.ack(cache.next_removal()["sequence"])
+            purge = self.objm("purge", "--key", "http://k/x")
+            self.assertEqual((purge.code, purge.text), (0, "3\n"))
+            self.assertIn("1 of 1 caches have not confirmed", purge.err)
+            for words in (("ban", "req.url", "~", "^/a b", "&&", "obj.status", "==", "200"),
+                          ("ban", "req.url ~ ^/c"), ("purge", "--tag", "red", "--soft")):
+                self.assertEqual(self.objm(*words).code, DONE, words)
+            events = [cache.next_removal() for _ in range(4)]
+            self.assertEqual([(e["sequence"] - head, e["kind"], e["what"]) for e in events],
+                             [(1, c.PURGE, b"http://k/x"),
+                              (2, c.BAN, b'req.url ~ "^/a b" && obj.status == 200'),
+                              (3, c.BAN, b"req.url ~ ^/c"), (4, c.TAG_SOFT, b"red")])
+        for words in (("ban", "req.url", "~"), ("ban", "req.url ~"), ("purge", "x", "--soft"),
+                      ("ban", "a", "==", "b", "||", "c", "==", "d"), ("purge", "--key", "a", "--all")):
+            self.assertEqual(self.objm(*words).code, USAGE, words)
 
     def test_purge_by_prefix_tag_and_all(self):
         for i in range(6):

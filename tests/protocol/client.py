@@ -18,7 +18,8 @@ UNKNOWN = 2**64 - 1
 PACKET_MAX = 131072
 
 (HELLO, GET, RELEASE, RESERVE, EXTEND, COMMIT, ABORT, DELETE, STAT, LIST, REGION, REGION_LIST,
- REGION_DROP, STATUS, DESCRIBE, SUBSCRIBE, EVENT, REGION_DRAIN, FOLLOW, PROGRESS) = range(1, 21)
+ REGION_DROP, STATUS, DESCRIBE, SUBSCRIBE, EVENT, REGION_DRAIN, FOLLOW, PROGRESS, JOIN, REMOVE,
+ REMOVAL, ACK) = range(1, 25)
 (OK, NOT_FOUND, EXISTS, BUSY, NO_SPACE, QUOTA, MALFORMED, DENIED, UNAVAILABLE, TIMEOUT, CORRUPT,
  SYSTEM, UNSUPPORTED) = range(13)
 EPHEMERAL, OR_GET, DIRECT, DISK, FOLLOWING_IS_FINE = 1, 2, 4, 8, 16
@@ -26,6 +27,7 @@ YOURS, HIT, FOLLOWING = 0, 1, 2
 WRITING, COMMITTED, ABORTED = 0, 1, 2
 KIND_MEMORY, KIND_FILE, KIND_PACK, KIND_STAGING, KIND_REGION = range(5)
 BY_KEY, BY_PREFIX, BY_TAG = range(3)
+PURGE, BAN, TAG, TAG_SOFT = 1, 2, 3, 4
 PUBLISHED, REMOVED, REVOKED, LOST = 1, 2, 4, 8
 RELEASE_PAGE = 1  # a feature
 
@@ -164,6 +166,15 @@ def read_body(kind, body):
     elif kind == FOLLOW:
         reply = {"state": r.u8(), "available": r.u64(), "segments": r.list_of(r.segment),
                  "extents": r.list_of(r.extent), "hit": r.item()}
+    elif kind == JOIN:
+        reply = {"log_id": r.u64(), "head": r.u64(), "applied": r.u64(), "from": r.u64(),
+                 "gap": r.u8(), "floor_ns": r.u64()}
+    elif kind == REMOVE:
+        reply = {"sequence": r.u64(), "time_ns": r.u64(), "removed": r.u64(), "caches": r.u32(),
+                 "unapplied": r.u32()}
+    elif kind == REMOVAL:
+        reply = {"sequence": r.u64(), "time_ns": r.u64(), "kind": r.u8(), "what": r.text(),
+                 "tag": r.text(), "origin": r.text(), "token": r.u64()}
     elif kind == EVENT:
         reply = {"event": r.u32(), "key": r.text(), "object_id": r.u64(), "lease_id": r.u64()}
     else:
@@ -208,6 +219,7 @@ class Connection:
         self.release_page = None
         self.release_fd = None
         self.events = []
+        self.removals = []
         self.other = {}  # replies that came while waiting for another one
         self.hello = None
         try:
@@ -264,6 +276,8 @@ class Connection:
             message = self.receive()
             if message.type == EVENT and message.request_id == 0:
                 self.events.append(message.fields())
+            elif message.type == REMOVAL and message.request_id == 0:
+                self.removals.append(message.fields())
             else:
                 self.other[message.request_id] = message
         return self.other.pop(request_id)
@@ -277,7 +291,7 @@ class Connection:
             if fields["features"] & RELEASE_PAGE:
                 self.release_fd = message.descriptors.pop(0)
                 self.release_page = mmap.mmap(self.release_fd, 4096)
-        elif message.type == REGION:
+        elif message.type in (REGION, JOIN):
             fields["descriptors"] = message.descriptors
             message.descriptors = []
         else:
@@ -379,6 +393,37 @@ class Connection:
     def subscribe(self, events, prefix=b""):
         return self.call(SUBSCRIBE, u32(events) + text(prefix))
 
+    def join(self, name, log_id=0, sequence=0):
+        """The reply's descriptor is kept as head_page."""
+        reply = self.call(JOIN, text(name) + u64(log_id) + u64(sequence))
+        if getattr(self, "head_page", None) is not None:
+            os.close(self.head_page)
+        (self.head_page,) = reply.pop("descriptors")
+        return reply
+
+    def head(self):
+        """magic, daemon_epoch, log_id, head of the head page."""
+        return struct.unpack("<QQQQ", os.pread(self.head_page, 32, 0))
+
+    @staticmethod
+    def remove_body(kind, what, tag=b"", origin=b"", token=0, wait_ms=0):
+        return u8(kind) + text(what) + text(tag) + text(origin) + u64(token) + u32(wait_ms)
+
+    def remove(self, kind, what, **more):
+        return self.call(REMOVE, self.remove_body(kind, what, **more))
+
+    def ack(self, sequence):
+        self.send(ACK, u64(sequence))
+
+    def next_removal(self):
+        while not self.removals:
+            message = self.receive()
+            if message.type == REMOVAL:
+                self.removals.append(message.fields())
+            else:
+                self.other[message.request_id] = message
+        return self.removals.pop(0)
+
     def next_event(self):
         while not self.events:
             message = self.receive()
@@ -444,6 +489,9 @@ class Connection:
         for descriptor in self.segments.values():
             os.close(descriptor)
         self.segments = {}
+        if getattr(self, "head_page", None) is not None:
+            os.close(self.head_page)
+            self.head_page = None
         if self.lease_file is not None and not keep_lease_file:
             os.close(self.lease_file)
             self.lease_file = None

@@ -149,7 +149,7 @@ class Packets(ProtocolCase):
 
     def test_unknown_types_are_unsupported_and_it_goes_on(self):
         connection = self.connect()
-        for kind in (0, 17, 21, 4711):
+        for kind in (0, 17, 25, 4711):
             self.fails(c.UNSUPPORTED, connection.call, kind)
         connection.status()
 
@@ -651,6 +651,191 @@ class Removal(ProtocolCase):
         self.fails(c.MALFORMED, connection.delete, "a\0b")
 
 
+class RemovalsEverywhere(ProtocolCase):
+    def joined(self, name, **more):
+        cache = self.connect()
+        reply = cache.join(name, **more)
+        return cache, reply
+
+    def current(self, name):
+        """A cache that knows of everything that other tests have removed."""
+        cache, reply = self.joined(name)
+        for _ in range(reply["head"] - reply["from"] + 1):
+            cache.ack(cache.next_removal()["sequence"])
+        return cache
+
+    def test_a_purge_hides_all_variants_and_reaches_the_others_first(self):
+        a, b = self.current("purge-a"), self.current("purge-b")
+        for key in (b"http://p/x", b"http://p/x#1", b"http://p/x#2;identity", b"http://p/xy#1"):
+            a.put(key, b"body")
+        a.put(b"set by key", b"body", tags=[b"digest-1"])
+        asked = a.send(c.REMOVE, a.remove_body(c.PURGE, b"http://p/x", tag=b"digest-1",
+                                               origin=b"purge-a", token=77, wait_ms=20000))
+        removal = b.next_removal()
+        self.assertEqual((removal["kind"], removal["what"], removal["tag"], removal["origin"],
+                          removal["token"]), (c.PURGE, b"http://p/x", b"digest-1", b"purge-a", 77))
+        # Hidden before anybody is told of it, answered after all have confirmed.
+        for key in (b"http://p/x", b"http://p/x#1", b"http://p/x#2;identity", b"set by key"):
+            self.assertIsNone(b.fetch(key))
+        self.assertEqual(b.fetch(b"http://p/xy#1"), b"body")
+        self.assertEqual(b.head()[3], removal["sequence"])
+        self.assertNotIn(asked, a.other)
+        b.ack(removal["sequence"])
+        reply = a.reply(asked)
+        self.assertEqual(reply["sequence"], removal["sequence"])
+        self.assertEqual(reply["removed"], 4)
+        self.assertEqual(reply["unapplied"], 0)
+        self.assertEqual(a.next_removal()["token"], 77)  # its own, too
+
+    def test_bans_and_tags(self):
+        a, b = self.current("kinds-a"), self.current("kinds-b")
+        a.put(b"kinds/1", b"1", tags=[b"red"])
+        a.put(b"kinds/2", b"2", tags=[b"red", b"blue"])
+        a.put(b"kinds/3", b"3", tags=[b"blue"])
+        ban = b'req.url ~ "a b" && obj.status == 200'
+        for kind, what, removed in ((c.BAN, ban, 0), (c.TAG, b"red", 2), (c.TAG_SOFT, b"blue", 1)):
+            reply = a.remove(kind, what, origin=b"kinds-b")
+            self.assertEqual(reply["removed"], removed)
+            event = b.next_removal()
+            self.assertEqual((event["kind"], event["what"], event["time_ns"]),
+                             (kind, what, reply["time_ns"]))
+        self.assertIsNone(a.fetch(b"kinds/3"))
+
+    def test_who_does_not_confirm_is_counted_and_may_catch_up(self):
+        a, b = self.current("slow-a"), self.current("slow-b")
+        reply = a.remove(c.TAG, b"slow", origin=b"slow-a", wait_ms=50)
+        self.assertGreaterEqual(reply["caches"], 1)
+        self.assertGreaterEqual(reply["unapplied"], 1)
+        self.assertEqual(b.head()[3], reply["sequence"])
+        asked = a.send(c.REMOVE, a.remove_body(c.TAG, b"slow", origin=b"slow-a", wait_ms=20000))
+        self.assertEqual(b.next_removal()["sequence"], reply["sequence"])
+        last = b.next_removal()["sequence"]
+        b.ack(last + 1)  # was not sent: ignored
+        b.ack(last)      # both at once
+        self.assertEqual(a.reply(asked)["unapplied"], 0)
+        # One that goes away is not waited for, but counts.
+        asked = a.send(c.REMOVE, a.remove_body(c.TAG, b"slow", origin=b"slow-a", wait_ms=20000))
+        b.next_removal()
+        b.close()
+        self.assertEqual(a.reply(asked)["unapplied"], 1)
+
+    def test_a_cache_that_comes_back_goes_on_where_it_was(self):
+        b = self.current("back")
+        a = self.connect()
+        first = a.remove(c.TAG, b"one")["sequence"]
+        self.assertEqual(b.next_removal()["sequence"], first)
+        log_id = b.head()[2]
+        b.close()
+        second = a.remove(c.TAG, b"two")["sequence"]
+        b, reply = self.joined("back", log_id=log_id, sequence=first)
+        self.assertEqual((reply["log_id"], reply["head"], reply["applied"], reply["from"],
+                          reply["gap"]), (log_id, second, first, second, 0))
+        self.assertEqual(b.next_removal()["what"], b"two")
+        b.ack(second)
+        a.remove(c.TAG, b"three", wait_ms=0)
+        # Another process under its name: what the daemon remembers counts, and it learns all bans.
+        again, reply = self.joined("back")
+        self.assertEqual((reply["applied"], reply["gap"]), (second, 0))
+        self.assertLessEqual(reply["from"], first)
+        self.assertEqual(again.next_removal()["sequence"], reply["from"])
+
+    def test_another_log_is_a_gap(self):
+        _, reply = self.joined("other-log", log_id=12345, sequence=1)
+        self.assertEqual(reply["gap"], 1)
+        _, reply = self.joined("ahead", log_id=reply["log_id"], sequence=reply["head"] + 1)
+        self.assertEqual(reply["gap"], 1)
+
+    def test_the_later_connection_is_the_cache(self):
+        first = self.current("twice")
+        second = self.current("twice")
+        asked = self.connect()
+        request = asked.send(c.REMOVE, asked.remove_body(c.TAG, b"twice", wait_ms=100))
+        self.assertEqual(second.next_removal()["what"], b"twice")
+        asked.reply(request)
+        first.ack(2**63)
+        self.fails(c.NOT_FOUND, first.stat, "nothing")
+        self.assertEqual(first.removals, [])
+
+    def test_a_put_that_was_overtaken_is_not_published(self):
+        a = self.connect()
+        put = a.reserve(b"http://over/x#1", 4)
+        tagged = a.reserve(b"http://over/y#1", 4, tags=[b"over"])
+        a.write(put["extents"], b"body")
+        a.write(tagged["extents"], b"body")
+        a.remove(c.PURGE, b"http://over/x")
+        a.remove(c.TAG_SOFT, b"over")
+        self.fails(c.NOT_FOUND, a.commit, put["put_id"], 4)
+        self.fails(c.NOT_FOUND, a.commit, tagged["put_id"], 4)
+        self.assertIsNone(a.fetch(b"http://over/x#1"))
+        a.put(b"http://over/x#1", b"new")
+        self.assertEqual(a.fetch(b"http://over/x#1"), b"new")
+
+    def test_the_head_page_cannot_be_written(self):
+        cache = self.current("page")
+        magic, epoch, log_id, head = cache.head()
+        self.assertEqual(magic, 0x3144414548524d4f)
+        self.assertEqual(epoch, cache.hello["daemon_epoch"])
+        self.assertNotEqual(log_id, 0)
+        self.assertEqual(head, cache.remove(c.TAG, b"page", origin=b"page")["sequence"] - 1)
+        with self.assertRaises(OSError):
+            os.pwrite(cache.head_page, b"x", 0)
+
+    def test_values(self):
+        a = self.connect()
+        self.fails(c.MALFORMED, a.join, b"")
+        self.fails(c.MALFORMED, a.join, b"a\0b")
+        self.fails(c.MALFORMED, a.join, b"a\nb")
+        for kind, what, more in ((0, b"x", {}), (5, b"x", {}), (c.PURGE, b"", {}),
+                                 (c.PURGE, b"a\0b", {}), (c.TAG, b"t" * 256, {}),
+                                 (c.TAG, b"t", {"tag": b"t"}), (c.BAN, b"req.url", {}),
+                                 (c.BAN, b"req.url ~ x ||", {}), (c.BAN, b'req.url ~ "x', {}),
+                                 (c.PURGE, b"x", {"origin": b"a\0b"})):
+            self.fails(c.MALFORMED, a.remove, kind, what, **more)
+        a.ack(1)  # has not joined: ignored
+        a.remove(c.PURGE, b"k" * 8192, tag=b"t" * 255, origin=b"o" * 255, wait_ms=0)
+
+    def test_limits(self):
+        for kind, body in ((c.JOIN, c.text(b"n" * 256) + c.u64(0) + c.u64(0)),
+                           (c.REMOVE, Connection.remove_body(c.PURGE, b"k" * 8193)),
+                           (c.REMOVE, Connection.remove_body(c.PURGE, b"k", tag=b"t" * 256)),
+                           (c.REMOVE, Connection.remove_body(c.PURGE, b"k", origin=b"o" * 256))):
+            connection = self.connect()
+            self.refused_and_closed(connection, connection.send(kind, body))
+
+    def test_no_more_than_256_come_unacknowledged(self):
+        b = self.current("window")
+        a = self.connect()
+        last = [a.remove(c.TAG, b"w", wait_ms=0)["sequence"] for _ in range(300)][-1]
+        got = [b.next_removal()["sequence"] for _ in range(256)]
+        self.assertEqual(got, list(range(last - 299, last - 43)))
+        self.fails(c.NOT_FOUND, b.stat, "nothing")
+        self.assertEqual(b.removals, [])
+        b.ack(got[9])
+        self.assertEqual([b.next_removal()["sequence"] for _ in range(10)],
+                         list(range(got[-1] + 1, got[-1] + 11)))
+
+    def test_it_is_still_in_the_log_after_a_kill_right_after_the_answer(self):
+        for disk in (None, "64M"):
+            with Daemon(memory="32M", disk=disk) as daemon:
+                with Connection(daemon.socket) as cache:
+                    cache.join(b"crash")
+                    log_id = cache.head()[2]
+                    cache.put(b"http://k/x#1", b"old")
+                    ban = cache.remove(c.BAN, b"req.url ~ .", wait_ms=0)
+                    purge = cache.remove(c.PURGE, b"http://k/x", wait_ms=0)
+                daemon.kill()
+                daemon.start()
+                with Connection(daemon.socket) as cache:
+                    self.assertIsNone(cache.fetch(b"http://k/x#1"))
+                    reply = cache.join(b"crash", log_id=log_id, sequence=0)
+                    self.assertEqual((reply["log_id"], reply["head"], reply["gap"]),
+                                     (log_id, purge["sequence"], 0))
+                    events = [cache.next_removal() for _ in range(2)]
+                    self.assertEqual([(e["sequence"], e["kind"], e["time_ns"]) for e in events],
+                                     [(ban["sequence"], c.BAN, ban["time_ns"]),
+                                      (purge["sequence"], c.PURGE, purge["time_ns"])])
+
+
 class Listing(ProtocolCase):
     def test_pages_in_the_order_of_bytes(self):
         connection = self.connect()
@@ -868,6 +1053,8 @@ class Groups(unittest.TestCase):
                 want = c.OK if expected[1] else c.DENIED
                 expect(status(connection.put, f"mine/{gids}", b"x"), want)
                 expect(status(connection.delete, "none"), c.NOT_FOUND if want == c.OK else want)
+                expect(status(connection.join, "cache"), want)
+                expect(status(connection.remove, c.TAG, "none"), want)
                 expect(status(connection.abort, 99), c.NOT_FOUND if want == c.OK else want)
                 want = c.NOT_FOUND if expected[2] else c.DENIED
                 expect(status(connection.region_drop, "none"), want)

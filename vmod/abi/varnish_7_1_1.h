@@ -110,6 +110,7 @@ struct ban {
   uint8_t* spec;
 };
 VTAILQ_HEAD(banhead_s, ban);
+struct ban_proto;
 static_assert(sizeof(struct ban) == 72 && offsetof(struct ban, spec) == 64);
 // A ban's spec: big endian time (8), length (4), flags (1), 3 bytes of nothing, then the tests.
 #define OM_BAN_FLAG_COMPLETED 4
@@ -176,6 +177,11 @@ typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned e
   X(EXP_Insert, void (*)(struct worker*, struct objcore*))                                   \
   X(EXP_RefNewObjcore, void (*)(struct objcore*))                                            \
   X(BAN_Reload, void (*)(const uint8_t*, unsigned))                                          \
+  X(BAN_Build, struct ban_proto* (*)())                                                      \
+  X(BAN_AddTest, const char* (*)(struct ban_proto*, const char*, const char*, const char*))  \
+  X(BAN_Commit, const char* (*)(struct ban_proto*))                                          \
+  X(BAN_Abandon, void (*)(struct ban_proto*))                                                \
+  X(EXP_Rearm, void (*)(struct objcore*, vtim_real, vtim_dur, vtim_dur, vtim_dur))           \
   X(BAN_Time, vtim_real (*)(const struct ban*))                                              \
   X(ban_time, vtim_real (*)(const uint8_t*))                                                 \
   X(ban_len, unsigned (*)(const uint8_t*))                                                   \
@@ -197,5 +203,4 @@ typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned e
   X(VFP_Push, struct vfp_entry* (*)(struct vfp_ctx*, const struct vfp*))                     \
   X(RFC2616_Vary_AE, void (*)(struct http*))                                                 \
   X(ObjSetAttr, void* (*)(struct worker*, struct objcore*, int, ssize_t, const void*))       \
-  X(EXP_Rearm, void (*)(struct objcore*, vtim_real, vtim_dur, vtim_dur, vtim_dur))           \
   X(cli_thread, pthread_t*)

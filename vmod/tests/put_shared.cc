@@ -89,6 +89,8 @@ int main(int argc, char** argv) {
       identity = true;
     else if (option == "variant")
       variant = true;
+    else if (option == "tag")
+      put.tags.push_back(value);
     else if (option == "disk")
       put.disk = true;
     else if (option == "metadata")

@@ -1,0 +1,232 @@
+// The removal log: what was answered is there after a kill, what was synced after power loss, and
+// what has gone is known to have gone.
+#include "store/removal_log.h"
+
+#include <gtest/gtest.h>
+
+#include "store/catalog/crashing_log.h"
+
+namespace om::store {
+namespace {
+
+using catalog::CrashingLogDirectory;
+
+// The log owns its directory; the test's lives on.
+class Borrowed final : public catalog::LogDirectory {
+ public:
+  explicit Borrowed(CrashingLogDirectory& real) : real_(real) {}
+  Result<std::unique_ptr<catalog::LogFile>> create(const std::string& name) override {
+    return real_.create(name);
+  }
+  Result<std::unique_ptr<catalog::LogFile>> open(const std::string& name) override {
+    return real_.open(name);
+  }
+  Result<std::vector<std::string>> list() override { return real_.list(); }
+  Result<void> remove(const std::string& name) override { return real_.remove(name); }
+  Result<void> sync() override { return real_.sync(); }
+
+ private:
+  CrashingLogDirectory& real_;
+};
+
+class RemovalLogTest : public ::testing::Test {
+ protected:
+  void open() {
+    log.reset();
+    auto opened = RemovalLog::open(std::make_unique<Borrowed>(directory), options, clock);
+    ASSERT_TRUE(opened) << describe(opened.error());
+    log = *std::move(opened);
+  }
+  std::uint64_t add(RemovalKind kind, const std::string& what, const std::string& tag = "") {
+    clock.now_ns += 1000;
+    auto entry = log->append({0, 0, kind, what, tag, "web", 7});
+    EXPECT_TRUE(entry) << describe(entry.error());
+    return entry ? (*entry)->sequence : 0;
+  }
+
+  CrashingLogDirectory directory{1};
+  RemovalLog::Options options;
+  ManualClock clock;
+  std::unique_ptr<RemovalLog> log;
+};
+
+TEST_F(RemovalLogTest, IsThereAfterAKill) {
+  open();
+  const std::uint64_t id = log->id();
+  EXPECT_EQ(log->head(), 0U);
+  EXPECT_EQ(log->oldest(), 1U);
+  EXPECT_EQ(add(RemovalKind::kPurge, "http://a/x", "digest"), 1U);
+  EXPECT_EQ(add(RemovalKind::kBan, "req.url ~ \"a b\""), 2U);
+  EXPECT_EQ(add(RemovalKind::kTagSoft, "red"), 3U);
+  directory.kill();
+  open();
+  EXPECT_EQ(log->id(), id);
+  EXPECT_EQ(log->head(), 3U);
+  EXPECT_EQ(log->oldest(), 1U);
+  const Removal* const purge = log->find(1);
+  ASSERT_NE(purge, nullptr);
+  EXPECT_EQ(purge->kind, RemovalKind::kPurge);
+  EXPECT_EQ(purge->what, "http://a/x");
+  EXPECT_EQ(purge->tag, "digest");
+  EXPECT_EQ(purge->origin, "web");
+  EXPECT_EQ(purge->token, 7U);
+  EXPECT_EQ(log->find(2)->what, "req.url ~ \"a b\"");
+  EXPECT_LT(log->find(2)->time_ns, log->find(3)->time_ns);
+  EXPECT_EQ(log->find(4), nullptr);
+  EXPECT_EQ(log->find(0), nullptr);
+  EXPECT_EQ(add(RemovalKind::kTag, "blue"), 4U);
+}
+
+TEST_F(RemovalLogTest, WhatWasSyncedIsThereAfterPowerLoss) {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    SCOPED_TRACE(seed);
+    CrashingLogDirectory disk(seed);
+    auto first = RemovalLog::open(std::make_unique<Borrowed>(disk), options, clock);
+    ASSERT_TRUE(first);
+    for (int i = 0; i < 20; ++i)
+      ASSERT_TRUE((*first)->append({0, 0, RemovalKind::kTag, "t" + std::to_string(i), "", "", 0}));
+    ASSERT_TRUE((*first)->sync());
+    for (int i = 20; i < 25; ++i)
+      ASSERT_TRUE((*first)->append({0, 0, RemovalKind::kTag, "t" + std::to_string(i), "", "", 0}));
+    first->reset();
+    disk.lose_power();
+    auto again = RemovalLog::open(std::make_unique<Borrowed>(disk), options, clock);
+    ASSERT_TRUE(again);
+    EXPECT_GE((*again)->head(), 20U);
+    for (std::uint64_t i = 1; i <= (*again)->head(); ++i)
+      EXPECT_EQ((*again)->find(i)->what, "t" + std::to_string(i - 1));
+    // And it goes on behind what is left.
+    const std::uint64_t head = (*again)->head();
+    ASSERT_TRUE((*again)->append({0, 0, RemovalKind::kTag, "next", "", "", 0}));
+    again->reset();
+    auto third = RemovalLog::open(std::make_unique<Borrowed>(disk), options, clock);
+    ASSERT_TRUE(third);
+    ASSERT_GE((*third)->head(), head + 1);
+    EXPECT_EQ((*third)->find(head + 1)->what, "next");
+  }
+}
+
+TEST_F(RemovalLogTest, DiesAnywhereAndComesBackWithWhatItHadSaid) {
+  for (std::uint64_t step = 1; step < 60; ++step) {
+    SCOPED_TRACE(step);
+    CrashingLogDirectory disk(step);
+    RemovalLog::Options small;
+    small.entries_per_file = 4;
+    small.files_max = 3;
+    std::uint64_t answered = 0;
+    {
+      auto first = RemovalLog::open(std::make_unique<Borrowed>(disk), small, clock);
+      ASSERT_TRUE(first);
+      disk.die_after(step);
+      for (int i = 0; i < 30; ++i) {
+        auto entry = (*first)->append({0, 0, RemovalKind::kBan, "b", "", "", 0});
+        if (disk.dead()) break;
+        ASSERT_TRUE(entry);
+        answered = (*entry)->sequence;
+      }
+    }
+    disk.kill();
+    auto again = RemovalLog::open(std::make_unique<Borrowed>(disk), small, clock);
+    ASSERT_TRUE(again) << describe(again.error());
+    EXPECT_GE((*again)->head(), answered);
+    EXPECT_LE((*again)->head(), answered + 1);
+    ASSERT_TRUE((*again)->append({0, 0, RemovalKind::kBan, "b", "", "", 0}));
+  }
+}
+
+TEST_F(RemovalLogTest, IsBoundedAndKnowsWhatItHasForgotten) {
+  options.entries_per_file = 10;
+  options.files_max = 3;
+  open();
+  std::uint64_t last_ban = 0;
+  for (int i = 0; i < 100; ++i) {
+    add(RemovalKind::kBan, "req.url ~ " + std::to_string(i));
+    if (log->oldest() > 1 && last_ban == 0) {
+      // The first ten have gone, the newest of them is the floor.
+      EXPECT_EQ(log->oldest(), 11U);
+      EXPECT_NE(log->floor_ns(), 0U);
+      EXPECT_LT(log->floor_ns(), log->find(11)->time_ns);
+      last_ban = log->floor_ns();
+    }
+    EXPECT_LE(log->head() - log->oldest() + 1, 30U);
+  }
+  const std::uint64_t floor = log->floor_ns();
+  const std::uint64_t oldest = log->oldest();
+  EXPECT_GT(floor, last_ban);
+  directory.kill();
+  open();
+  EXPECT_EQ(log->floor_ns(), floor);
+  EXPECT_EQ(log->oldest(), oldest);
+  EXPECT_EQ(log->head(), 100U);
+}
+
+TEST_F(RemovalLogTest, KnowsWhatAPutMustNotPublishAnyMore) {
+  options.entries_per_file = 4;
+  options.files_max = 2;
+  open();
+  const std::vector<std::string> none;
+  const std::vector<std::string> red{"blue", "red"};
+  EXPECT_FALSE(log->removed_since(0, "http://a/x#1", red));
+  const std::uint64_t before = log->head();
+  const std::uint64_t purge = add(RemovalKind::kPurge, "http://a/x", "digest");
+  EXPECT_TRUE(log->removed_since(before, "http://a/x#1", none));
+  EXPECT_TRUE(log->removed_since(before, "http://a/x", none));
+  EXPECT_TRUE(log->removed_since(before, "set-by-key", {"digest"}));
+  EXPECT_FALSE(log->removed_since(before, "http://a/xy#1", none));
+  EXPECT_FALSE(log->removed_since(purge, "http://a/x#1", none));
+  const std::uint64_t tag = add(RemovalKind::kTagSoft, "red");
+  EXPECT_TRUE(log->removed_since(purge, "http://a/y#1", red));
+  EXPECT_FALSE(log->removed_since(tag, "http://a/y#1", red));
+  add(RemovalKind::kBan, "req.url ~ .");
+  EXPECT_FALSE(log->removed_since(tag, "http://a/x#1", red));
+  // A writer that is slower than the log.
+  for (int i = 0; i < 20; ++i) add(RemovalKind::kBan, "req.url ~ .");
+  EXPECT_TRUE(log->removed_since(before, "http://b/z#1", none));
+}
+
+TEST_F(RemovalLogTest, RemembersHowFarEachCacheIs) {
+  options.caches_max = 2;
+  open();
+  add(RemovalKind::kTag, "a");
+  add(RemovalKind::kTag, "b");
+  EXPECT_FALSE(log->applied("web"));
+  EXPECT_TRUE(log->note_applied("web", 1));
+  EXPECT_TRUE(log->note_applied("a name with blanks", 2));
+  EXPECT_FALSE(log->note_applied("one too many", 0));
+  EXPECT_TRUE(log->note_applied("web", 2));
+  EXPECT_TRUE(log->note_applied("web", 1));  // never back
+  ASSERT_TRUE(log->save_applied());
+  directory.kill();
+  open();
+  EXPECT_EQ(log->applied("web"), 2U);
+  EXPECT_EQ(log->applied("a name with blanks"), 2U);
+  EXPECT_FALSE(log->applied("nobody"));
+}
+
+TEST_F(RemovalLogTest, ALogThatWasLostIsAnotherOne) {
+  open();
+  add(RemovalKind::kTag, "a");
+  EXPECT_TRUE(log->note_applied("web", 1));
+  ASSERT_TRUE(log->save_applied());
+  const std::uint64_t id = log->id();
+  const auto names = *directory.list();
+  for (const std::string& name : names)
+    if (name != "applied") {
+      ASSERT_TRUE(directory.remove(name));
+    }
+  open();
+  EXPECT_NE(log->id(), id);
+  EXPECT_EQ(log->head(), 0U);
+  EXPECT_FALSE(log->applied("web"));
+}
+
+TEST_F(RemovalLogTest, AFailedWriteRecordsNothing) {
+  open();
+  add(RemovalKind::kTag, "a");
+  directory.die_after(1);
+  EXPECT_FALSE(log->append({0, 0, RemovalKind::kTag, "b", "", "", 0}));
+  EXPECT_EQ(log->head(), 1U);
+}
+
+}  // namespace
+}  // namespace om::store

@@ -1,0 +1,264 @@
+"""One objmapperd, several varnishds that share it, and an origin that knows which version of a URL is current.
+
+    with Machine(2) as machine:
+        a, b = machine.caches
+        machine.origin.change("/x"); a.request("PURGE", "/x"); b.get("/x")
+
+Each varnishd has a store and a director of its own. Answers carry their version: "URL VERSION\\n" in the body, many times.
+"""
+
+import collections
+import http.client
+import http.server
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+
+from support.daemon import Daemon, wait_until
+from support.reachable import reachable
+
+BUILD = os.environ.get("OM_BUILD_DIR", "build/dev")
+SOURCE = os.environ.get("OM_SOURCE_DIR",
+                        os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+WAIT_S = 30
+
+
+class Origin:
+    """/t<n>... has the tag t<n> in Xkey. `delay` is how long an answer takes, after its version was read."""
+
+    def __init__(self):
+        self.versions = collections.defaultdict(int)
+        self.asked = collections.defaultdict(int)
+        self.lock = threading.Lock()
+        self.delay = threading.Event()  # never set: a sleep that the end of a test cuts short
+        self.delay_s = 0.0
+        origin = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1
+            disable_nagle_algorithm = True
+
+            def do_GET(self):
+                with origin.lock:
+                    version = origin.versions[self.path]
+                    origin.asked[self.path] += 1
+                if origin.delay_s:
+                    origin.delay.wait(origin.delay_s)
+                body = f"{self.path} {version}\n".encode() * 20
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Cache-Control", "max-age=100000")
+                tag = re.match(r"/(t\d+)", self.path)
+                if tag:
+                    self.send_header("Xkey", f"other {tag.group(1)} more")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request, client_address):
+                pass
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def change(self, url):
+        """Another version; the number of it."""
+        with self.lock:
+            self.versions[url] += 1
+            return self.versions[url]
+
+    def end(self):
+        self.delay.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Cache:
+    """A varnishd."""
+
+    def __init__(self, machine, name):
+        self.machine = machine
+        self.name = name
+        self.directory = os.path.join(machine.directory, name)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.vcl = os.path.join(machine.directory, name + ".vcl")
+        sock = machine.daemon.socket
+        with open(self.vcl, "w", encoding="utf-8") as file:
+            file.write(f'''vcl 4.1;
+import objmapper from "{reachable(BUILD + "/lib/libvmod_objmapper.so")}";
+include "{reachable(SOURCE + "/vmod/objmapper.vcl")}";
+backend origin {{ .host = "127.0.0.1"; .port = "{machine.origin.port}"; }}
+sub vcl_init {{
+    new store = objmapper.storage(socket = "{sock}", memory = 16MB);
+    store.set_default();
+    new objm = objmapper.director(socket = "{sock}");
+    objm.set_backend(origin);
+    objmapper.set_uri_prefix("cdn://test");
+}}
+sub vcl_recv {{
+    if (req.url == "/ready") {{ return (synth(200)); }}
+    if (req.method == "TAG") {{ objmapper.purge_tag(req.http.X-Tag); return (synth(200)); }}
+    if (req.method == "SOFTTAG") {{ objmapper.purge_tag(req.http.X-Tag, soft = true); return (synth(200)); }}
+    call objmapper_recv;
+}}
+sub vcl_hash {{ hash_data(req.http.X-Device); }}
+sub vcl_backend_fetch {{ set bereq.backend = objm.backend(); }}
+sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
+''')
+        self.process = None
+        self.start()
+
+    def start(self):
+        # pylint: disable=consider-using-with
+        self.process = subprocess.Popen(
+            ["varnishd", "-F", "-n", self.directory, "-a", f"127.0.0.1:{self.port}", "-f", self.vcl,
+             "-p", "cc_command=exec tcc -shared -fpic -w -o %o %s", "-p", "shortlived=0",
+             "-p", "thread_pool_min=20"],
+            stdin=subprocess.DEVNULL, stdout=self.machine.log, stderr=self.machine.log)
+        wait_until(self._serves, f"{self.name} serves", WAIT_S)
+
+    def _serves(self):
+        if self.process.poll() is not None:
+            raise AssertionError(f"varnishd {self.name} has ended:\n{self.machine.words()}")
+        try:
+            return self.request("GET", "/ready")[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def child(self):
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children",
+                  encoding="utf-8") as file:
+            return int(file.read().split()[0])
+
+    def restart(self, meanwhile=lambda: None):
+        """Killed, both processes of it, and started again."""
+        child = self.child()
+        self.process.kill()
+        self.process.wait(WAIT_S)
+        try:
+            os.kill(child, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        wait_until(lambda: not os.path.exists(f"/proc/{child}/fd") or not os.listdir(f"/proc/{child}/task"),
+                   "the child is gone", WAIT_S)
+        meanwhile()
+        self.start()
+
+    def request(self, method, url, headers=None, connection=None):
+        """status, body, headers."""
+        own = connection is None
+        if own:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
+        try:
+            connection.request(method, url, headers={"Host": "test", **(headers or {})})
+            answer = connection.getresponse()
+            return answer.status, answer.read(), answer.headers
+        finally:
+            if own:
+                connection.close()
+
+    def get(self, url, device="d", connection=None):
+        """The version that it answers with."""
+        status, body, _ = self.request("GET", url, {"X-Device": device}, connection)
+        lines = set(body.decode().splitlines())
+        if status != 200 or len(lines) != 1:
+            raise AssertionError(f"{self.name} {url}: {status}, {sorted(lines)[:3]}")
+        path, version = lines.pop().split()
+        if path != url:
+            raise AssertionError(f"{self.name} {url}: the body of {path}")
+        return int(version)
+
+    def purge(self, url, device="d"):
+        status, body, _ = self.request("PURGE", url, {"X-Device": device})
+        return status, body.decode(errors="replace")
+
+    def remove(self, method, url, headers=None):
+        """Until it is recorded: where the machine is busy, 250 ms may be over before, which is a 503."""
+        headers = {"X-Device": "d", **(headers or {})}
+
+        def recorded():
+            status, body, _ = self.request(method, url, headers)
+            if status not in (200, 503):
+                raise AssertionError(f"{method} {url}: {status} {body[:200]}")
+            return status == 200
+        wait_until(recorded, f"{method} {url} is recorded", WAIT_S)
+
+    def admin(self, *words):
+        done = subprocess.run(["varnishadm", "-n", self.directory, *words], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, check=False, timeout=WAIT_S)
+        if done.returncode != 0:
+            raise AssertionError(f"varnishadm {words}: {done.stdout}")
+        return done.stdout
+
+    def counters(self):
+        """Of OBJMR.*, by their last word."""
+        done = subprocess.run(["varnishstat", "-1", "-n", self.directory, "-f", "OBJMR.*"],
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                              check=False, timeout=WAIT_S)
+        return {name.rsplit(".", 1)[1]: int(value)
+                for name, value in re.findall(r"^(\S+)\s+(\d+)", done.stdout, re.M)}
+
+    def wait_current(self):
+        wait_until(lambda: self.counters().get("g_current") == 1, f"{self.name} is current", WAIT_S)
+
+    def end(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(WAIT_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+class Machine:
+    def __init__(self, caches, disk=None):
+        self.origin = Origin()
+        self.daemon = Daemon(memory="128M", disk=disk)
+        self.directory = self.daemon.directory
+        os.chmod(self.directory, 0o755)
+        self.let_in()
+        # pylint: disable=consider-using-with
+        self.log = open(os.path.join(self.directory, "varnishd.log"), "ab")
+        self.caches = []
+        try:
+            for number in range(caches):
+                self.caches.append(Cache(self, "abcdefgh"[number]))
+            for cache in self.caches:
+                cache.wait_current()
+        except BaseException:
+            self.end()
+            raise
+
+    def let_in(self):
+        """varnishd's user may be another."""
+        os.chmod(self.daemon.socket, 0o666)
+
+    def words(self):
+        with open(os.path.join(self.directory, "varnishd.log"), encoding="utf-8", errors="replace") as file:
+            return file.read()[-6000:]
+
+    def end(self):
+        for cache in self.caches:
+            cache.end()
+        self.log.close()
+        self.origin.end()
+        self.daemon.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()

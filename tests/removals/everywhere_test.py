@@ -1,0 +1,215 @@
+"""What is removed in one varnishd is removed in the other: purge, ban, tag; whoever dies, hangs or comes back."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+import unittest
+
+from removals.caches import WAIT_S, Machine
+from support.daemon import wait_until
+
+
+class Everywhere(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.machine = Machine(2)
+        cls.a, cls.b = cls.machine.caches
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.machine.end()
+
+    def setUp(self):
+        for cache in self.machine.caches:
+            cache.wait_current()
+
+    def fill(self, *urls):
+        for url in urls:
+            for cache in self.machine.caches:
+                self.assertEqual(cache.get(url), self.machine.origin.versions[url])
+
+    def change(self, *urls):
+        for url in urls:
+            self.machine.origin.change(url)
+            for cache in self.machine.caches:  # still what it was: they are copies
+                self.assertEqual(cache.get(url), self.machine.origin.versions[url] - 1)
+
+    def are_new(self, *urls):
+        for url in urls:
+            for cache in self.machine.caches:
+                self.assertEqual(cache.get(url), self.machine.origin.versions[url], cache.name)
+
+    def test_purge(self):
+        self.fill("/purge", "/purge2")
+        self.assertEqual(self.b.get("/purge", device="another"), 0)
+        self.change("/purge", "/purge2")
+        self.a.remove("PURGE", "/purge")
+        self.are_new("/purge")
+        # There whatever went into vcl_hash; and nothing else.
+        self.assertEqual(self.b.get("/purge", device="another"), 1)
+        self.assertEqual(self.b.get("/purge2"), 0)
+
+    def test_ban(self):
+        self.fill("/ban/1", "/ban/2", "/stays")
+        self.change("/ban/1", "/ban/2", "/stays")
+        self.b.remove("BAN", "/ban/")
+        self.are_new("/ban/1", "/ban/2")
+        self.assertEqual(self.a.get("/stays"), 0)
+
+    def test_a_ban_that_does_not_parse_goes_nowhere(self):
+        head = self.a.counters()["c_recorded"]
+        for ban in ("req.url", "req.nothing == 1", "req.url ~ *", "req.url ~ a || b"):
+            status, body, _ = self.a.request("BAN", "/", {"X-Ban": ban})
+            self.assertEqual(status, 503, body)
+        self.assertEqual(self.a.counters()["c_recorded"], head)
+
+    def test_a_ban_of_the_command_line(self):
+        self.fill("/cli")
+        self.change("/cli")
+        self.a.admin("ban", "req.url", "~", "^/cli")
+        self.assertEqual(self.a.get("/cli"), 1)
+        wait_until(lambda: self.b.get("/cli") == 1, "the ban has reached b", WAIT_S)
+
+    def test_tags(self):
+        self.fill("/t1/a", "/t1/b", "/t2")
+        self.change("/t1/a", "/t1/b", "/t2")
+        self.a.remove("TAG", "/", {"X-Tag": "t1"})
+        self.are_new("/t1/a", "/t1/b")
+        self.assertEqual(self.b.get("/t2"), 0)
+
+    def test_a_soft_tag_leaves_grace(self):
+        self.fill("/t3")
+        self.change("/t3")
+        self.a.remove("SOFTTAG", "/", {"X-Tag": "t3"})
+        for cache in self.machine.caches:
+            # The stale one once more, while it is fetched anew.
+            self.assertIn(cache.get("/t3"), (0, 1))
+            wait_until(lambda c=cache: c.get("/t3") == 1, "it is fetched anew", WAIT_S)
+
+    def test_a_fetch_that_a_removal_overtakes_leaves_nothing(self):
+        self.machine.origin.delay_s = 1.0
+        try:
+            old = []
+            waiting = [threading.Thread(target=lambda c=cache: old.append(c.get("/overtaken")))
+                       for cache in self.machine.caches]
+            for one in waiting:
+                one.start()
+            # Both have asked the origin, and wait for it.
+            wait_until(lambda: self.machine.origin.asked["/overtaken"] == 2, "asked", WAIT_S)
+            self.machine.origin.change("/overtaken")
+            self.a.remove("PURGE", "/overtaken")
+            for one in waiting:
+                one.join(WAIT_S)
+        finally:
+            self.machine.origin.delay_s = 0.0
+        self.are_new("/overtaken")
+
+    def test_echoes_are_not_applied(self):
+        before = [c.counters() for c in self.machine.caches]
+        for _ in range(5):
+            self.a.remove("BAN", "/echo")
+        for cache in self.machine.caches:
+            cache.wait_current()
+        now = [c.counters() for c in self.machine.caches]
+        # One that was not answered in time counts as somebody else's, if it was recorded after all.
+        late = now[0]["c_failed"] - before[0]["c_failed"]
+        self.assertLessEqual(now[0]["c_applied"] - before[0]["c_applied"], late)
+        self.assertIn(now[1]["c_applied"] - before[1]["c_applied"], range(5, 6 + late))
+
+    def test_a_cache_that_hangs_is_not_waited_for_and_catches_up(self):
+        self.fill("/hang")
+        self.change("/hang")
+        child = self.b.child()
+        os.kill(child, signal.SIGSTOP)
+        try:
+            begin = time.monotonic()
+            self.a.remove("PURGE", "/hang")
+            self.assertLess(time.monotonic() - begin, WAIT_S)
+            self.assertEqual(self.a.get("/hang"), 1)
+            self.assertGreaterEqual(self.a.counters()["c_unapplied"], 1)
+        finally:
+            os.kill(child, signal.SIGCONT)
+        self.b.wait_current()
+        self.are_new("/hang")
+
+    def test_a_cache_that_was_down_applies_what_it_missed_before_it_serves(self):
+        self.fill("/down/1", "/down/2", "/down/3")
+        for url in ("/down/1", "/down/2"):
+            self.machine.origin.change(url)
+
+        def meanwhile():
+            self.a.remove("PURGE", "/down/1")
+            self.a.remove("BAN", "/down/2")
+        self.b.restart(meanwhile)
+        self.are_new("/down/1", "/down/2", "/down/3")
+        _, _, headers = self.b.request("GET", "/down/3", {"X-Device": "d"})
+        self.assertNotEqual(headers["X-Hits"], "0")  # what was not removed is still there
+
+
+class Daemons(unittest.TestCase):
+    def test_down_or_hung_is_a_503_that_says_so_and_bounded(self):
+        with Machine(2) as machine:
+            a, b = machine.caches
+            for cache in machine.caches:
+                cache.get("/t1")
+            machine.origin.change("/t1")
+            requests = (("PURGE", "/t1", {}), ("BAN", "/t1", {}), ("TAG", "/", {"X-Tag": "t1"}))
+            daemon = machine.daemon
+            for how in ("down", "hung"):
+                with self.subTest(how):
+                    if how == "down":
+                        daemon.kill()
+                    else:
+                        os.kill(daemon.pid, signal.SIGSTOP)
+                    for method, url, headers in requests:
+                        begin = time.monotonic()
+                        status, body, _ = a.request(method, url, {"X-Device": "d", **headers})
+                        self.assertEqual(status, 503, (method, body))
+                        self.assertLess(time.monotonic() - begin, 5)
+                        log = b"".join(line for line in a_log(a) if b"cannot record it" in line)
+                        self.assertIn(b"objmapperd cannot record it for all caches", log)
+                    # A ban of the command line is made, and travels later.
+                    a.admin("ban", "req.url", "==", f"/never-{how}")
+                    if how == "down":
+                        daemon.start()
+                        machine.let_in()
+                    else:
+                        os.kill(daemon.pid, signal.SIGCONT)
+                    for cache in machine.caches:
+                        cache.wait_current()
+                    wait_until(lambda: f"/never-{how}" in b.admin("ban.list"), "the ban is there too", WAIT_S)
+            a.remove("PURGE", "/t1")
+            self.assertEqual(b.get("/t1"), 1)
+
+    def test_a_removal_is_known_after_the_daemon_was_killed_right_after_the_answer(self):
+        with Machine(2, disk="64M") as machine:
+            a, b = machine.caches
+            for round_ in range(3):
+                url = f"/kill{round_}"
+                for cache in machine.caches:
+                    cache.get(url)
+                machine.origin.change(url)
+                child = b.child()
+                os.kill(child, signal.SIGSTOP)  # so that the log is all that b can have it from
+                try:
+                    a.remove("PURGE", url)
+                    machine.daemon.kill()
+                finally:
+                    os.kill(child, signal.SIGCONT)
+                machine.daemon.start()
+                machine.let_in()
+                for cache in machine.caches:
+                    cache.wait_current()
+                self.assertEqual(b.get(url), 1)
+
+
+def a_log(cache):
+    done = subprocess.run(["varnishlog", "-d", "-g", "request", "-n", cache.directory, "-i", "VCL_Error"],
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=WAIT_S)
+    return done.stdout.splitlines()
+
+
+if __name__ == "__main__":
+    unittest.main()

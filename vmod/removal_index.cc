@@ -1,0 +1,230 @@
+#include "removal_index.h"
+
+#include <strings.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <map>
+#include <mutex>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "director.h"
+#include "removal_link.h"
+#include "shared_bans.h"
+#include "shared_object.h"
+#include "storage.h"
+
+namespace om::vmod::removal_index {
+
+using abi::varnish;
+
+namespace {
+
+constexpr std::size_t kRecentMax = 65536;
+constexpr std::size_t kTagsOfOneMax = 1024;
+
+// What was removed lately, by name, with its time. Bounded: what has gone counts as removed, for
+// fetches that are older than it.
+class Recent {
+ public:
+  void note(const std::string& name, double time) {
+    if (auto known = by_name_.find(name); known != by_name_.end()) {
+      by_time_.erase({known->second, name});
+      known->second = time;
+    } else {
+      by_name_.emplace(name, time);
+    }
+    by_time_.emplace(std::pair(time, name), true);
+    newest_ = std::max(newest_, time);
+    if (by_name_.size() <= kRecentMax) return;
+    const auto oldest = by_time_.begin();
+    floor_ = std::max(floor_, oldest->first.first);
+    by_name_.erase(oldest->first.second);
+    by_time_.erase(oldest);
+  }
+  [[nodiscard]] bool since(double time) const { return newest_ >= time; }
+  [[nodiscard]] bool has(const std::string& name, double since) const {
+    if (since <= floor_) return true;
+    const auto found = by_name_.find(name);
+    return found != by_name_.end() && found->second >= since;
+  }
+
+ private:
+  std::unordered_map<std::string, double> by_name_;
+  std::map<std::pair<double, std::string>, bool> by_time_;
+  double newest_ = 0;
+  double floor_ = 0;
+};
+
+struct Index {
+  std::mutex mutex;
+  std::unordered_map<std::string, std::unordered_set<struct objcore*>> by_tag;
+  std::unordered_map<struct objcore*, std::vector<std::string>> by_object;
+  std::atomic<std::size_t> objects{0};
+  Recent purges;
+  Recent tags;
+  std::atomic<double> newest{0};  // of both
+  std::atomic<std::uint64_t> killed{0};
+  std::vector<RemovalLink*> links;  // filled on the CLI thread before VCL that uses it runs
+  std::atomic<std::size_t> link_count{0};
+};
+Index& index() {
+  static auto* one = new Index;  // never destroyed: threads use it
+  return *one;
+}
+
+bool separator(char c) { return c == ' ' || c == '\t' || c == ','; }
+
+void split(std::string_view value, std::vector<std::string>& tags) {
+  while (!value.empty() && tags.size() < kTagsOfOneMax) {
+    while (!value.empty() && separator(value.front())) value.remove_prefix(1);
+    std::size_t length = 0;
+    while (length < value.size() && !separator(value[length])) ++length;
+    if (length > 0) tags.emplace_back(value.substr(0, length));
+    value.remove_prefix(length);
+  }
+}
+
+std::vector<std::string> tags_of(struct worker* wrk, struct objcore* oc) {
+  std::vector<std::string> tags;
+  const char* line = nullptr;
+  HTTP_FOREACH_PACK(wrk, oc, line) {
+    for (const std::string_view name : {"xkey:", "cache-tag:", "surrogate-key:"})
+      if (strncasecmp(line, name.data(), name.size()) == 0) split(line + name.size(), tags);
+  }
+  std::ranges::sort(tags);
+  tags.erase(std::ranges::unique(tags).begin(), tags.end());
+  return tags;
+}
+
+std::string stem_of(const struct busyobj* bo) {
+  const char* host = nullptr;
+  (void)http_GetHdr(bo->bereq0, H_Host, &host);
+  const txt& url = bo->bereq0->hd[HTTP_HDR_URL];
+  std::string key = shared::base_key(director::uri_prefix(bo->vcl), host == nullptr ? "" : host,
+                                     {url.b, static_cast<std::size_t>(url.e - url.b)}, {});
+  key.resize(key.rfind('#'));
+  return key;
+}
+
+bool tag_is_purged(const std::vector<std::string>& tags, double since) {
+  Index& all = index();
+  const std::lock_guard lock(all.mutex);
+  return std::ranges::any_of(tags,
+                             [&](const std::string& tag) { return all.tags.has(tag, since); });
+}
+
+bool overtaken(struct worker* wrk, struct objcore* oc, const struct busyobj* bo,
+               const std::vector<std::string>& tags) {
+  const double since = bo->t_first;
+  Index& all = index();
+  if (all.newest.load(std::memory_order_acquire) >= since) {
+    const std::string stem = stem_of(bo);
+    const std::lock_guard lock(all.mutex);
+    if (all.purges.has(stem, since)) return true;
+    for (const std::string& tag : tags)
+      if (all.tags.has(tag, since)) return true;
+  }
+  const std::size_t count = all.link_count.load(std::memory_order_acquire);
+  for (std::size_t i = 0; i < count; ++i)
+    if (all.links[i]->bans().banned_since(since, bo->bereq0, wrk, oc)) return true;
+  return false;
+}
+
+void on_event(struct worker* wrk, void* /*priv*/, struct objcore* oc, unsigned event) noexcept {
+  Index& all = index();
+  if ((event & OEV_EXPIRE) != 0) {
+    if (all.objects.load(std::memory_order_relaxed) == 0) return;
+    const std::lock_guard lock(all.mutex);
+    const auto found = all.by_object.find(oc);
+    if (found == all.by_object.end()) return;
+    for (const std::string& tag : found->second) {
+      const auto tagged = all.by_tag.find(tag);
+      tagged->second.erase(oc);
+      if (tagged->second.empty()) all.by_tag.erase(tagged);
+    }
+    all.by_object.erase(found);
+    all.objects.store(all.by_object.size(), std::memory_order_relaxed);
+    return;
+  }
+  bool kill = false;
+  try {
+    std::vector<std::string> tags = tags_of(wrk, oc);
+    if (!tags.empty()) {
+      const std::lock_guard lock(all.mutex);
+      for (const std::string& tag : tags) all.by_tag[tag].insert(oc);
+      all.by_object[oc] = tags;
+      all.objects.store(all.by_object.size(), std::memory_order_relaxed);
+    }
+    const struct busyobj* bo = varnish.THR_GetBusyobj();
+    if (bo != nullptr && bo->fetch_objcore == oc && bo->bereq0 != nullptr)
+      kill = overtaken(wrk, oc, bo, tags);
+    else
+      kill = tag_is_purged(tags, oc->t_origin);  // of an earlier life: removed before it was back
+  } catch (const std::exception&) {
+    kill = true;  // out of memory: what cannot be found by its tag must not stay
+  }
+  if (!kill) return;
+  all.killed.fetch_add(1, std::memory_order_relaxed);
+  if (Store* store = Store::of(oc); store != nullptr && oc->stobj->priv != nullptr)
+    store->region()->mark_removed(record_of(oc));
+  varnish.HSH_Kill(oc);
+}
+
+}  // namespace
+
+void subscribe() {
+  static bool done = false;
+  if (done) return;
+  done = true;
+  (void)varnish.ObjSubscribeEvents(on_event, nullptr, OEV_INSERT | OEV_EXPIRE);
+}
+
+std::uint64_t purge_tag(const std::string& tag, bool soft) {
+  Index& all = index();
+  const double now = VTIM_real();
+  const std::lock_guard lock(all.mutex);
+  // First the note, for those that come in from now on.
+  all.tags.note(tag, now);
+  all.newest.store(std::max(all.newest.load(), now), std::memory_order_release);
+  const auto found = all.by_tag.find(tag);
+  if (found == all.by_tag.end()) return 0;
+  for (struct objcore* oc : found->second) {
+    Store* store = Store::of(oc);
+    region::Record* record =
+        store != nullptr && oc->stobj->priv != nullptr ? &record_of(oc) : nullptr;
+    if (!soft) {
+      if (record != nullptr) store->region()->mark_removed(*record);
+      varnish.HSH_Kill(oc);
+      continue;
+    }
+    if (oc->t_origin + oc->ttl <= now) continue;
+    varnish.EXP_Rearm(oc, now, 0, NAN, NAN);
+    if (record != nullptr) set_timers(*record, {oc->t_origin, oc->ttl, oc->grace, oc->keep});
+  }
+  return found->second.size();
+}
+
+void note_purge(const std::string& stem) {
+  Index& all = index();
+  const double now = VTIM_real();
+  const std::lock_guard lock(all.mutex);
+  all.purges.note(stem, now);
+  all.newest.store(std::max(all.newest.load(), now), std::memory_order_release);
+}
+
+void watch(RemovalLink& link) {
+  Index& all = index();
+  static const bool reserved = (all.links.reserve(64), true);
+  (void)reserved;
+  if (all.links.size() == all.links.capacity()) return;
+  all.links.push_back(&link);
+  all.link_count.store(all.links.size(), std::memory_order_release);
+}
+
+std::uint64_t killed() { return index().killed.load(std::memory_order_relaxed); }
+
+}  // namespace om::vmod::removal_index

@@ -1,0 +1,41 @@
+// removal_index.h: this varnishd's objects by their tags, and what was removed lately.
+//
+// Tags are those of the headers Xkey, Cache-Tag and Surrogate-Key, separated by blanks or commas.
+// An object enters when Varnish inserts it and leaves with its EXPIRE event, which comes before its
+// objcore goes: so what is in here is alive, as long as our mutex is held.
+//
+// An object whose fetch began before a removal and ended after it was not there to be removed. So
+// each one is compared, when it is inserted and before anybody who waits for it may have it, with
+// what was removed since its fetch began, and killed if it is one of those.
+//
+// Locks: ours, then an objhead's or that of Varnish's expiry. Events come with neither held.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "abi/abi.h"
+
+namespace om::vmod {
+
+class RemovalLink;
+
+namespace removal_index {
+
+// Subscribes to Varnish's events. CLI thread; once per process, later calls do nothing. Before the
+// first object where that can be had.
+void subscribe();
+
+// Removes the objects with that tag, for good or (soft) so that grace still has them; their records
+// say so when it returns. How many there were. Fetches under way are seen to. Any thread.
+std::uint64_t purge_tag(const std::string& tag, bool soft);
+// A key's stem was purged: for fetches that are under way. Any thread.
+void note_purge(const std::string& stem);
+// Fetches under way are tested against the bans of this link. CLI thread.
+void watch(RemovalLink& link);
+// How many fetches were overtaken by a removal.
+std::uint64_t killed();
+
+}  // namespace removal_index
+}  // namespace om::vmod
