@@ -128,7 +128,6 @@ Resource generate(const Generated& wanted) {
   if (wanted.says_length) resource.length = wanted.length;
   resource.content_type = "application/octet-stream";
   resource.etag = "numbers-" + std::to_string(wanted.length);
-  resource.slow = wanted.bytes_per_second != 0;
   return resource;
 }
 

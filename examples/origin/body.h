@@ -39,7 +39,6 @@ struct Resource {
   std::optional<std::uint64_t> length;  // nullopt: not said beforehand
   std::string content_type;
   std::string etag;  // changes when the bytes do
-  bool slow = false;
 };
 
 // `path` has no ".." in it that leads out of `folder`, or there is nothing there.

@@ -8,8 +8,9 @@
 namespace origin {
 namespace {
 
-// From here on it pays to answer before all is written.
-constexpr std::uint64_t kFollowFrom = std::uint64_t{4} << 20;
+// What is not whole by then is answered nevertheless, and followed. What is, is better taken over
+// whole: a cache that follows has to copy.
+constexpr std::chrono::milliseconds kWholeWithin{50};
 constexpr std::size_t kPiece = std::size_t{256} << 10;
 // Followers are told at these distances, or after this time: each telling is a packet.
 constexpr std::uint64_t kAnnounceBytes = std::uint64_t{1} << 20;
@@ -70,11 +71,30 @@ void Fillers::run() {
 struct Handoff::Filling {
   om::Writer writer;
   std::shared_ptr<const Body> body;
-  std::vector<std::byte> buffer = std::vector<std::byte>(kPiece);
+  Segments& segments;
+  std::uint64_t daemon_epoch;
+  std::vector<std::byte> buffer{};
   std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
 
   // False: that was the end of it.
   om::Result<bool> write_piece() {
+    const auto places = writer.slices();
+    if (!places.empty()) {
+      const om::Slice& place = places.front();
+      const auto mapped = segments.find(place.fd, place.offset + place.length, daemon_epoch);
+      if (mapped != nullptr) {
+        auto got = body->read(
+            writer.written(),
+            mapped->bytes().subspan(place.offset, std::min<std::uint64_t>(place.length, kPiece)),
+            since);
+        if (!got) return got.error();
+        if (*got == 0) return false;
+        if (auto advanced = writer.advance(*got); !advanced) return advanced.error();
+        return true;
+      }
+    }
+    // Also at its declared end, where there must be nothing more.
+    buffer.resize(kPiece);
     auto got = body->read(writer.written(), buffer, since);
     if (!got) return got.error();
     if (*got == 0) return false;
@@ -83,25 +103,35 @@ struct Handoff::Filling {
     return true;
   }
 
-  // How long it has become.
-  om::Result<std::uint64_t> write_rest(bool announces) {
-    std::uint64_t announced = writer.written();
-    auto last = std::chrono::steady_clock::now();
+  // True: all is written. False: time is up.
+  om::Result<bool> write_until(std::chrono::steady_clock::time_point end) {
     while (true) {
       auto more = write_piece();
       if (!more) return more.error();
-      if (!*more) break;
-      if (!announces) continue;
-      const auto now = std::chrono::steady_clock::now();
-      if (writer.written() - announced < kAnnounceBytes && now - last < kAnnounceAfter) continue;
-      if (auto told = writer.announce(); !told) return told.error();
-      announced = writer.written();
-      last = now;
+      if (!*more) return true;
+      if (std::chrono::steady_clock::now() >= end) return false;
     }
-    const std::uint64_t length = writer.written();
+  }
+
+  // The rest, for those that follow.
+  om::Result<void> write_and_announce() {
+    while (true) {
+      const std::uint64_t announced = writer.written();
+      if (auto told = writer.announce(); !told) return told;
+      const auto next = std::chrono::steady_clock::now() + kAnnounceAfter;
+      while (writer.written() - announced < kAnnounceBytes &&
+             std::chrono::steady_clock::now() < next) {
+        auto more = write_piece();
+        if (!more) return more.error();
+        if (!*more) return commit();
+      }
+    }
+  }
+
+  om::Result<void> commit() {
     auto done = std::move(writer).commit();
     if (!done) return done.error();
-    return length;
+    return {};
   }
 };
 
@@ -131,7 +161,11 @@ om::Result<Handoff::Handed> Handoff::try_to(const std::string& key, const Resour
   put.length = resource.length;
   put.expires_ns = om::expires_in(kLife);
   put.ephemeral = true;  // after a reboot nobody comes for it
-  auto found = pool_.run([&put](om::Client& client) { return client.reserve_or_follow(put); });
+  std::uint64_t daemon_epoch = 0;
+  auto found = pool_.run([&put, &daemon_epoch](om::Client& client) {
+    daemon_epoch = client.daemon().epoch;
+    return client.reserve_or_follow(put);
+  });
   if (!found) return found.error();
   Handed handed{key, resource.length};
   auto* writer = std::get_if<om::Writer>(&*found);
@@ -141,25 +175,25 @@ om::Result<Handoff::Handed> Handoff::try_to(const std::string& key, const Resour
     return handed;
   }
 
-  auto filling = std::make_shared<Filling>();
-  filling->writer = std::move(*writer);
-  filling->body = resource.body;
-  if (resource.slow || resource.length.value_or(kFollowFrom) >= kFollowFrom) {
-    // An origin that cannot even begin still has the chance to say so by its status.
-    if (auto begun = filling->write_piece(); !begun) return begun.error();
+  auto filling = std::shared_ptr<Filling>(
+      new Filling{std::move(*writer), resource.body, segments_, daemon_epoch});
+  auto whole = filling->write_until(filling->since + kWholeWithin);
+  if (!whole) return whole.error();
+  if (!*whole) {
     if (auto told = filling->writer.announce(); !told) return told.error();
     const bool runs = fillers_.try_run([this, filling] {
-      if (!filling->write_rest(true)) ++counters_.failed_midway;
+      if (!filling->write_and_announce()) ++counters_.failed_midway;
     });
     if (runs) {
       ++counters_.handed_over;
       ++counters_.followed;
       return handed;
     }
+    whole = filling->write_until(std::chrono::steady_clock::time_point::max());
+    if (!whole) return whole.error();
   }
-  auto done = filling->write_rest(false);
-  if (!done) return done.error();
-  handed.length = *done;
+  handed.length = filling->writer.written();
+  if (auto done = filling->commit(); !done) return done.error();
   ++counters_.handed_over;
   return handed;
 }

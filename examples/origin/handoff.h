@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "body.h"
+#include "segments.h"
 
 namespace origin {
 
@@ -83,6 +84,7 @@ class Handoff {
   Options options_;
   Counters& counters_;
   om::Pool pool_;
+  Segments segments_;
   Fillers fillers_;  // last: ends first
 };
 

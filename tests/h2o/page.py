@@ -1,5 +1,5 @@
-"""docs/h2o.md as it is run by tests: its files, put into a directory of the test's own, and the
-programs that read them.
+"""docs/h2o.md and docs/handoff.md as they are run by tests: the files of the page, put into a directory of
+the test's own, and the programs that read them.
 
 What differs from the page is what has to on a machine where others run tests too: ports,
 directories, the size of the store. Started by somebody else than root, nobody changes users."""
@@ -20,9 +20,9 @@ HOST = "www.example.org"
 IS_ROOT = os.geteuid() == 0
 
 
-def blocks():
-    """name of a file -> its text, and "sh" -> the shell commands of the page."""
-    page = (SOURCE / "docs/h2o.md").read_text()
+def blocks(name):
+    """name of a file -> its text, and the shell commands of the page."""
+    page = (SOURCE / "docs" / name).read_text()
     files = dict(re.findall(r"^[^\n]*`(/etc/[^`]+)`:\n\n```\w+\n(.*?)^```$", page, re.M | re.S))
     shell = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
     assert len(files) + len(shell) == len(re.findall(r"^```\w+$", page, re.M)), "a block without a name"
@@ -32,24 +32,25 @@ def blocks():
 class Chain:
     """A directory with the page's files in it. start_h2o() and start_varnish() run them."""
 
-    def __init__(self):
+    def __init__(self, page="h2o.md"):
         self.directory = tempfile.mkdtemp(prefix="om-h2o-", dir="/tmp")
         os.chmod(self.directory, 0o755)
         self.ports = {}
         self.started = []
-        files, self.shell = blocks()
+        files, self.shell = blocks(page)
         for name in ("etc", "run", "www"):
             os.mkdir(self.path(name))
         if IS_ROOT:
             os.chmod(self.path("run"), 0o777)
-        self.daemon = Daemon(memory="160M")
+        self.daemon = Daemon(memory="224M")
         os.chmod(self.daemon.directory, 0o755)
         os.chmod(self.daemon.socket, 0o666)
         for name, text in files.items():
             pathlib.Path(self.path("etc", os.path.basename(name))).write_text(self.moved(text, name))
-        certificate, self.look = (self.moved(command, "/etc/h2o/front.conf") for command in self.shell)
-        subprocess.run(certificate, shell=True, check=True, capture_output=True, timeout=60)
-        self.certificate = self.path("etc", "cert.pem")
+        if page == "h2o.md":
+            certificate, self.look = (self.moved(command, "/etc/h2o/front.conf") for command in self.shell)
+            subprocess.run(certificate, shell=True, check=True, capture_output=True, timeout=60)
+            self.certificate = self.path("etc", "cert.pem")
 
     def path(self, *parts):
         return os.path.join(self.directory, *parts)
@@ -64,7 +65,8 @@ class Chain:
     def moved(self, text, name):
         """The page's text with our places in it."""
         for theirs, ours in (("/etc/h2o/", "etc/"), ("/etc/varnish/", "etc/"), ("/run/h2o/", "run/"),
-                             ("/run/varnish/", "run/"), ("/var/www", "www")):
+                             ("/run/varnish/", "run/"), ("/run/origin.sock", "run/origin.sock"),
+                             ("/var/www", "www")):
             text = text.replace(theirs, self.path(ours))
         vmod = reachable(os.path.join(BUILD, "lib/libvmod_objmapper.so"))
         vcl = reachable(str(SOURCE / "vmod/objmapper.vcl"))
@@ -75,6 +77,7 @@ class Chain:
                 (r"https://www.example.org/", f"https://www.example.org:{self.port(name)}/"),
                 (r"import objmapper;", f'import objmapper from "{vmod}";'),
                 (r'include "objmapper.vcl"', f'include "{vcl}"'),
+                (r"director\(\)", f'director(socket = "{self.daemon.socket}")'),
                 (r"storage\(memory = 2GB\)", f'storage(socket = "{self.daemon.socket}", memory = 128MB)')):
             text = re.sub(pattern, replacement, text, flags=re.M)
         if not IS_ROOT:
