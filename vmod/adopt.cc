@@ -261,8 +261,10 @@ void ended(Store& store) {
   });
   writer.detach();
   std::unique_lock lock(state->mutex);
-  const double third = (*varnish.cache_param)->cli_timeout / 3;
-  const std::chrono::duration<double> limit(std::min(third, 10.));
+  // For all stores together.
+  static const double deadline =
+      VTIM_mono() + std::min<double>((*varnish.cache_param)->cli_timeout / 3, 10.);
+  const std::chrono::duration<double> limit(std::max(0., deadline - VTIM_mono()));
   if (state->changed.wait_for(lock, limit, [state] { return state->done; })) {
     notice(LOG_NOTICE, &store, state->text);
     return;

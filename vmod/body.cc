@@ -69,6 +69,19 @@ SliceReader::~SliceReader() {
   if (buffer_ != nullptr) buffers::give_back(buffer_, buffer_bytes_);
 }
 
+void SliceReader::skip(std::uint64_t length) {
+  const auto parts = body_.parts();
+  while (length > 0 && part_ < parts.size()) {
+    const std::uint64_t some = std::min(length, parts[part_].length - done_);
+    done_ += some;
+    length -= some;
+    if (done_ == parts[part_].length) {
+      ++part_;
+      done_ = 0;
+    }
+  }
+}
+
 bool SliceReader::next(Slice& slice) {
   const auto parts = body_.parts();
   while (part_ < parts.size() && done_ == parts[part_].length) {

@@ -95,6 +95,8 @@ class SliceReader {
     bool passing = false;  // valid until the next call only (else as long as the view)
     bool last = false;
   };
+  // The next `length` bytes are not wanted: they are not read either.
+  void skip(std::uint64_t length);
   // False: there is no more, or it could not be read (then error() is an errno).
   bool next(Slice& slice);
   [[nodiscard]] int error() const { return error_; }

@@ -91,6 +91,7 @@ bool start(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fetch) {
   while (!made && no_room(made.error()) && nuke_disk(wrk, store)) made = files->create(bytes);
   const auto refused = [&](const Error& error) {
     say_failed(store, error);
+    if (no_room(error) && error.sys_errno != 0) files->stays_full();
     count(no_room(error) ? counters.c_disk_full : counters.c_disk_unavailable);
     restore_nuke_limit(wrk);
     return false;

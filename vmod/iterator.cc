@@ -95,6 +95,19 @@ int by_file_lane(Delivery& delivery, const BodyView& body, void* priv, objiterat
   return failed ? -1 : 0;
 }
 
+// What the client's Range leaves out at the front, when the filter that cuts it out comes first.
+std::uint64_t bytes_before_range(const void* priv) {
+  const struct req* req = varnish.THR_GetRequest();
+  if (req == nullptr || priv != req->vdc || req->resp == nullptr) return 0;
+  const struct vdp_entry* first = VTAILQ_FIRST(&req->vdc->vdp);
+  const char* range = nullptr;
+  if (first == nullptr || std::strcmp(first->vdp->name, "range") != 0 ||
+      http_GetHdr(req->resp, H_Content_Range, &range) == 0 || range == nullptr ||
+      std::strncmp(range, "bytes ", 6) != 0)
+    return 0;
+  return std::strtoull(range + 6, nullptr, 10);
+}
+
 int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func, int final) {
   const bool failed = (oc->flags & OC_F_FAILED) != 0;
   // Deliveries and revalidations were checked before; this is for whoever comes another way.
@@ -114,6 +127,12 @@ int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func
   SliceReader::Slice slice;
   std::uint64_t read = 0;
   int answer = 0;
+  if (const std::uint64_t before = bytes_before_range(priv);
+      body->has_file() && before > 0 && before < body->length()) {
+    // It only counts them: where they point to does not matter.
+    answer = func(priv, 0, body->parts().data(), static_cast<ssize_t>(before));
+    reader.skip(before);
+  }
   while (answer == 0 && reader.next(slice)) {
     unsigned flags = 0;
     if (slice.last && !failed) flags |= OBJ_ITER_END;

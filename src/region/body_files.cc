@@ -132,10 +132,15 @@ bool BodyFiles::usable() const {
 
 Error BodyFiles::failed(Error error) {
   counters_.write_errors.fetch_add(1, std::memory_order_relaxed);
-  const bool full = error.code == Errc::kNoSpace;
-  leave_alone_until_ns_.store(clock_ns(CLOCK_MONOTONIC) + (full ? kFullPauseNs : kFailedPauseNs),
-                              std::memory_order_relaxed);
+  // One that is full is asked again: the caller makes room.
+  if (error.code != Errc::kNoSpace)
+    leave_alone_until_ns_.store(clock_ns(CLOCK_MONOTONIC) + kFailedPauseNs,
+                                std::memory_order_relaxed);
   return error;
+}
+
+void BodyFiles::stays_full() {
+  leave_alone_until_ns_.store(clock_ns(CLOCK_MONOTONIC) + kFullPauseNs, std::memory_order_relaxed);
 }
 
 // --- writing ---

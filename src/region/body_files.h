@@ -112,6 +112,8 @@ class BodyFiles {
   [[nodiscard]] std::uint64_t descriptors() const {
     return descriptors_.load(std::memory_order_relaxed);
   }
+  // The file system is full, and making room was no use: it is left alone for a moment.
+  void stays_full();
   // Whether create() would try at all.
   [[nodiscard]] bool usable() const;
   Counters& counters() { return counters_; }

@@ -1,7 +1,11 @@
 // Arbitrary bytes as a region. Raw bytes rarely get past a checksum, so the input is also read as a
 // list of stores into a good region, after which checksums may be made right again: as a wrong
-// writer would leave it. Whatever comes of it: no crash, a sound allocator, lists that end.
+// writer would leave it. One record's body lies in a file. Whatever comes of it: no crash, a sound
+// allocator, lists that end.
+#include <unistd.h>
+
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #include "region/list.h"
@@ -14,10 +18,47 @@ using namespace testing;
 
 constexpr std::uint64_t kSize = kRegionBytesMin;
 
+// The directory of bodies; it goes with the process, as far as it can.
+const std::string& directory() {
+  static const std::string path = [] {
+    char made[] = "/tmp/om-region-fuzz.XXXXXX";
+    OM_ASSERT(::mkdtemp(made) != nullptr);
+    std::atexit([] {
+      if (std::system(("rm -rf " + directory()).c_str()) != 0) std::abort();
+    });
+    return std::string(made);
+  }();
+  return path;
+}
+
+std::unique_ptr<BodyFiles> open_files() {
+  auto files =
+      BodyFiles::open(*open_file(directory(), O_RDONLY | O_DIRECTORY), {.capacity = 65536});
+  OM_ASSERT(files.has_value());
+  return *std::move(files);
+}
+
+// The one file, under its name and under one that the region does not know.
+FileRef the_file;
+std::string kept_name() { return directory() + "/kept"; }
+std::string body_name() { return directory() + "/" + BodyFiles::name_of(the_file.number); }
+
 const UniqueFd& pristine() {
   static const UniqueFd file = [] {
     UniqueFd made = make_region_file(kSize);
     auto region = open_region(made, kSize);
+    region->use_files(open_files());
+    Record* in_file = make_object(*region, {.id = 5, .body = 0, .with_checksum = false});
+    in_file->magic.store(0);
+    auto body = region->files()->create(500);
+    OM_ASSERT(body.has_value());
+    OM_ASSERT(region->files()->write(**body, 0, std::vector<std::byte>(500)).has_value());
+    OM_ASSERT(region->files()->finish(*body, 500).has_value());
+    the_file = (*body)->ref();
+    region->attach_file(*in_file, the_file);
+    region->seal(*in_file);
+    OM_ASSERT(region->publish(*in_file));
+    OM_ASSERT(::link(body_name().c_str(), kept_name().c_str()) == 0);
     for (std::uint64_t id = 1; id <= 4; ++id) {
       Record* record = make_object(*region, {.id = id, .body = 900, .extent_max = 256, .esi = 70});
       OM_ASSERT(region->publish(*record));
@@ -68,7 +109,7 @@ void apply(const UniqueFd& file, const Op& op) {
   }
 }
 
-void use(const UniqueFd& file) {
+void use(const UniqueFd& file, bool with_files) {
   (void)list_objects(file.borrow(), [](const ListedObject& object) {
     volatile std::size_t sum = object.url.size() + object.host.size();
     for (const char c : object.url) sum = sum + static_cast<unsigned char>(c);
@@ -77,6 +118,10 @@ void use(const UniqueFd& file) {
   auto opened = try_open(file, kSize);
   if (!opened) return;
   Region& region = **opened;
+  if (with_files) {
+    (void)::link(kept_name().c_str(), body_name().c_str());
+    region.use_files(open_files());
+  }
   (void)region.bans().load();
   if (!region.formatted()) {
     const ScanReport report = region.scan();
@@ -104,6 +149,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   using namespace om::region;
   if (size == 0) return 0;
   static const UniqueFd file = make_region_file(kSize);
+  if (data[0] % 8 == 1) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(data);
+    (void)parse_snapshot({bytes + 1, bytes + size});
+  }
   if (data[0] % 8 == 0) {
     const std::size_t length = std::min<std::size_t>(size - 1, 65536);
     OM_ASSERT(copy_bytes(pristine().borrow(), 0, file.borrow(), 0, kSize).has_value());
@@ -117,6 +166,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       apply(file, op);
     }
   }
-  use(file);
+  use(file, data[0] % 2 == 0);
   return 0;
 }

@@ -10,6 +10,7 @@
                                                  byte of it)
     run_vtc.py ctl DIR cut-files N               truncates every body of the region that lies in a file to N bytes
     run_vtc.py ctl DIR cold                      drops those files from the page cache
+    run_vtc.py ctl DIR flip-files                a bit of every body that lies in a file
     run_vtc.py ctl DIR until TEXT -- COMMAND     runs COMMAND until its output has TEXT (10 s at most)
 
 Another cache is played by `${om_put} KEY ...` (put_shared.cc), a director is made by `${om_director}`.
@@ -230,6 +231,17 @@ def make_cold(path):
     os.close(file)
 
 
+def flip_files(directory):
+    """A bit in the middle of each, as a disk that lies."""
+    for path in body_files(directory):
+        with open(path, "r+b") as file:
+            middle = os.path.getsize(path) // 2
+            file.seek(middle)
+            byte = file.read(1)[0]
+            file.seek(middle)
+            file.write(bytes([byte ^ 1]))
+
+
 def control(arguments):
     directory, verb, *rest = arguments
     daemon = Daemon(directory)
@@ -252,6 +264,8 @@ def control(arguments):
             os.kill(pid, signal.SIGKILL)
     elif verb == "hurt":
         hurt(directory, *rest)
+    elif verb == "flip-files":
+        flip_files(directory)
     elif verb == "cut-files":
         # The daemon is not asked, nor told: as a file system that lost the end of its files would.
         for path in body_files(directory):
@@ -326,6 +340,7 @@ def run(path, plain, given):
     os.chmod(directory, 0o755)
     real_disk = None
     daemon = Daemon(directory)
+    mount = os.environ.get("OM_VTC_MOUNT", "")  # mounted/run.py
     vmod = os.path.join(build, "lib", "libvmod_objmapper.so")
     if os.path.exists(vmod):
         vmod = reachable(vmod)
@@ -343,7 +358,7 @@ def run(path, plain, given):
             os.mkdir(os.path.join(directory, "disk"))
         if "disk" in words:
             for disk in words.get("disks", "DIR/disk:256M").split(","):
-                command += ["--disk", disk.replace("DIR", directory)]
+                command += ["--disk", disk.replace("DIR", directory).replace("MOUNT", mount)]
         if "version" in words:
             command += ["--version", words["version"]]
         if "file-limit" in words:
@@ -362,6 +377,7 @@ def run(path, plain, given):
         "om_ctl": f"{sys.executable} {os.path.abspath(__file__)} ctl {directory}",
         "om_import": load, "om_storage": storage,
         "om_vcl": f"{load}\nsub vcl_init {{ new store = {storage}; store.set_default(); }}\n",
+        "om_mount_ctl": f"{sys.executable} {HERE}/mounted/run.py ctl {mount}",
         "om_include": f'include "{reachable(os.path.join(source, "vmod", "objmapper.vcl"))}";', "om_type": OUR_TYPE,
     }
     epilogue = "\n" + "".join(f"varnish {v} -vsc OBJM.*\n"
