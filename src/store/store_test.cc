@@ -614,6 +614,42 @@ TEST_F(StoreTest, RegionsAreGrantedHeldGrownAndDropped) {
   EXPECT_EQ(status("disk.used_bytes"), 0U);
 }
 
+TEST_F(StoreTest, ARegionsFilesAreKeptWithoutItsMemoryAndGoWhenItIsDropped) {
+  with_disk();
+  with_disk();
+  open();
+  constexpr std::uint64_t kDisk = 8 << 20;
+  const auto makes_a_body = [&](const char* owner) {
+    auto grant = open_region(owner, 1 << 20, kDisk, 42);
+    ASSERT_TRUE(grant) << describe(grant.error());
+    ASSERT_EQ(::mkdirat(grant->directory->raw(), "0a", 0700), 0);
+    ASSERT_TRUE(open_at(grant->directory->borrow(), "0a/body", O_RDWR | O_CREAT));
+    ASSERT_TRUE(open_at(grant->directory->borrow(), "snapshot", O_RDWR | O_CREAT));
+  };
+  makes_a_body("www/s");
+  makes_a_body("www/t");
+  // Each on a disk of its own: the one with more room is taken.
+  EXPECT_EQ(status("disk.0.used_bytes"), kDisk);
+  EXPECT_EQ(status("disk.1.used_bytes"), kDisk);
+  store.reset();
+  std::filesystem::remove_all(config.memory_dir);
+  open();
+  EXPECT_EQ(status("disk.used_bytes"), 2 * kDisk);
+  EXPECT_EQ(store->list_regions()->size(), 2U);
+  auto grant = open_region("www/s", 1 << 20, kDisk, 42);
+  ASSERT_TRUE(grant) << describe(grant.error());
+  EXPECT_TRUE(grant->fresh);
+  EXPECT_TRUE(open_at(grant->directory->borrow(), "0a/body", O_RDONLY));
+  EXPECT_EQ(status("disk.used_bytes"), 2 * kDisk);
+  grant->memory.reset();
+  ASSERT_TRUE(drop_region("www/s"));
+  EXPECT_FALSE(open_at(grant->directory->borrow(), "0a/body", O_RDONLY));
+  EXPECT_EQ(status("disk.used_bytes"), kDisk);
+  ASSERT_TRUE(drop_region("www/t"));
+  EXPECT_EQ(status("disk.used_bytes"), 0U);
+  EXPECT_TRUE(store->list_regions()->empty());
+}
+
 TEST_F(StoreTest, ARegionGetsTheSpaceOfSharedObjects) {
   open();
   for (unsigned i = 0; i < 12; ++i) ASSERT_TRUE(put("k" + std::to_string(i), body_of(300000, i)));
