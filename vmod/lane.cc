@@ -2,7 +2,6 @@
 
 #include <sys/mman.h>
 #include <sys/sendfile.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -10,10 +9,6 @@
 #include "base/assert.h"
 #include "lane_choice.h"
 #include "settings.h"
-
-extern "C" {
-#include "vsa.h"
-}
 
 namespace om::vmod {
 
@@ -59,19 +54,6 @@ bool is_http1(struct worker* wrk, const struct req* req, struct vdp_ctx* vdc) {
       req->sp->fd < 0)
     return false;
   return std::strcmp(last_of(vdc)->vdp->name, "V1B") == 0;
-}
-
-lane::Peer peer_of(const struct sess* sp) {
-  int domain = 0;
-  socklen_t size = sizeof domain;
-  if (::getsockopt(sp->fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX)
-    return lane::Peer::kUnix;
-  struct suckaddr* here = nullptr;
-  struct suckaddr* there = nullptr;
-  if (SES_Get_local_addr(sp, &here) == 0 && SES_Get_remote_addr(sp, &there) == 0 &&
-      VSA_Compare_IP(here, there) == 0)
-    return lane::Peer::kThisMachine;
-  return lane::Peer::kElsewhere;
 }
 
 // The first byte that the client gets.
@@ -159,7 +141,6 @@ bool Delivery::chosen(struct req* req, std::span<const BodyPart> parts) const {
   facts.length_known = http_GetHdr(req->resp, H_Content_Length, nullptr) != 0 &&
                        http_GetHdr(req->resp, H_Transfer_Encoding, nullptr) == 0 &&
                        req->resp_len >= 0;
-  if (facts.http1) facts.peer = peer_of(req->sp);
   facts.bytes = req->resp_len >= 0 ? static_cast<std::uint64_t>(req->resp_len) : 0;
   lane::Choice choice = lane::choose(facts);
   if (choice.lane == lane::Lane::kDependsOnResidency) {
@@ -171,10 +152,9 @@ bool Delivery::chosen(struct req* req, std::span<const BodyPart> parts) const {
     file = false;
     choice.because = "no address space";
   }
-  VSLb(vdc_->vsl, SLT_Debug, "objmapper lane %s: %.*s (%s, %ju bytes, %s)",
-       file ? "file" : "mapped", static_cast<int>(choice.because.size()), choice.because.data(),
-       lane::to_string(facts.peer).data(), static_cast<uintmax_t>(facts.bytes),
-       to_string(facts.residency));
+  VSLb(vdc_->vsl, SLT_Debug, "objmapper lane %s: %.*s (%jd bytes, %s)", file ? "file" : "mapped",
+       static_cast<int>(choice.because.size()), choice.because.data(),
+       static_cast<intmax_t>(req->resp_len), to_string(facts.residency));
   return file;
 }
 

@@ -21,22 +21,20 @@ std::string_view to_string(DeliverySetting setting);
 
 namespace lane {
 
-enum class Peer : std::uint8_t { kUnix, kThisMachine, kElsewhere };
-
 // What is known of a delivery. `residency` only once choose() asked for it.
 struct Facts {
   DeliverySetting setting = DeliverySetting::kAuto;
   bool http1 = false;         // a client's own request, written to its socket as it is
   bool plain = false;         // no filter but range
   bool length_known = false;  // Content-Length, not chunks
-  Peer peer = Peer::kElsewhere;
-  std::uint64_t bytes = 0;  // that this client gets
+  std::uint64_t bytes = 0;    // that this client gets
   std::optional<Residency> residency{};
 };
 
-// From here on the lane is cheaper for bytes that are in memory (bench/lanes measures it).
-inline constexpr std::uint64_t kUnixBytesMin = 256 * 1024;
-inline constexpr std::uint64_t kElsewhereBytesMin = 1024 * 1024;
+// From here on the file lane is cheaper for bytes that are in the page cache, too, whether the
+// client comes by a Unix socket, by TCP from this machine or from another one: the other lane
+// copies them once more (bench/lanes measures it). Below it the two cost the same.
+inline constexpr std::uint64_t kFileBytesMin = 64 * 1024;
 
 enum class Lane : std::uint8_t { kMapped, kFile, kDependsOnResidency };
 
@@ -46,8 +44,6 @@ struct Choice {
 };
 
 Choice choose(const Facts& facts);
-
-std::string_view to_string(Peer peer);
 
 }  // namespace lane
 }  // namespace om::vmod

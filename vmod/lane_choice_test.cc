@@ -5,102 +5,63 @@
 namespace om::vmod::lane {
 namespace {
 
-constexpr std::uint64_t kSmall = 4096;
-constexpr std::uint64_t kLarge = 64 * 1024 * 1024;
+constexpr std::uint64_t kSizes[] = {1, 4096, kFileBytesMin - 1, kFileBytesMin, 64 * 1024 * 1024};
+constexpr std::optional<Residency> kResidencies[] = {std::nullopt, Residency::kResident,
+                                                     Residency::kAbsent, Residency::kUnknown};
 
-// All that the file lane needs, for a peer elsewhere.
-Facts good(std::uint64_t bytes = kLarge) {
+// All that the file lane needs.
+Facts good(DeliverySetting setting, std::uint64_t bytes, std::optional<Residency> residency) {
   Facts facts;
+  facts.setting = setting;
   facts.http1 = facts.plain = facts.length_known = true;
   facts.bytes = bytes;
+  facts.residency = residency;
   return facts;
 }
 
 TEST(LaneChoice, MappedIsNeverTheFileLane) {
-  for (const Peer peer : {Peer::kUnix, Peer::kThisMachine, Peer::kElsewhere})
-    for (const Residency residency :
-         {Residency::kResident, Residency::kAbsent, Residency::kUnknown}) {
-      Facts facts = good();
-      facts.setting = DeliverySetting::kMapped;
-      facts.peer = peer;
-      facts.residency = residency;
-      EXPECT_EQ(choose(facts).lane, Lane::kMapped);
-    }
+  for (const std::uint64_t bytes : kSizes)
+    for (const auto residency : kResidencies)
+      EXPECT_EQ(choose(good(DeliverySetting::kMapped, bytes, residency)).lane, Lane::kMapped);
+}
+
+TEST(LaneChoice, FileIsTheFileLaneWheneverItCanBe) {
+  for (const std::uint64_t bytes : kSizes)
+    for (const auto residency : kResidencies)
+      EXPECT_EQ(choose(good(DeliverySetting::kFile, bytes, residency)).lane, Lane::kFile);
 }
 
 TEST(LaneChoice, EveryConditionIsNeededWhateverIsSet) {
   for (const DeliverySetting setting : {DeliverySetting::kAuto, DeliverySetting::kFile})
     for (bool Facts::*condition : {&Facts::http1, &Facts::plain, &Facts::length_known}) {
-      Facts facts = good();
-      facts.setting = setting;
-      facts.peer = Peer::kUnix;
-      facts.residency = Residency::kAbsent;
+      Facts facts = good(setting, kFileBytesMin, Residency::kAbsent);
       ASSERT_EQ(choose(facts).lane, Lane::kFile);
       facts.*condition = false;
+      EXPECT_EQ(choose(facts).lane, Lane::kMapped) << choose(facts).because;
+      facts.residency = std::nullopt;  // and nobody is asked for it
       EXPECT_EQ(choose(facts).lane, Lane::kMapped) << choose(facts).because;
     }
 }
 
-TEST(LaneChoice, FileIsTheFileLaneWheneverItCan) {
-  for (const Peer peer : {Peer::kUnix, Peer::kThisMachine, Peer::kElsewhere})
-    for (const std::uint64_t bytes : {std::uint64_t{1}, kSmall, kLarge}) {
-      Facts facts = good(bytes);
-      facts.setting = DeliverySetting::kFile;
-      facts.peer = peer;
-      EXPECT_EQ(choose(facts).lane, Lane::kFile);
-    }
-}
-
-TEST(LaneChoice, AutoAsksForResidencyOnlyWhereItMatters) {
+TEST(LaneChoice, AutoSendsByFileWhatIsLargeOrNotResident) {
   struct Row {
-    Peer peer;
     std::uint64_t bytes;
+    std::optional<Residency> residency;
     Lane lane;
   };
   const Row rows[] = {
-      {Peer::kUnix, kUnixBytesMin, Lane::kFile},
-      {Peer::kUnix, kUnixBytesMin - 1, Lane::kDependsOnResidency},
-      {Peer::kElsewhere, kElsewhereBytesMin, Lane::kFile},
-      {Peer::kElsewhere, kElsewhereBytesMin - 1, Lane::kDependsOnResidency},
-      {Peer::kThisMachine, kSmall, Lane::kDependsOnResidency},
-      {Peer::kThisMachine, kLarge, Lane::kDependsOnResidency},
+      {kFileBytesMin, std::nullopt, Lane::kFile},
+      {kFileBytesMin, Residency::kResident, Lane::kFile},
+      {kFileBytesMin - 1, std::nullopt, Lane::kDependsOnResidency},
+      {kFileBytesMin - 1, Residency::kResident, Lane::kMapped},
+      {kFileBytesMin - 1, Residency::kAbsent, Lane::kFile},
+      {kFileBytesMin - 1, Residency::kUnknown, Lane::kFile},
+      {1, Residency::kAbsent, Lane::kFile},
   };
   for (const Row& row : rows) {
-    Facts facts = good(row.bytes);
-    facts.peer = row.peer;
-    EXPECT_EQ(choose(facts).lane, row.lane) << to_string(row.peer) << ' ' << row.bytes;
-  }
-}
-
-TEST(LaneChoice, AutoSendsWhatIsNotResidentByFile) {
-  for (const Peer peer : {Peer::kUnix, Peer::kThisMachine, Peer::kElsewhere})
-    for (const std::uint64_t bytes : {kSmall, kLarge}) {
-      Facts facts = good(bytes);
-      facts.peer = peer;
-      facts.residency = Residency::kAbsent;
-      EXPECT_EQ(choose(facts).lane, Lane::kFile);
-      facts.residency = Residency::kUnknown;
-      EXPECT_EQ(choose(facts).lane, Lane::kFile);
-    }
-}
-
-TEST(LaneChoice, AutoSendsWhatIsResidentByTheCheaperLane) {
-  struct Row {
-    Peer peer;
-    std::uint64_t bytes;
-    Lane lane;
-  };
-  const Row rows[] = {
-      {Peer::kUnix, kSmall, Lane::kMapped},        {Peer::kUnix, kLarge, Lane::kFile},
-      {Peer::kElsewhere, kSmall, Lane::kMapped},   {Peer::kElsewhere, kLarge, Lane::kFile},
-      {Peer::kThisMachine, kSmall, Lane::kMapped}, {Peer::kThisMachine, kLarge, Lane::kMapped},
-  };
-  for (const Row& row : rows) {
-    Facts facts = good(row.bytes);
-    facts.peer = row.peer;
-    facts.residency = Residency::kResident;
-    EXPECT_EQ(choose(facts).lane, row.lane) << to_string(row.peer) << ' ' << row.bytes;
-    EXPECT_FALSE(choose(facts).because.empty());
+    const Choice choice = choose(good(DeliverySetting::kAuto, row.bytes, row.residency));
+    EXPECT_EQ(choice.lane, row.lane) << row.bytes;
+    EXPECT_EQ(choice.because.empty(), choice.lane == Lane::kDependsOnResidency);
   }
 }
 
