@@ -127,6 +127,13 @@ struct PutOptions {
   bool disk = false;             // straight to the disk tier
   bool direct = true;            // write to the final place where the daemon lets us
 };
+// What is learned of an object after it was reserved; see Writer::amend().
+struct Amendment {
+  std::optional<std::uint64_t> length{};  // nullopt: not known yet
+  std::string metadata{};
+  std::vector<std::string> tags{};
+  std::uint64_t expires_ns = 0;
+};
 // For PutOptions::expires_ns: so long from now.
 std::uint64_t expires_in(std::chrono::nanoseconds ttl);
 
@@ -154,6 +161,9 @@ class [[nodiscard]] Writer {
   // Lets followers read what was written so far (see Follower). From now on those bytes must stay
   // as they are, and commit() must come with as many at least. Cheap: it waits for nothing.
   Result<void> announce();
+  // Says anew what the object is: replaces what PutOptions said, all of it. A length is declared
+  // from now on, once. Followers are told. Cheap: it waits for nothing.
+  Result<void> amend(const Amendment& amendment);
   [[nodiscard]] explicit operator bool() const noexcept;
 
   // Publishes: when it returns, readers find it. An object of the same key is replaced.
@@ -178,8 +188,12 @@ class [[nodiscard]] Follower {
   Follower& operator=(const Follower&) = delete;
   ~Follower();
 
-  // What the writer has said; length is ~0 where it is not known yet.
+  // What the writer has said, as far as read() or amended() has learned; length is ~0 where it is
+  // not known yet.
   [[nodiscard]] const ObjectInfo& info() const;
+  // Waits until the writer has amended what it said when it reserved, or has committed: info() says
+  // the same then. False: it has not within `wait`. kNotFound: it gave up or died.
+  Result<bool> amended(std::chrono::milliseconds wait);
   // Bytes from `offset` on: at least one, as soon as there is one, at most so many as fit. 0: the
   // object is committed and ends there. kTimeout: nothing more within `wait`. kNotFound: the writer
   // gave up or died, and what was read is no object; reserve again.

@@ -18,6 +18,18 @@ ObjectInfo to_info(wire::ObjectInfo info) {
           std::move(info.metadata), std::move(info.tags)};
 }
 
+Result<void> check_notes(const std::string& metadata, const std::vector<std::string>& tags) {
+  if (metadata.size() > kMetadataBytesMax)
+    return Error{Errc::kMalformed, 0, "more metadata than 64 KiB"};
+  if (tags.size() > kTagsMax)
+    return Error{Errc::kMalformed, 0, "more than " + std::to_string(kTagsMax) + " tags"};
+  for (const std::string& tag : tags)
+    if (tag.empty() || tag.size() > kTagBytesMax)
+      return Error{Errc::kMalformed, 0,
+                   "a tag has 1 to " + std::to_string(kTagBytesMax) + " bytes"};
+  return {};
+}
+
 namespace {
 
 Fd to_fd(UniqueFd fd) { return Fd::adopt(fd.release()); }
@@ -42,14 +54,7 @@ Result<void> check_key(const std::string& key, const char* what) {
 
 Result<wire::Reserve> to_reserve(const PutOptions& options) {
   OM_TRY(check_key(options.key, "key"));
-  if (options.metadata.size() > kMetadataBytesMax)
-    return Error{Errc::kMalformed, 0, "more metadata than 64 KiB"};
-  if (options.tags.size() > kTagsMax)
-    return Error{Errc::kMalformed, 0, "more than " + std::to_string(kTagsMax) + " tags"};
-  for (const std::string& tag : options.tags)
-    if (tag.empty() || tag.size() > kTagBytesMax)
-      return Error{Errc::kMalformed, 0,
-                   "a tag has 1 to " + std::to_string(kTagBytesMax) + " bytes"};
+  OM_TRY(check_notes(options.metadata, options.tags));
   wire::Reserve request;
   request.key = options.key;
   request.length = options.length.value_or(wire::kUnknownLength);

@@ -796,6 +796,86 @@ TEST(ReserveOrGet, IsAHitOrAReservation) {
   m.client->close();
 }
 
+TEST(Follower, LearnsWhatTheWriterSaysLater) {
+  Meeting m([&](FakeServer& s) {
+    const auto reserve = s.receive();
+    wire::ReserveReply following;
+    following.outcome = static_cast<std::uint8_t>(wire::ReserveOutcome::kFollowing);
+    following.hit.lease_id = 5;
+    following.hit.info.length = wire::kUnknownLength;
+    s.reply(*reserve, following);
+    wire::FollowReply nothing;
+    nothing.hit.status = static_cast<std::uint32_t>(Errc::kNotFound);
+    s.reply(*s.receive(), nothing);
+    const auto second = s.receive();
+    EXPECT_EQ(second->as<wire::Follow>().have_amended, 0U);
+    wire::FollowReply said = nothing;
+    said.amended = 1;
+    said.hit.info.length = 7;
+    said.hit.info.metadata = "meta";
+    s.reply(*second, said);
+    const auto third = s.receive();
+    EXPECT_EQ(third->as<wire::Follow>().have_amended, 1U);
+    wire::FollowReply end = nothing;
+    end.state = static_cast<std::uint8_t>(wire::FollowState::kAborted);
+    s.reply(*third, end);
+    while (s.receive()) continue;
+  });
+  auto followed = m.client->reserve_or_follow({.key = "k"});
+  ASSERT_TRUE(followed) << describe(followed.error());
+  Follower follower = std::get<Follower>(std::move(*followed));
+  auto amended = follower.amended(0ms);
+  ASSERT_TRUE(amended);
+  EXPECT_FALSE(*amended);
+  amended = follower.amended(5s);
+  ASSERT_TRUE(amended && *amended);
+  EXPECT_EQ(follower.info().length, 7U);
+  EXPECT_EQ(follower.info().metadata, "meta");
+  EXPECT_TRUE(follower.amended(0ms));  // asks nobody
+  std::byte some[4];
+  EXPECT_EQ(follower.read(0, some, 5s).error().code, Errc::kNotFound);
+  EXPECT_EQ(follower.amended(0ms).error().code, Errc::kNotFound);
+  m.client->close();
+}
+
+TEST(Writer, AmendsOnceWhatItDidNotDeclare) {
+  const UniqueFd staging = file_with(std::string(16, '.'));
+  Meeting m([&](FakeServer& s) {
+    const auto reserve = s.receive();
+    wire::ReserveReply yours;
+    yours.put_id = 9;
+    yours.segments = {segment(2, 16, wire::SegmentKind::kStaging)};
+    yours.segments[0].writable = 1;
+    yours.extents = {{2, 0, 4}};
+    s.reply(*reserve, yours, {staging.borrow()});
+    const auto amend = s.receive()->as<wire::Amend>();
+    EXPECT_EQ(amend.put_id, 9U);
+    EXPECT_EQ(amend.length, 6U);
+    EXPECT_EQ(amend.metadata, "meta");
+    // Exactly what is missing.
+    const auto extend = s.receive();
+    EXPECT_EQ(extend->as<wire::Extend>().more_bytes, 2U);
+    wire::ExtendReply more;
+    more.extents = {{2, 4, 12}};
+    s.reply(*extend, more);
+    const auto commit = s.receive();
+    EXPECT_EQ(commit->as<wire::Commit>().length, 6U);
+    s.reply(*commit, wire::CommitReply{1, 2});
+    while (s.receive()) continue;
+  });
+  auto writer = m.client->reserve({.key = "k"});
+  ASSERT_TRUE(writer) << describe(writer.error());
+  ASSERT_TRUE(writer->amend({.length = 6, .metadata = "meta"}));
+  EXPECT_EQ(writer->amend({.length = 6}).error().code, Errc::kMalformed);
+  EXPECT_EQ(writer->amend({.tags = {""}}).error().code, Errc::kMalformed);
+  const std::string body = "123456";
+  const std::string more = body + "7";
+  EXPECT_EQ(writer->write(std::as_bytes(std::span(more))).error().code, Errc::kMalformed);
+  ASSERT_TRUE(writer->write(std::as_bytes(std::span(body))));
+  ASSERT_TRUE((*std::move(writer)).commit());
+  m.client->close();
+}
+
 TEST(Follower, ReadsWhatIsAnnouncedAndThenTheObject) {
   const UniqueFd staging = file_with("0123456789");
   const UniqueFd final_place = file_with("0123456789AB");

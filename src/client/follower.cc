@@ -22,6 +22,7 @@ Result<void> ask(FollowerState& state, std::chrono::milliseconds wait) {
   request.lease_id = state.lease_id;
   request.have_bytes = state.available;
   request.have_room = state.room;
+  request.have_amended = state.amended;
   request.wait_ms =
       static_cast<std::uint32_t>(std::clamp<std::int64_t>(wait.count(), 0, 3600 * 1000));
   Call<wire::FollowReply> waiting;
@@ -29,8 +30,13 @@ Result<void> ask(FollowerState& state, std::chrono::milliseconds wait) {
       request, waiting, std::chrono::steady_clock::now() + wait + state.connection->timeout()));
   wire::FollowReply& reply = waiting.reply;
   state.ended = static_cast<wire::FollowState>(reply.state);
+  if (state.ended == wire::FollowState::kWriting && reply.amended > state.amended) {
+    state.amended = reply.amended;
+    state.info = to_info(std::move(reply.hit.info));
+  }
   if (state.ended == wire::FollowState::kCommitted && reply.hit.status == 0)
     state.lease = OM_TRY(state.connection->make_lease(std::move(reply.hit), waiting.segments));
+  if (state.lease) state.info = state.lease.info();
   if (state.ended == wire::FollowState::kAborted) return {};
   for (const wire::Extent& extent : reply.extents) {
     SegmentRef segment;
@@ -103,6 +109,20 @@ Follower::operator bool() const noexcept { return state_ != nullptr; }
 const ObjectInfo& Follower::info() const { return state_->info; }
 std::uint64_t Follower::available() const { return state_->available; }
 bool Follower::committed() const { return state_->ended == wire::FollowState::kCommitted; }
+
+Result<bool> Follower::amended(std::chrono::milliseconds wait) {
+  client::FollowerState& s = *state_;
+  const auto deadline = std::chrono::steady_clock::now() + wait;
+  for (bool asked = false;; asked = true) {
+    if (s.ended == wire::FollowState::kAborted) return client::given_up();
+    if (s.amended > 0 || s.lease) return true;
+    if (s.ended == wire::FollowState::kCommitted)
+      return Error{Errc::kNotFound, 0, "it was published, and is gone already"};
+    const auto left = client::left_until(deadline);
+    if (asked && left.count() == 0) return false;
+    OM_TRY(client::ask(s, left));
+  }
+}
 
 Result<std::size_t> Follower::read(std::uint64_t offset, std::span<std::byte> into,
                                    std::chrono::milliseconds wait) {

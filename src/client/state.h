@@ -33,6 +33,10 @@ struct WriterState {
   std::shared_ptr<Connection> connection;
   std::uint64_t put_id = 0;
   std::optional<std::uint64_t> declared;
+  std::optional<std::uint64_t> amended;  // declared later: room is asked for nevertheless
+  [[nodiscard]] std::optional<std::uint64_t> length() const {
+    return declared ? declared : amended;
+  }
   std::uint64_t written = 0;
   std::uint64_t room = 0;     // of all places together
   std::vector<Place> places;  // in the order of the body
@@ -46,11 +50,14 @@ struct FollowerState {
   ObjectInfo info;
   wire::FollowState ended = wire::FollowState::kWriting;
   std::uint64_t available = 0;
+  std::uint32_t amended = 0;
   std::uint64_t room = 0;     // of all places together
   std::vector<Place> places;  // in the order of the body
   Lease lease;                // once it is committed, where there is one
 };
 
+// Metadata and tags within the protocol's limits.
+Result<void> check_notes(const std::string& metadata, const std::vector<std::string>& tags);
 // From the wire's words to the interface's.
 ObjectInfo to_info(wire::ObjectInfo info);
 

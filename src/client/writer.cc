@@ -82,12 +82,14 @@ Result<void> Writer::make_room(std::uint64_t bytes) {
   const std::uint64_t left = s.room - s.written;
   if (bytes <= left) return {};
   const std::uint64_t needed = bytes - left;
-  if (s.declared)
+  if (const auto length = s.length(); length && (s.declared || bytes > *length - s.written))
     return Error{
         Errc::kMalformed, 0,
-        "the body is longer than the " + std::to_string(*s.declared) + " bytes that were declared"};
+        "the body is longer than the " + std::to_string(*length) + " bytes that were declared"};
+  // All that is to come, where that is known; else as much again as there was.
   const std::uint64_t wanted =
-      std::max(needed, std::clamp(s.room, client::kGrowMin, client::kGrowMax));
+      s.amended ? std::max(needed, *s.amended - s.room)
+                : std::max(needed, std::clamp(s.room, client::kGrowMin, client::kGrowMax));
   auto extended = client::extend(s, wanted);
   // Nearly full: what is needed may fit where what would be convenient does not.
   if (!extended && extended.error().code == Errc::kNoSpace && wanted > needed)
@@ -98,10 +100,10 @@ Result<void> Writer::make_room(std::uint64_t bytes) {
 
 Result<void> Writer::write(std::span<const std::byte> bytes) {
   client::WriterState& s = *state_;
-  if (s.declared && bytes.size() > *s.declared - s.written)
+  if (const auto length = s.length(); length && bytes.size() > *length - s.written)
     return Error{
         Errc::kMalformed, 0,
-        "the body is longer than the " + std::to_string(*s.declared) + " bytes that were declared"};
+        "the body is longer than the " + std::to_string(*length) + " bytes that were declared"};
   OM_TRY(make_room(bytes.size()));
   while (!bytes.empty()) {
     const client::Place& place = s.places[s.place];
@@ -127,7 +129,7 @@ Result<void> Writer::write(std::span<const std::byte> bytes) {
 std::vector<Slice> Writer::slices() const {
   const client::WriterState& s = *state_;
   std::vector<Slice> slices;
-  std::uint64_t limit = (s.declared ? *s.declared : s.room) - s.written;
+  std::uint64_t limit = std::min(s.length().value_or(s.room), s.room) - s.written;
   for (std::size_t i = s.place; i < s.places.size() && limit > 0; ++i) {
     const client::Place& place = s.places[i];
     const std::uint64_t used = i == s.place ? s.used : 0;
@@ -141,7 +143,7 @@ std::vector<Slice> Writer::slices() const {
 
 Result<void> Writer::advance(std::uint64_t bytes) {
   client::WriterState& s = *state_;
-  if (bytes > s.room - s.written || (s.declared && bytes > *s.declared - s.written))
+  if (bytes > std::min(s.length().value_or(s.room), s.room) - s.written)
     return Error{Errc::kMalformed, 0, "more bytes than there was room for"};
   s.written += bytes;
   while (bytes > 0) {
@@ -164,12 +166,26 @@ Result<void> Writer::announce() {
   return {};
 }
 
+Result<void> Writer::amend(const Amendment& amendment) {
+  client::WriterState& s = *state_;
+  if (amendment.length && s.length())
+    return Error{Errc::kMalformed, 0, "its length was declared already"};
+  if (amendment.length && *amendment.length < s.written)
+    return Error{Errc::kMalformed, 0, "more was written than the length says"};
+  OM_TRY(client::check_notes(amendment.metadata, amendment.tags));
+  if (!s.connection->post(wire::Amend{s.put_id, amendment.length.value_or(wire::kUnknownLength),
+                                      amendment.expires_ns, amendment.metadata, amendment.tags}))
+    return Error{Errc::kUnavailable, 0, "the daemon does not take it now"};
+  if (amendment.length) s.amended = amendment.length;
+  return {};
+}
+
 Result<PutResult> Writer::commit() && {
   auto state = std::move(state_);
-  if (state->declared && state->written != *state->declared) {
+  if (const auto length = state->length(); length && state->written != *length) {
     Error error{Errc::kMalformed, 0,
                 "the body has " + std::to_string(state->written) + " bytes, but " +
-                    std::to_string(*state->declared) + " were declared"};
+                    std::to_string(*length) + " were declared"};
     client::give_up(std::move(state));
     return error;
   }

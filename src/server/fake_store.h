@@ -95,12 +95,14 @@ class FakeStore final : public store::Store {
   }
   void cancel_wait(store::WaitToken token) override { waits_.erase(token); }
   Result<store::FollowAnswer> follow(store::HolderId /*holder*/, store::LeaseId /*lease*/,
-                                     std::uint64_t /*have_bytes*/, std::uint64_t /*have_room*/,
-                                     bool /*may_wait*/, std::function<void()> /*wake*/) override {
+                                     store::Followed::Known /*known*/, bool /*may_wait*/,
+                                     std::function<void()> /*wake*/) override {
     return Error{Errc::kNotFound, 0, "nobody follows here"};
   }
   void progress(store::HolderId /*holder*/, store::PutId /*put*/,
                 std::uint64_t /*bytes*/) override {}
+  void amend(store::HolderId /*holder*/, store::PutId /*put*/,
+             store::Amendment /*amendment*/) override {}
   Result<store::Extension> extend(store::HolderId holder, store::PutId put,
                                   std::uint64_t more) override {
     const auto it = puts_.find(put);

@@ -192,6 +192,7 @@ bool Session::may(wire::Type type) const {
     case wire::Type::kCommit:
     case wire::Type::kAbort:
     case wire::Type::kProgress:
+    case wire::Type::kAmend:
     case wire::Type::kDelete:
     case wire::Type::kJoin:
     case wire::Type::kRemove:
@@ -227,6 +228,7 @@ void Session::dispatch(const wire::Header& h, std::span<const std::byte> packet)
     case wire::Type::kJoin: return handle(h, packet, &Session::join);
     case wire::Type::kRemove: return handle(h, packet, &Session::remove_everywhere);
     case wire::Type::kAck: return handle(h, packet, &Session::acknowledge);
+    case wire::Type::kAmend: return handle(h, packet, &Session::amend);
     case wire::Type::kRemoval:
     case wire::Type::kEvent: break;
   }

@@ -116,6 +116,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void follow(std::uint64_t id, wire::Follow request);
   void followed(std::uint64_t id, store::Followed answer);
   void progress(std::uint64_t id, wire::Progress request);
+  void amend(std::uint64_t id, wire::Amend request);
   // Turns a lease into an item of a reply that has `bytes_left` of room. Where it does not fit, or
   // a descriptor cannot be had, the lease is given back and the item says so.
   wire::GetItem take(store::Leased leased, SegmentsOut& out, std::size_t& bytes_left);

@@ -262,8 +262,9 @@ void Session::follow(std::uint64_t id, wire::Follow request) {
   const std::uint64_t key = ++wait_number_;
   const bool may_wait = request.wait_ms != 0 && follow_waits_.size() < kWaitsMax;
   const auto ask = [this, id, request](bool wait, std::function<void()> wake) {
-    return shared_.store.follow(*holder_, request.lease_id, request.have_bytes, request.have_room,
-                                wait, std::move(wake));
+    return shared_.store.follow(*holder_, request.lease_id,
+                                {request.have_bytes, request.have_room, request.have_amended}, wait,
+                                std::move(wake));
   };
   const auto say = [this, id](Result<store::FollowAnswer> answer) {
     if (!answer) return refuse(kType, id, answer.error());
@@ -290,6 +291,7 @@ void Session::followed(std::uint64_t id, store::Followed answer) {
   wire::FollowReply message;
   message.state = static_cast<std::uint8_t>(answer.state);
   message.available = answer.available;
+  message.amended = answer.amended;
   message.extents = to_wire(answer.extents);
   SegmentsOut out;
   std::size_t left = kReplyRoom;
@@ -312,6 +314,9 @@ void Session::followed(std::uint64_t id, store::Followed answer) {
   if (!refused && (bytes > left || message.extents.size() > 4096))
     refused = Error{Errc::kUnsupported, 0, "the body is in too many pieces for one packet"};
   message.hit = item_with(Errc::kNotFound);
+  if (answer.info) message.hit.info = to_wire(*std::move(answer.info));
+  if (!refused && bytes + encoded_bytes(message.hit) > left + kItemBytes)
+    refused = Error{Errc::kUnsupported, 0, "the body is in too many pieces for one packet"};
   if (answer.published) {
     if (refused) {
       shared_.store.release(*holder_, answer.published->lease_id);
@@ -332,6 +337,15 @@ void Session::followed(std::uint64_t id, store::Followed answer) {
 
 void Session::progress(std::uint64_t /*id*/, wire::Progress request) {
   shared_.store.progress(*holder_, request.put_id, request.bytes);
+}
+
+void Session::amend(std::uint64_t /*id*/, wire::Amend request) {
+  store::Amendment amendment;
+  if (request.length != wire::kUnknownLength) amendment.length = request.length;
+  amendment.expires_ns = request.expires_ns;
+  amendment.metadata = std::move(request.metadata);
+  amendment.tags = std::move(request.tags);
+  shared_.store.amend(*holder_, request.put_id, std::move(amendment));
 }
 
 void Session::add_writable(std::vector<store::WritableSegment> segments, SegmentsOut& out) {

@@ -37,6 +37,7 @@ constexpr Named kRequests[] = {
     {wire::Type::kJoin, "join"},
     {wire::Type::kRemove, "remove"},
     {wire::Type::kAck, "ack"},
+    {wire::Type::kAmend, "amend"},
 };
 
 std::string underscored(std::string text) {

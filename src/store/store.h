@@ -164,12 +164,28 @@ using Reservation = std::variant<Reserved, Leased, Waiting, Following>;
 
 enum class FollowedState : std::uint8_t { kWriting, kCommitted, kAborted };
 struct Followed {
+  // What the follower knows already.
+  struct Known {
+    std::uint64_t bytes = 0;  // of the body, announced
+    std::uint64_t room = 0;   // bytes of the extents that it has
+    std::uint32_t amended = 0;
+  };
   FollowedState state{};
   std::uint64_t available = 0;      // bytes of the body that its writer has announced
-  std::vector<Extent> extents;      // of the body, from byte `have_room` on
+  std::uint32_t amended = 0;        // how often the writer has said anew what it writes
+  std::optional<ObjectInfo> info;   // kWriting: what it says now, where that is new
+  std::vector<Extent> extents;      // of the body, from byte `room` on
   std::optional<Leased> published;  // kCommitted, and nobody has replaced it yet
 };
 using FollowAnswer = std::variant<Followed, Waiting>;
+
+// What a writer has learned since it reserved. Replaces all that it said then.
+struct Amendment {
+  std::optional<std::uint64_t> length;  // is declared from now on
+  std::uint64_t expires_ns = 0;
+  std::string metadata;
+  std::vector<std::string> tags;
+};
 
 struct Extension {
   std::vector<WritableSegment> segments;
@@ -271,14 +287,14 @@ class Store {
   virtual Result<Reservation> reserve(HolderId holder, ReserveRequest request,
                                       std::function<void()> wake) = 0;
   virtual void cancel_wait(WaitToken token) = 0;
-  // What is new for a follower that knows of `have_bytes` announced bytes and has extents of
-  // `have_room` bytes. Nothing, and may_wait: Waiting, and `wake` runs once when there is.
-  virtual Result<FollowAnswer> follow(HolderId holder, LeaseId lease, std::uint64_t have_bytes,
-                                      std::uint64_t have_room, bool may_wait,
-                                      std::function<void()> wake) = 0;
+  // What is new for a follower. Nothing, and may_wait: Waiting, and `wake` runs once when there is.
+  virtual Result<FollowAnswer> follow(HolderId holder, LeaseId lease, Followed::Known known,
+                                      bool may_wait, std::function<void()> wake) = 0;
   // The writer's word that so many bytes are written and stay as they are. What makes no sense is
   // ignored; a commit of fewer bytes fails.
   virtual void progress(HolderId holder, PutId put, std::uint64_t bytes) = 0;
+  // What makes no sense (no such put, a second length) is ignored.
+  virtual void amend(HolderId holder, PutId put, Amendment amendment) = 0;
   // Room for `more` bytes at least, in a put of unknown length. kMalformed in one of known length.
   virtual Result<Extension> extend(HolderId holder, PutId put, std::uint64_t more) = 0;
   // Publishes the first `length` bytes. Success or not, the put is over: a put whose length is not

@@ -43,22 +43,25 @@ Result<Following> StoreImpl::begin_follow(HolderId holder, Put& put) {
     follow.put = put.id;
     follow.object_id = put.object_id;
   }
-  Following following;
-  following.lease_id = lease_id;
-  following.info.object_id = put.object_id;
-  following.info.length = put.request.length.value_or(~std::uint64_t{0});
-  following.info.total_bytes = following.info.length;
-  following.info.expires_ns = put.request.expires_ns;
-  following.info.ephemeral = put.request.ephemeral;
-  following.info.tier = put.to_disk ? Tier::kDisk : Tier::kMemory;
-  following.info.metadata = put.request.metadata;
-  following.info.tags = put.request.tags;
-  return following;
+  return Following{lease_id, info_of(put)};
 }
 
-Result<FollowAnswer> StoreImpl::follow(HolderId holder, LeaseId lease_id, std::uint64_t have_bytes,
-                                       std::uint64_t have_room, bool may_wait,
-                                       std::function<void()> wake) {
+ObjectInfo StoreImpl::info_of(const Put& put) {
+  ObjectInfo info;
+  info.object_id = put.object_id;
+  const auto& declared = put.amended_length ? put.amended_length : put.request.length;
+  info.length = declared.value_or(~std::uint64_t{0});
+  info.total_bytes = info.length;
+  info.expires_ns = put.request.expires_ns;
+  info.ephemeral = put.request.ephemeral;
+  info.tier = put.to_disk ? Tier::kDisk : Tier::kMemory;
+  info.metadata = put.request.metadata;
+  info.tags = put.request.tags;
+  return info;
+}
+
+Result<FollowAnswer> StoreImpl::follow(HolderId holder, LeaseId lease_id, Followed::Known known,
+                                       bool may_wait, std::function<void()> wake) {
   const auto pin = leases_->object_of(holder, lease_id);
   const auto found = pin ? follows_.find(*pin) : follows_.end();
   if (found == follows_.end()) return Error{Errc::kNotFound, 0, "no lease on a put"};
@@ -67,7 +70,7 @@ Result<FollowAnswer> StoreImpl::follow(HolderId holder, LeaseId lease_id, std::u
   answer.state = follow.state;
   if (follow.state == FollowedState::kWriting) {
     const Put& put = *puts_.at(follow.put);
-    if (put.announced <= have_bytes && may_wait) {
+    if (put.announced <= known.bytes && put.amended <= known.amended && may_wait) {
       // Those that have given up waiting are in the list still.
       std::erase_if(follow.waiters, [&](WaitToken token) { return waits_.count(token) == 0; });
       const WaitToken token = next_wait_++;
@@ -76,10 +79,12 @@ Result<FollowAnswer> StoreImpl::follow(HolderId holder, LeaseId lease_id, std::u
       return FollowAnswer(Waiting{token});
     }
     answer.available = put.announced;
-    answer.extents = part_of(put.written, have_room, put.room);
+    answer.amended = put.amended;
+    if (put.amended > known.amended) answer.info = info_of(put);
+    answer.extents = part_of(put.written, known.room, put.room);
   } else {
     answer.available = follow.available;
-    answer.extents = part_of(follow.extents, have_room, follow.available);
+    answer.extents = part_of(follow.extents, known.room, follow.available);
   }
   auto& seen = seen_[holder];
   for (const Extent& extent : answer.extents)
@@ -99,6 +104,23 @@ void StoreImpl::progress(HolderId holder, PutId id, std::uint64_t bytes) {
   Put* const put = find_put(holder, id);
   if (put == nullptr || put->state != PutState::kWriting || bytes > put->room) return;
   announce(*put, bytes);
+}
+
+void StoreImpl::amend(HolderId holder, PutId id, Amendment amendment) {
+  Put* const put = find_put(holder, id);
+  if (put == nullptr || put->state != PutState::kWriting) return;
+  // Whoever knows the length of what it follows may have promised it to others.
+  if (put->request.length || put->amended_length)
+    if (amendment.length) return;
+  for (const auto& tag : amendment.tags)
+    if (tag.empty()) return;
+  if (amendment.length) put->amended_length = amendment.length;
+  put->request.expires_ns = amendment.expires_ns;
+  put->request.metadata = std::move(amendment.metadata);
+  put->request.tags = std::move(amendment.tags);
+  ++put->amended;
+  if (const auto follow = follows_.find(put->follow); follow != follows_.end())
+    wake_followers(follow->second);
 }
 
 void StoreImpl::announce(Put& put, std::uint64_t bytes) {

@@ -50,10 +50,10 @@ class StoreImpl final : public Store {
   Result<Reservation> reserve(HolderId holder, ReserveRequest request,
                               std::function<void()> wake) override;
   void cancel_wait(WaitToken token) override;
-  Result<FollowAnswer> follow(HolderId holder, LeaseId lease, std::uint64_t have_bytes,
-                              std::uint64_t have_room, bool may_wait,
+  Result<FollowAnswer> follow(HolderId holder, LeaseId lease, Followed::Known known, bool may_wait,
                               std::function<void()> wake) override;
   void progress(HolderId holder, PutId put, std::uint64_t bytes) override;
+  void amend(HolderId holder, PutId put, Amendment amendment) override;
   Result<Extension> extend(HolderId holder, PutId put, std::uint64_t more) override;
   void commit(HolderId holder, PutId put, std::uint64_t length, CommitDone done) override;
   Result<void> abort(HolderId holder, PutId put) override;
@@ -104,10 +104,12 @@ class StoreImpl final : public Store {
     std::uint64_t charged = 0;         // to its holder
     bool direct = false;               // `written` is the final place
     bool to_disk = false;
-    std::uint64_t announced = 0;      // bytes that followers may read
     ObjectId follow = 0;              // what followers pin (follows_); 0: there are none
     std::uint64_t removals_seen = 0;  // head of the removal log when it began
     bool was_followed = false;        // then its staging files are not used again
+    std::uint64_t announced = 0;  // bytes that followers may read
+    std::uint32_t amended = 0;    // how often
+    std::optional<std::uint64_t> amended_length;
     CommitDone done;
   };
   struct Waiter {
@@ -217,6 +219,7 @@ class StoreImpl final : public Store {
   static bool advance(Put& put, PutEvent event);
   // store_follow.cc
   Result<Following> begin_follow(HolderId holder, Put& put);
+  static ObjectInfo info_of(const Put& put);
   void announce(Put& put, std::uint64_t bytes);
   void end_follow(Put& put, bool published);
   void forget_follow(ObjectId pin);

@@ -268,10 +268,11 @@ void StoreImpl::commit(HolderId holder, PutId id, std::uint64_t length, CommitDo
     return done(Error{Errc::kMalformed, 0, "the put is committed already"});
   put->done = std::move(done);
   put->length = length;
-  if (put->request.length && *put->request.length != length)
+  const auto& declared = put->amended_length ? put->amended_length : put->request.length;
+  if (declared && *declared != length)
     return fail_put(*put, {Errc::kMalformed, 0,
                            "the body has " + std::to_string(length) + " bytes, not the declared " +
-                               std::to_string(*put->request.length)});
+                               std::to_string(*declared)});
   if (length > put->room)
     return fail_put(*put, {Errc::kMalformed, 0, "the body is longer than the room for it"});
   if (length < put->announced)

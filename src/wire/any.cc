@@ -48,6 +48,7 @@ std::optional<Result<std::string>> reencode(const Header& header,
     case Type::kRemove: return either<Remove, RemoveReply>(header, packet);
     case Type::kRemoval: return again<Removal>(header, packet);
     case Type::kAck: return again<Ack>(header, packet);
+    case Type::kAmend: return again<Amend>(header, packet);
   }
   return std::nullopt;
 }

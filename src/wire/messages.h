@@ -46,6 +46,7 @@ enum class Type : std::uint16_t {
   kRemove = 22,
   kRemoval = 23,  // from the daemon, unasked: request id 0
   kAck = 24,      // one way: no reply
+  kAmend = 25,    // one way: no reply
 };
 
 // Header flags.
@@ -297,28 +298,49 @@ struct Progress {
     a(put_id), a(bytes);
   }
 };
+// What the writer of a put has learned since RESERVE; replaces what it said there, all of it. A
+// length is from now on declared. One way.
+struct Amend {
+  static constexpr Type kType = Type::kAmend;
+  std::uint64_t put_id = 0;
+  std::uint64_t length = 0;  // or kUnknownLength
+  std::uint64_t expires_ns = 0;
+  std::string metadata;
+  std::vector<std::string> tags;
+  template <class A>
+  void fields(A& a) {
+    a(put_id), a(length), a(expires_ns), a(metadata, kMetadataBytesMax);
+    a(tags, kTagsMax, kTagBytesMax);
+  }
+};
 enum class FollowState : std::uint8_t { kWriting = 0, kCommitted = 1, kAborted = 2 };
-// Answers when there is more than have_bytes, when the put has ended, or after wait_ms.
+// Answers when there is more than have_bytes, when the put was amended more than have_amended
+// times, when it has ended, or after wait_ms.
 struct Follow {
   static constexpr Type kType = Type::kFollow;
   std::uint64_t lease_id = 0;    // of kFollowing
   std::uint64_t have_bytes = 0;  // that the peer knows to be there
   std::uint64_t have_room = 0;   // bytes of the extents that the peer knows
+  std::uint32_t have_amended = 0;
   std::uint32_t wait_ms = 0;
   template <class A>
   void fields(A& a) {
-    a(lease_id), a(have_bytes), a(have_room), a(wait_ms);
+    a(lease_id), a(have_bytes), a(have_room), a(have_amended), a(wait_ms);
   }
 };
 struct FollowReply {
   std::uint8_t state = 0;
   std::uint64_t available = 0;    // bytes of the body that may be read
+  std::uint32_t amended = 0;      // how often
   std::vector<Segment> segments;  // to read
   std::vector<Extent> extents;    // of the body, from byte have_room on
-  GetItem hit;                    // kCommitted: a lease on the object, or why there is none
+  // kCommitted: a lease on the object, or why there is none. kWriting, and amended is more than
+  // have_amended: its info is what the writer says now; there is no lease.
+  GetItem hit;
   template <class A>
   void fields(A& a) {
-    a(state), a(available), a(segments, std::size_t{4096}), a(extents, std::size_t{4096}), a(hit);
+    a(state), a(available), a(amended), a(segments, std::size_t{4096}),
+        a(extents, std::size_t{4096}), a(hit);
   }
 };
 struct Empty {

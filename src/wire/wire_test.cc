@@ -64,8 +64,8 @@ std::vector<Row> rows() {
       {"Subscribe", encode_request(16, Subscribe{7, "prefix"})},
       {"SubscribeReply", reply(Type::kSubscribe, Empty{})},
       {"Event", encode(Type::kEvent, 0, Event{1, "key", 2, 3}, kReplyFlag)},
-      {"Follow", encode_request(19, Follow{1, 2, 3, 4})},
-      {"FollowReply", reply(Type::kFollow, FollowReply{1, 5, {}, {{1, 2, 3}}, {}})},
+      {"Follow", encode_request(19, Follow{1, 2, 3, 4, 5})},
+      {"FollowReply", reply(Type::kFollow, FollowReply{1, 5, 6, {}, {{1, 2, 3}}, {}})},
       {"Progress", encode_request(20, Progress{1, 2})},
       {"Join", encode_request(21, Join{"web", 7, 8})},
       {"JoinReply", reply(Type::kJoin, JoinReply{1, 2, 3, 4, 1, 5}, 1)},
@@ -73,6 +73,7 @@ std::vector<Row> rows() {
       {"RemoveReply", reply(Type::kRemove, RemoveReply{1, 2, 3, 4, 5})},
       {"Removal", encode(Type::kRemoval, 0, Removal{1, 2, 3, "tag", "", "web", 4}, kReplyFlag)},
       {"Ack", encode_request(24, Ack{9})},
+      {"Amend", encode_request(25, Amend{1, 2, 3, "meta", {"tag"}})},
       {"Failure", encode_failure(Type::kGet, 9, Error{Errc::kQuota, 0, "too many leases"})},
   };
 }
@@ -215,7 +216,7 @@ TEST(Failure, CutsAReasonThatIsTooLong) {
 
 TEST(Types, OthersAreUnknown) {
   std::string packet = encode_request(1, Stat{"key"});
-  for (const std::uint16_t type : std::initializer_list<std::uint16_t>{0, 25, 255, 65535}) {
+  for (const std::uint16_t type : std::initializer_list<std::uint16_t>{0, 99, 255, 65535}) {
     std::memcpy(packet.data() + 4, &type, sizeof type);
     auto again = decode(packet);
     ASSERT_FALSE(again);

@@ -19,7 +19,7 @@ PACKET_MAX = 131072
 
 (HELLO, GET, RELEASE, RESERVE, EXTEND, COMMIT, ABORT, DELETE, STAT, LIST, REGION, REGION_LIST,
  REGION_DROP, STATUS, DESCRIBE, SUBSCRIBE, EVENT, REGION_DRAIN, FOLLOW, PROGRESS, JOIN, REMOVE,
- REMOVAL, ACK) = range(1, 25)
+ REMOVAL, ACK, AMEND) = range(1, 26)
 (OK, NOT_FOUND, EXISTS, BUSY, NO_SPACE, QUOTA, MALFORMED, DENIED, UNAVAILABLE, TIMEOUT, CORRUPT,
  SYSTEM, UNSUPPORTED) = range(13)
 EPHEMERAL, OR_GET, DIRECT, DISK, FOLLOWING_IS_FINE = 1, 2, 4, 8, 16
@@ -164,7 +164,7 @@ def read_body(kind, body):
     elif kind == STATUS:
         reply = {"items": r.list_of(lambda: (r.text().decode(), r.u64(), r.text().decode()))}
     elif kind == FOLLOW:
-        reply = {"state": r.u8(), "available": r.u64(), "segments": r.list_of(r.segment),
+        reply = {"state": r.u8(), "available": r.u64(), "amended": r.u32(), "segments": r.list_of(r.segment),
                  "extents": r.list_of(r.extent), "hit": r.item()}
     elif kind == JOIN:
         reply = {"log_id": r.u64(), "head": r.u64(), "applied": r.u64(), "from": r.u64(),
@@ -357,11 +357,14 @@ class Connection:
         self.send(PROGRESS, u64(put_id) + u64(written))
 
     @staticmethod
-    def follow_body(lease_id, have_bytes=0, have_room=0, wait_ms=0):
-        return u64(lease_id) + u64(have_bytes) + u64(have_room) + u32(wait_ms)
+    def follow_body(lease_id, have_bytes=0, have_room=0, wait_ms=0, have_amended=0):
+        return u64(lease_id) + u64(have_bytes) + u64(have_room) + u32(have_amended) + u32(wait_ms)
 
-    def follow(self, lease_id, have_bytes=0, have_room=0, wait_ms=0):
-        return self.call(FOLLOW, self.follow_body(lease_id, have_bytes, have_room, wait_ms))
+    def follow(self, lease_id, have_bytes=0, have_room=0, wait_ms=0, have_amended=0):
+        return self.call(FOLLOW, self.follow_body(lease_id, have_bytes, have_room, wait_ms, have_amended))
+
+    def amend(self, put_id, length=UNKNOWN, expires_ns=0, metadata=b"", tags=()):
+        self.send(AMEND, u64(put_id) + u64(length) + u64(expires_ns) + text(metadata) + list_of(text, tags))
 
     def delete(self, what, by=BY_KEY):
         return self.call(DELETE, u8(by) + text(what))["removed"]

@@ -149,7 +149,7 @@ class Packets(ProtocolCase):
 
     def test_unknown_types_are_unsupported_and_it_goes_on(self):
         connection = self.connect()
-        for kind in (0, 17, 25, 4711):
+        for kind in (0, 17, 99, 4711):
             self.fails(c.UNSUPPORTED, connection.call, kind)
         connection.status()
 
@@ -614,6 +614,46 @@ class Following(ProtocolCase):
         writer.progress(put["put_id"], 100)
         self.fails(c.MALFORMED, writer.commit, put["put_id"], 99)
         self.assertEqual(follower.follow(leases[0])["state"], c.ABORTED)
+
+    def test_a_writer_says_later_what_it_writes(self):
+        for flags in (0, c.DIRECT):
+            early, late = self.connect(), self.connect()
+            writer, put, leases = self.begin("am", [early], flags=c.OR_GET | flags)
+            first = early.follow(leases[0])
+            self.assertEqual((first["amended"], first["hit"]["info"]["metadata"]), (0, b""))
+            told = early.send(c.FOLLOW, early.follow_body(leases[0], wait_ms=10_000))
+            writer.amend(put["put_id"], 5, metadata=b"meta", tags=["am-tag"])
+            reply = early.reply(told)
+            self.assertEqual((reply["state"], reply["available"], reply["amended"]), (c.WRITING, 0, 1))
+            info = reply["hit"]["info"]
+            self.assertEqual((info["length"], info["metadata"], info["tags"]), (5, b"meta", [b"am-tag"]))
+            self.assertEqual(reply["hit"]["lease_id"], 0)
+            # What was seen is not said again; who comes now is told at once.
+            again = early.follow(leases[0], have_amended=1, wait_ms=1)
+            self.assertEqual((again["amended"], again["hit"]["info"]["metadata"]), (1, b""))
+            info = late.reserve("am", flags=c.OR_GET | c.FOLLOWING_IS_FINE)["hit"]["info"]
+            self.assertEqual((info["length"], info["metadata"]), (5, b"meta"))
+            # A length stays as it was said; the rest of such a message is not looked at.
+            writer.amend(put["put_id"], 6, metadata=b"other")
+            writer.write(put["extents"], b"12345")
+            writer.commit(put["put_id"], 5)
+            info = writer.stat("am")
+            self.assertEqual((info["length"], info["metadata"], info["tags"]), (5, b"meta", [b"am-tag"]))
+            self.assertEqual(writer.delete("am-tag", c.BY_TAG), 1)
+
+    def test_amended_lengths_are_declared(self):
+        writer, put, _ = self.begin("al", [])
+        writer.amend(put["put_id"], 100)
+        writer.write(put["extents"], b"x" * 50)
+        self.fails(c.MALFORMED, writer.commit, put["put_id"], 50)
+        # With what RESERVE declared a length does not come a second time; not for others' puts.
+        put = writer.reserve("al", 4)
+        writer.amend(put["put_id"], 5, metadata=b"no")
+        self.connect().amend(put["put_id"], metadata=b"no")
+        writer.amend(put["put_id"], metadata=b"yes")
+        writer.write(put["extents"], b"1234")
+        writer.commit(put["put_id"], 4)
+        self.assertEqual(writer.stat("al")["metadata"], b"yes")
 
     def test_progress_that_makes_no_sense_is_ignored(self):
         follower = self.connect()
