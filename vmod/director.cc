@@ -11,9 +11,12 @@
 
 #include "base/limits.h"
 #include "director_hit.h"
+#include "follow.h"
+#include "handoff.h"
 #include "lease_body.h"
 #include "shared_bans.h"
 #include "storage.h"
+#include "tee.h"
 
 namespace om::vmod {
 
@@ -92,37 +95,58 @@ constexpr struct vmod_priv_methods kKeyMethods = {
     .fini = [](VRT_CTX, void* key) { (void)ctx, delete static_cast<std::string*>(key); },
 };
 
-// Asks, within the director's time limit. nullopt: no such object, or no answer (counted).
-std::optional<Lease> ask(Director& director, Client& client, const std::string& key,
-                         milliseconds within) {
-  auto answer = client.get(key, within);
-  if (answer) {
+using Answer = std::variant<std::monostate, Lease, Writer, Follower>;
+
+// Asks, within the director's time limit. Nothing: no such object, or no answer (counted). Where we
+// may write (and may_fetch), who asks first has to fetch, and the others follow.
+Answer ask(Director& director, Client& client, const std::string& key, milliseconds within,
+           bool may_fetch) {
+  const auto failed = [&](const Error& error) -> Answer {
+    switch (error.code) {
+      case Errc::kTimeout:
+        count(director.counters().c_timeout);
+        director.link().report(false);
+        break;
+      // These are answers, of a daemon that is well.
+      case Errc::kQuota:
+      case Errc::kBusy:
+      case Errc::kNoSpace: count(director.counters().c_failed); break;
+      default:
+        count(director.counters().c_failed);
+        director.link().report(false);
+        break;
+    }
+    return {};
+  };
+  if (!may_fetch || !client.daemon().may_write || !client.daemon().may_read) {
+    auto answer = client.get(key, within);
+    if (!answer) return failed(answer.error());
     director.link().report(true);
-    if (!*answer) return std::nullopt;
-    return *std::move(answer);
+    if (!*answer) return {};
+    return Answer(*std::move(*answer));
   }
-  switch (answer.error().code) {
-    case Errc::kTimeout:
-      count(director.counters().c_timeout);
-      director.link().report(false);
-      break;
-    // These are answers, of a daemon that is well.
-    case Errc::kQuota:
-    case Errc::kBusy:
-    case Errc::kNoSpace: count(director.counters().c_failed); break;
-    default:
-      count(director.counters().c_failed);
-      director.link().report(false);
-      break;
+  PutOptions options;
+  options.key = key;
+  const auto begin = steady_clock::now();
+  auto answer = client.reserve_or_follow(options, within);
+  if (!answer && (answer.error().code == Errc::kNoSpace || answer.error().code == Errc::kQuota)) {
+    // No room to write is no reason not to read.
+    const auto spent = std::chrono::duration_cast<milliseconds>(steady_clock::now() - begin);
+    auto there = client.get(key, std::max(within - spent, milliseconds(1)));
+    if (!there) return failed(there.error());
+    director.link().report(true);
+    if (!*there) return {};
+    return Answer(*std::move(*there));
   }
-  return std::nullopt;
+  if (!answer) return failed(answer.error());
+  director.link().report(true);
+  return std::visit([](auto& one) { return Answer(std::move(one)); }, *answer);
 }
 
 // Decides whether what was found is of use, and counts why not.
-bool usable(Director& director, const struct busyobj* bo, const Lease& lease,
+bool usable(Director& director, const struct busyobj* bo, const ObjectInfo& info,
             const shared::Metadata& metadata, double now) {
   VSC_objmd& counters = director.counters();
-  const ObjectInfo& info = lease.info();
   if (info.offset != 0 || (info.total_bytes != 0 && info.total_bytes != info.length) ||
       !shared::matches(metadata, headers_of(bo->bereq))) {
     count(counters.c_miss_unusable);
@@ -166,61 +190,128 @@ bool is_conditional_and_good(const struct busyobj* bo, const shared::Metadata& m
   });
 }
 
-// nullptr: the backend is to be asked.
-std::unique_ptr<Hit> look_up(VRT_CTX, Director& director) {
+// How a lookup ended: a response, or the backend is to be asked, perhaps with the right (and the
+// others' hope) to publish what it says.
+struct Found {
+  std::unique_ptr<Hit> hit;
+  std::unique_ptr<tee::Share> share;
+};
+
+// What is followed, as the response. nullptr: it is of no use.
+std::unique_ptr<follow::Source> source_of(Director& director, const std::shared_ptr<Client>& client,
+                                          const std::string& primary, const std::string& key,
+                                          VCL_BACKEND backend, Follower follower,
+                                          const shared::Metadata& metadata) {
+  follow::Source::Origin origin;
+  origin.director = &director;
+  origin.client = client;
+  origin.primary = primary;
+  origin.key = key;
+  origin.backend = backend;
+  const ObjectInfo info = follower.info();
+  return std::make_unique<follow::Source>(
+      std::move(origin), std::move(follower), metadata, info.tags,
+      info.length == ~std::uint64_t{0} ? std::nullopt : std::optional(info.length));
+}
+
+Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
   struct busyobj* bo = ctx->bo;
   VSC_objmd& counters = director.counters();
   std::optional<std::string> base;
   if (may_share(bo)) base = base_key(ctx);
   if (!base) {
     count(counters.c_skipped);
-    return nullptr;
+    return {};
   }
   const auto client = director.link().client();
   if (client == nullptr) {
     count(counters.c_not_asked);
-    return nullptr;
+    return {};
   }
   count(counters.c_lookup);
-  const auto begin = steady_clock::now();
-  const std::string primary = shared::primary_key(*base, accepts_gzip(bo));
+  auto begin = steady_clock::now();
+  const auto waited_until = begin + follow::kHeadersLimit;
+  auto share = std::make_unique<tee::Share>();
+  share->director = &director;
+  share->client = client;
+  share->primary = shared::primary_key(*base, accepts_gzip(bo));
+  share->began = VTIM_real();
+  share->key = share->primary;
+  const auto miss = [&](std::uint64_t& counter) {
+    count(counter);
+    // In VCL's name this fetch will say what is there instead.
+    return Found{nullptr, std::move(share)};
+  };
   auto hit = std::make_unique<Hit>();
-  std::string key = primary;
-  for (int step = 0;; ++step) {
+  hit->director = &director;
+  hit->client = client;
+  int lost_writers = 0;
+  for (int step = 0;;) {
     const auto spent = std::chrono::duration_cast<milliseconds>(steady_clock::now() - begin);
     if (spent >= director.config().timeout) {
       count(counters.c_timeout);
-      return nullptr;
+      return {};
     }
     const std::uint64_t failures = counters.c_timeout + counters.c_failed;
-    auto lease = ask(director, *client, key, director.config().timeout - spent);
-    if (!lease) {
+    auto answer =
+        ask(director, *client, share->key, director.config().timeout - spent, bo->is_hitmiss == 0);
+    if (std::holds_alternative<std::monostate>(answer)) {
       if (failures == counters.c_timeout + counters.c_failed) count(counters.c_miss);
-      return nullptr;
+      return {};
     }
-    auto metadata = shared::decode(lease->info().metadata);
-    if (!metadata || (step > 0 && metadata->kind == shared::Kind::kVaryIndex)) {
-      count(counters.c_miss_unusable);
-      return nullptr;
+    if (auto* writer = std::get_if<Writer>(&answer)) {
+      share->writer = std::move(*writer);
+      return miss(counters.c_miss);
     }
-    if (metadata->kind == shared::Kind::kVaryIndex) {
-      key = shared::variant_key(primary, shared::select(metadata->vary, headers_of(bo->bereq)));
+    ObjectInfo info;
+    if (auto* follower = std::get_if<Follower>(&answer)) {
+      // The time limit is for the daemon; a backend may take longer.
+      const auto left =
+          std::chrono::duration_cast<milliseconds>(waited_until - steady_clock::now());
+      const auto headers = follow::wait_for_headers(*follower, left, director.config().timeout);
+      begin = steady_clock::now();
+      if (headers == follow::Headers::kGone && ++lost_writers < 2) continue;
+      if (headers != follow::Headers::kThere) {
+        count(counters.c_follow_late);
+        if (headers == follow::Headers::kNoAnswer) director.link().report(false);
+        return {};
+      }
+      info = follower->info();
+      if (follower->committed()) {
+        auto lease = std::move(*follower).lease(milliseconds(0));
+        if (!lease) return {};
+        answer = *std::move(lease);
+      }
+    } else {
+      info = std::get<Lease>(answer).info();
+    }
+    auto metadata = shared::decode(info.metadata);
+    const bool index = metadata && metadata->kind == shared::Kind::kVaryIndex;
+    if (!metadata || (step > 0 && index)) return miss(counters.c_miss_unusable);
+    if (index) {
+      share->key = shared::variant_key(share->primary,
+                                       shared::select(metadata->vary, headers_of(bo->bereq)));
+      share->indexed = true;
+      ++step;
       continue;
     }
-    hit->lease = *std::move(lease);
+    // In this order: what is removed meanwhile is seen by one of the two.
+    if (!director.removals().director_allowed()) {
+      count(counters.c_miss_behind);
+      return {};
+    }
+    if (!usable(director, bo, info, *metadata, VTIM_real())) return {nullptr, std::move(share)};
     hit->metadata = *std::move(metadata);
-    break;
+    if (auto* follower = std::get_if<Follower>(&answer)) {
+      hit->source = source_of(director, client, share->primary, share->key, real,
+                              std::move(*follower), hit->metadata);
+      count(counters.c_follow);
+    } else {
+      hit->lease = std::move(std::get<Lease>(answer));
+      hit->not_modified = is_conditional_and_good(bo, hit->metadata);
+    }
+    return {std::move(hit), nullptr};
   }
-  // In this order: what is removed meanwhile is seen by one of the two.
-  if (!director.removals().director_allowed()) {
-    count(counters.c_miss_behind);
-    return nullptr;
-  }
-  if (!usable(director, bo, hit->lease, hit->metadata, VTIM_real())) return nullptr;
-  hit->director = &director;
-  hit->client = client;
-  hit->not_modified = is_conditional_and_good(bo, hit->metadata);
-  return hit;
 }
 
 VCL_BACKEND real_backend(VRT_CTX, const Backend& backend) {
@@ -235,23 +326,34 @@ Backend& backend_of(VCL_BACKEND dir) {
 int gethdrs(VRT_CTX, VCL_BACKEND dir) noexcept {
   Backend& backend = backend_of(dir);
   struct busyobj* bo = ctx->bo;
+  Director& director = *backend.director;
+  VCL_BACKEND real = real_backend(ctx, backend);
   try {
-    if (auto hit = look_up(ctx, *backend.director)) {
-      Director& director = *backend.director;
-      if (respond(bo, std::move(hit))) {
-        count(director.counters().c_hit);
+    Found found = look_up(ctx, director, real);
+    if (found.hit != nullptr) {
+      const bool follows = found.hit->source != nullptr;
+      if (respond(bo, std::move(found.hit))) {
+        if (!follows) count(director.counters().c_hit);
         return 0;
       }
       count(director.counters().c_miss_unusable);
     }
+    if (real == nullptr) {
+      VSLb(bo->vsl, SLT_FetchError, "Director %s has no backend", dir->vcl_name);
+      return -1;
+    }
+    handoff::announce(bo, backend, real);
+    VRT_Assign_Backend(&bo->director_resp, real);
+    int answer = real->vdir->methods->gethdrs(ctx, real);
+    if (answer == 0) answer = handoff::take(ctx, backend, real, dir);
+    // What was handed off lies in the store already.
+    if (answer == 0 && found.share != nullptr && Hit::of(bo) == nullptr)
+      tee::add(bo, std::move(found.share));
+    return answer;
   } catch (const std::exception&) {  // out of memory; the backend may still be asked
-    count(backend.director->counters().c_failed);
+    count(director.counters().c_failed);
   }
-  VCL_BACKEND real = real_backend(ctx, backend);
-  if (real == nullptr) {
-    VSLb(bo->vsl, SLT_FetchError, "Director %s has no backend", dir->vcl_name);
-    return -1;
-  }
+  if (real == nullptr || bo->htc != nullptr) return -1;
   VRT_Assign_Backend(&bo->director_resp, real);
   return real->vdir->methods->gethdrs(ctx, real);
 }
@@ -295,6 +397,7 @@ void panic(VCL_BACKEND dir, struct vsb* out) noexcept {
 void destroy(VCL_BACKEND dir) noexcept {
   Backend* backend = &backend_of(dir);
   VRT_Assign_Backend(&backend->real, nullptr);
+  for (auto& handoff : backend->handoffs) VRT_Assign_Backend(&handoff.backend, nullptr);
   delete backend;
 }
 

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "abi/abi.h"
 #include "director_link.h"
@@ -61,6 +62,12 @@ extern const struct vdi_methods kMethods;
 struct Backend {
   Director* director = nullptr;
   VCL_BACKEND real = nullptr;  // a reference; set in vcl_init
+  // What may hand its bodies over (handoff.h), with what its keys begin with; references.
+  struct Handoff {
+    VCL_BACKEND backend = nullptr;
+    std::string prefix;
+  };
+  std::vector<Handoff> handoffs{};
 };
 
 // Of a VCL: what its keys begin with. Any thread may read.

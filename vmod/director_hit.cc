@@ -144,10 +144,60 @@ Hit* Hit::of(const struct busyobj* bo) {
   return hit != nullptr && hit->magic == kMagic ? hit : nullptr;
 }
 
+namespace {
+
+std::optional<std::uint64_t> length_of(const Hit& hit) {
+  return hit.source != nullptr ? hit.source->length() : hit.lease.size();
+}
+
+// As much workspace as `bytes` and a connection take. Asking for more than there is would mark the
+// workspace as overflown, and fail the fetch.
+bool has_room(const struct busyobj* bo, std::size_t bytes) {
+  const auto room = static_cast<std::size_t>(bo->ws->e - bo->ws->f);
+  return bo->ws->r == nullptr && room >= bytes + sizeof(struct http_conn) + 64 + 4096;
+}
+
+// Pushes the filter that brings the body, and makes the connection that Varnish asks for. The
+// caller has looked for room.
+bool connect_body(struct busyobj* bo, struct http_conn* htc, std::unique_ptr<Hit> hit,
+                  bool with_body) {
+  if (with_body) {
+    struct vfp_entry* entry =
+        varnish.VFP_Push(bo->vfc, hit->source != nullptr ? &follow::kFilter : &kFilter);
+    if (entry == nullptr) return false;  // cannot be: there was room
+    entry->priv1 = hit.get();
+  }
+  const auto length = length_of(*hit);
+  std::memset(htc, 0, sizeof *htc);
+  htc->magic = OM_HTTP_CONN_MAGIC;
+  htc->doclose = SC_NULL;
+  htc->body_status = !with_body ? BS_NONE : length ? BS_LENGTH : BS_EOF;
+  htc->content_length = !with_body ? 0 : length ? static_cast<ssize_t>(*length) : -1;
+  htc->priv = hit.release();
+  bo->htc = htc;
+  return true;
+}
+
+}  // namespace
+
+bool respond_with_body(struct busyobj* bo, std::unique_ptr<Hit>& hit) {
+  const auto length = length_of(*hit);
+  if (!has_room(bo, 64) || bo->beresp->nhd + 2 > bo->beresp->shd) return false;
+  auto* htc = static_cast<struct http_conn*>(WS_Alloc(bo->ws, sizeof(struct http_conn)));
+  if (htc == nullptr) return false;
+  http_Unset(bo->beresp, H_Content_Length);
+  http_Unset(bo->beresp, H_Transfer_Encoding);
+  if (length)
+    http_PrintfHeader(bo->beresp, "Content-Length: %ju", static_cast<std::uintmax_t>(*length));
+  const bool with_body = has_body(bo->beresp->status) && length != std::uint64_t{0};
+  return connect_body(bo, htc, std::move(hit), with_body);
+}
+
 bool respond(struct busyobj* bo, std::unique_ptr<Hit> hit) {
   const shared::Metadata& metadata = hit->metadata;
   const std::uint16_t status = hit->not_modified ? 304 : metadata.status;
-  const bool with_body = has_body(status) && hit->lease.size() > 0;
+  const auto length = length_of(*hit);
+  const bool with_body = has_body(status) && length != std::uint64_t{0};
   const double age = std::max(0.0, VTIM_real() - metadata.t_origin);
 
   std::vector<std::string_view> lines;
@@ -156,8 +206,8 @@ bool respond(struct busyobj* bo, std::unique_ptr<Hit> hit) {
     if (goes_along(line)) lines.push_back(line);
   const std::string age_line = "Age: " + std::to_string(static_cast<std::uint64_t>(age));
   lines.push_back(age_line);
-  const std::string length_line = "Content-Length: " + std::to_string(hit->lease.size());
-  if (has_body(status)) lines.push_back(length_line);
+  const std::string length_line = "Content-Length: " + std::to_string(length.value_or(0));
+  if (has_body(status) && length) lines.push_back(length_line);
   const std::string status_text = std::to_string(status);
   const std::string_view reason = hit->not_modified ? "Not Modified" : metadata.reason;
 
@@ -166,10 +216,7 @@ bool respond(struct busyobj* bo, std::unique_ptr<Hit> hit) {
   if (HTTP_HDR_FIRST + lines.size() + 16 > response->shd) return false;
   std::size_t bytes = sizeof "HTTP/1.1" + status_text.size() + 1 + reason.size() + 1;
   for (const std::string_view line : lines) bytes += line.size() + 1;
-  const std::size_t all = bytes + sizeof(struct http_conn) + 64;
-  // Asking for more than there is would mark the workspace as overflown, and fail the fetch.
-  const auto room = static_cast<std::size_t>(bo->ws->e - bo->ws->f);
-  if (bo->ws->r != nullptr || room < all + 4096) return false;
+  if (!has_room(bo, bytes)) return false;
   const uintptr_t before = WS_Snapshot(bo->ws);
   auto* htc = static_cast<struct http_conn*>(WS_Alloc(bo->ws, sizeof(struct http_conn)));
   auto* place = static_cast<char*>(WS_Alloc(bo->ws, static_cast<unsigned>(bytes)));
@@ -177,12 +224,6 @@ bool respond(struct busyobj* bo, std::unique_ptr<Hit> hit) {
     WS_Reset(bo->ws, before);
     return false;
   }
-  if (with_body) {
-    struct vfp_entry* entry = varnish.VFP_Push(bo->vfc, &kFilter);
-    if (entry == nullptr) return false;  // cannot be: there was room
-    entry->priv1 = hit.get();
-  }
-
   Texts texts(place, bytes);
   // Not through http_SetH(): Varnish logs the whole response by itself.
   const auto set = [&](unsigned n, std::string_view text) {
@@ -197,21 +238,14 @@ bool respond(struct busyobj* bo, std::unique_ptr<Hit> hit) {
   response->nhd = HTTP_HDR_FIRST;
   for (const std::string_view line : lines) set(response->nhd++, line);
 
-  std::memset(htc, 0, sizeof *htc);
-  htc->magic = OM_HTTP_CONN_MAGIC;
-  htc->doclose = SC_NULL;
-  htc->body_status = with_body ? BS_LENGTH : BS_NONE;
-  htc->content_length = with_body ? static_cast<ssize_t>(hit->lease.size()) : 0;
   if (hit->not_modified) count(hit->director->counters().c_hit_304);
-  htc->priv = hit.release();
-  bo->htc = htc;
-  return true;
+  return connect_body(bo, htc, std::move(hit), with_body);
 }
 
 void finish(struct busyobj* bo) {
   std::unique_ptr<Hit> hit(Hit::of(bo));
   bo->htc = nullptr;
-  if (hit == nullptr || bo->uncacheable != 0) return;
+  if (hit == nullptr || bo->uncacheable != 0 || hit->handed_off) return;
   struct objcore* oc = bo->fetch_objcore;
   const double limit = hit->metadata.t_origin + hit->metadata.ttl;
   const double planned = oc->t_origin + static_cast<double>(oc->ttl);

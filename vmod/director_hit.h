@@ -13,6 +13,7 @@
 
 #include "abi/abi.h"
 #include "director.h"
+#include "follow.h"
 
 namespace om::vmod::director {
 
@@ -22,9 +23,11 @@ struct Hit {
   Director* director = nullptr;
   std::shared_ptr<Client> client;  // whose lease it is
   Lease lease;
+  std::unique_ptr<follow::Source> source;  // instead of a lease: while another cache fetches it
   shared::Metadata metadata;
   bool not_modified = false;  // the answer to a conditional request, without a body
   bool skipped_test = false;  // of gzip
+  bool handed_off = false;    // the backend's own response, with another body
   std::uint64_t taken = 0;    // bytes that went up the chain
 
   static Hit* of(const struct busyobj* bo);
@@ -32,6 +35,9 @@ struct Hit {
 
 // Fills bo->beresp and bo->htc. False: it does not fit; nothing was changed.
 bool respond(struct busyobj* bo, std::unique_ptr<Hit> hit);
+// The same for a response that is in bo->beresp already, of a connection in bo->htc: the hit is its
+// body. bo->htc is replaced. False: it does not fit; nothing was changed, and `hit` is still there.
+bool respond_with_body(struct busyobj* bo, std::unique_ptr<Hit>& hit);
 // The fetch is over, one way or the other.
 void finish(struct busyobj* bo);
 

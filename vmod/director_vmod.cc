@@ -4,6 +4,7 @@
 #include <string>
 
 #include "director.h"
+#include "tee.h"
 
 extern "C" {
 #pragma GCC diagnostic push
@@ -59,6 +60,7 @@ VCL_VOID vmod_director__init(VRT_CTX, struct vmod_objmapper_director** handle, c
       return;
     }
     (*handle)->state = state.release();
+    om::vmod::tee::set_director(ctx->vcl, &shared);
   } catch (const std::exception& failure) {
     VRT_fail(ctx, "objmapper.director %s: %s", vcl_name, failure.what());
   }
@@ -82,6 +84,25 @@ VCL_VOID vmod_director_set_backend(VRT_CTX, struct vmod_objmapper_director* hand
     return;
   }
   VRT_Assign_Backend(&handle->state->real, backend);
+}
+
+VCL_VOID vmod_director_allow_handoff(VRT_CTX, struct vmod_objmapper_director* handle,
+                                     VCL_BACKEND backend, VCL_STRING prefix) {
+  if (ctx->method != VCL_MET_INIT) {
+    VRT_fail(ctx, "objmapper: .allow_handoff() is for vcl_init");
+    return;
+  }
+  if (backend == nullptr || prefix == nullptr || *prefix == '\0') {
+    VRT_fail(ctx, "objmapper: .allow_handoff() wants a backend, and what its keys begin with");
+    return;
+  }
+  try {
+    auto& made = handle->state->handoffs.emplace_back();
+    made.prefix = prefix;
+    VRT_Assign_Backend(&made.backend, backend);
+  } catch (const std::exception& failure) {
+    VRT_fail(ctx, "objmapper: .allow_handoff(): %s", failure.what());
+  }
 }
 
 VCL_BACKEND vmod_director_backend(VRT_CTX, struct vmod_objmapper_director* handle) {

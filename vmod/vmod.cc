@@ -19,6 +19,7 @@
 #include "removal_link.h"
 #include "settings.h"
 #include "storage.h"
+#include "tee.h"
 
 extern "C" {
 #pragma GCC diagnostic push
@@ -146,9 +147,14 @@ int vmod_event(VRT_CTX, struct vmod_priv* /*priv*/, enum vcl_event_e event) {
     om::vmod::settings::forget(ctx->vcl);
     om::vmod::director::forget(ctx->vcl);
     om::vmod::RemovalLink::forget(ctx->vcl);
+    om::vmod::tee::forget(ctx->vcl);
+    VRT_RemoveVFP(ctx, &om::vmod::tee::kFilter);
   }
-  // Before vcl_init, and so before the first object.
-  if (event == VCL_EVENT_LOAD && om::abi::check().empty()) om::vmod::removal_index::subscribe();
+  if (event == VCL_EVENT_LOAD && om::abi::check().empty()) {
+    // Before vcl_init, and so before the first object.
+    om::vmod::removal_index::subscribe();
+    VRT_AddVFP(ctx, &om::vmod::tee::kFilter);
+  }
   return 0;
 }
 

@@ -166,6 +166,8 @@ class [[nodiscard]] Writer {
   Result<void> amend(const Amendment& amendment);
   [[nodiscard]] explicit operator bool() const noexcept;
 
+  // How long the daemon may take for each answer from now on, instead of ConnectOptions::timeout.
+  void limit(std::chrono::milliseconds limit);
   // Publishes: when it returns, readers find it. An object of the same key is replaced.
   Result<PutResult> commit() &&;
   Result<void> abort() &&;
@@ -199,6 +201,9 @@ class [[nodiscard]] Follower {
   // gave up or died, and what was read is no object; reserve again.
   Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> into,
                            std::chrono::milliseconds wait);
+  // How long the daemon may take for each answer from now on, beyond what it is asked to wait,
+  // instead of ConnectOptions::timeout.
+  void limit(std::chrono::milliseconds limit);
   // How much is announced, as far as read() has learned.
   [[nodiscard]] std::uint64_t available() const;
   [[nodiscard]] bool committed() const;
@@ -368,6 +373,7 @@ class [[nodiscard]] Client {
 
   // --- writing
   Result<Writer> reserve(const PutOptions& options);
+  Result<Writer> reserve(const PutOptions& options, std::chrono::milliseconds within);
   // The object, or the right to write it: of many that ask at once for a key that is not there, one
   // writes and the others wait, at most so long: then kTimeout, or kBusy when they would not wait.
   Result<std::variant<Lease, Writer>> reserve_or_get(const PutOptions& options,
@@ -375,6 +381,9 @@ class [[nodiscard]] Client {
   // The object, or the right to write it, or, where somebody else is writing it, the bytes while
   // they arrive.
   Result<std::variant<Lease, Writer, Follower>> reserve_or_follow(const PutOptions& options);
+  // Within so long instead of ConnectOptions::timeout.
+  Result<std::variant<Lease, Writer, Follower>> reserve_or_follow(const PutOptions& options,
+                                                                  std::chrono::milliseconds within);
   // options.length is not looked at.
   Result<PutResult> put(const PutOptions& options, std::span<const std::byte> body);
   Result<PutResult> put(const PutOptions& options, const std::string& body);

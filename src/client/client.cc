@@ -232,9 +232,10 @@ using Reserved = std::variant<Lease, Writer, Follower>;
 
 // Sends the reservation, again while descriptors are missing that it needs.
 Result<Reserved> reserve_through(client::Connection& connection, const PutOptions& options,
-                                 const wire::Reserve& request) {
+                                 const wire::Reserve& request,
+                                 std::optional<std::chrono::milliseconds> within = {}) {
   constexpr int kAttempts = 3;
-  const auto deadline = std::chrono::steady_clock::now() + connection.timeout() +
+  const auto deadline = std::chrono::steady_clock::now() + within.value_or(connection.timeout()) +
                         std::chrono::milliseconds(request.wait_ms);
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     Call<wire::ReserveReply> waiting;
@@ -253,8 +254,12 @@ Result<Reserved> reserve_through(client::Connection& connection, const PutOption
 }  // namespace
 
 Result<Writer> Client::reserve(const PutOptions& options) {
+  return reserve(options, connection_->timeout());
+}
+
+Result<Writer> Client::reserve(const PutOptions& options, std::chrono::milliseconds within) {
   const wire::Reserve request = OM_TRY(client::to_reserve(options));
-  auto reserved = OM_TRY(reserve_through(*connection_, options, request));
+  auto reserved = OM_TRY(reserve_through(*connection_, options, request, within));
   if (auto* writer = std::get_if<Writer>(&reserved)) return std::move(*writer);
   return Error{Errc::kMalformed, 0, "the daemon answered a reservation with an object"};
 }
@@ -274,9 +279,14 @@ Result<std::variant<Lease, Writer>> Client::reserve_or_get(const PutOptions& opt
 }
 
 Result<std::variant<Lease, Writer, Follower>> Client::reserve_or_follow(const PutOptions& options) {
+  return reserve_or_follow(options, connection_->timeout());
+}
+
+Result<std::variant<Lease, Writer, Follower>> Client::reserve_or_follow(
+    const PutOptions& options, std::chrono::milliseconds within) {
   wire::Reserve request = OM_TRY(client::to_reserve(options));
   request.flags |= wire::kReserveOrGet | wire::kReserveFollow;
-  return reserve_through(*connection_, options, request);
+  return reserve_through(*connection_, options, request, within);
 }
 
 Result<PutResult> Client::put(const PutOptions& options, std::span<const std::byte> body) {

@@ -26,8 +26,8 @@ Result<void> ask(FollowerState& state, std::chrono::milliseconds wait) {
   request.wait_ms =
       static_cast<std::uint32_t>(std::clamp<std::int64_t>(wait.count(), 0, 3600 * 1000));
   Call<wire::FollowReply> waiting;
-  OM_TRY(state.connection->call(
-      request, waiting, std::chrono::steady_clock::now() + wait + state.connection->timeout()));
+  OM_TRY(state.connection->call(request, waiting,
+                                std::chrono::steady_clock::now() + wait + state.limit));
   wire::FollowReply& reply = waiting.reply;
   state.ended = static_cast<wire::FollowState>(reply.state);
   if (state.ended == wire::FollowState::kWriting && reply.amended > state.amended) {
@@ -86,6 +86,7 @@ std::chrono::milliseconds left_until(Deadline deadline) {
 Follower Connection::make_follower(wire::GetItem item) {
   auto state = std::make_unique<FollowerState>();
   state->connection = shared_from_this();
+  state->limit = timeout_;
   state->lease_id = item.lease_id;
   state->info = to_info(std::move(item.info));
   return Follower(std::move(state));
@@ -107,6 +108,7 @@ Follower::~Follower() {
 
 Follower::operator bool() const noexcept { return state_ != nullptr; }
 const ObjectInfo& Follower::info() const { return state_->info; }
+void Follower::limit(std::chrono::milliseconds limit) { state_->limit = limit; }
 std::uint64_t Follower::available() const { return state_->available; }
 bool Follower::committed() const { return state_->ended == wire::FollowState::kCommitted; }
 

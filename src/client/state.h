@@ -31,6 +31,7 @@ struct Place {
 
 struct WriterState {
   std::shared_ptr<Connection> connection;
+  std::chrono::milliseconds limit{};  // for each answer
   std::uint64_t put_id = 0;
   std::optional<std::uint64_t> declared;
   std::optional<std::uint64_t> amended;  // declared later: room is asked for nevertheless
@@ -46,6 +47,7 @@ struct WriterState {
 
 struct FollowerState {
   std::shared_ptr<Connection> connection;
+  std::chrono::milliseconds limit{};  // for each answer
   std::uint64_t lease_id = 0;
   ObjectInfo info;
   wire::FollowState ended = wire::FollowState::kWriting;

@@ -36,7 +36,8 @@ Result<void> add_places(WriterState& state, const std::vector<wire::Extent>& ext
 
 Result<void> extend(WriterState& state, std::uint64_t bytes) {
   Call<wire::ExtendReply> waiting;
-  OM_TRY(state.connection->call(wire::Extend{state.put_id, bytes}, waiting));
+  OM_TRY(state.connection->call(wire::Extend{state.put_id, bytes}, waiting,
+                                std::chrono::steady_clock::now() + state.limit));
   const std::uint64_t before = state.room;
   OM_TRY(add_places(state, waiting.reply.extents, waiting.segments));
   if (state.room == before)
@@ -54,6 +55,7 @@ Result<Writer> Connection::make_writer(const PutOptions& options, wire::ReserveR
                                        const std::vector<SegmentRef>& with_reply) {
   auto state = std::make_unique<WriterState>();
   state->connection = shared_from_this();
+  state->limit = timeout_;
   state->put_id = reply.put_id;
   state->declared = options.length;
   Writer writer(std::move(state));  // from here on aborted by itself
@@ -75,6 +77,7 @@ Writer& Writer::operator=(Writer&& other) noexcept {
 Writer::~Writer() { client::give_up(std::move(state_)); }
 
 Writer::operator bool() const noexcept { return state_ != nullptr; }
+void Writer::limit(std::chrono::milliseconds limit) { state_->limit = limit; }
 std::uint64_t Writer::written() const { return state_->written; }
 
 Result<void> Writer::make_room(std::uint64_t bytes) {
@@ -190,8 +193,7 @@ Result<PutResult> Writer::commit() && {
     return error;
   }
   // Committing may copy the body: the time limit grows with it, as for a disk of 20 MB/s.
-  const auto limit =
-      state->connection->timeout() + std::chrono::milliseconds(state->written / (20 * 1024) + 1);
+  const auto limit = state->limit + std::chrono::milliseconds(state->written / (20 * 1024) + 1);
   client::Call<wire::CommitReply> waiting;
   auto committed = state->connection->call(wire::Commit{state->put_id, state->written}, waiting,
                                            std::chrono::steady_clock::now() + limit);

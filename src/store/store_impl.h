@@ -107,8 +107,8 @@ class StoreImpl final : public Store {
     ObjectId follow = 0;              // what followers pin (follows_); 0: there are none
     std::uint64_t removals_seen = 0;  // head of the removal log when it began
     bool was_followed = false;        // then its staging files are not used again
-    std::uint64_t announced = 0;  // bytes that followers may read
-    std::uint32_t amended = 0;    // how often
+    std::uint64_t announced = 0;      // bytes that followers may read
+    std::uint32_t amended = 0;        // how often
     std::optional<std::uint64_t> amended_length;
     CommitDone done;
   };

@@ -201,6 +201,8 @@ typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned e
   X(HTTP1_transport, const struct transport*)                                                \
   X(cache_param, struct params* volatile*)                                                   \
   X(VFP_Push, struct vfp_entry* (*)(struct vfp_ctx*, const struct vfp*))                     \
+  X(VFP_Setup, void (*)(struct vfp_ctx*, struct worker*))                                    \
+  X(HTTP_Setup, void (*)(struct http*, struct ws*, struct vsl_log*, enum VSL_tag_e))         \
   X(RFC2616_Vary_AE, void (*)(struct http*))                                                 \
   X(ObjSetAttr, void* (*)(struct worker*, struct objcore*, int, ssize_t, const void*))       \
   X(cli_thread, pthread_t*)

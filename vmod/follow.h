@@ -1,0 +1,91 @@
+// follow.h: a response that another cache of the machine is fetching right now, as ours.
+//
+// Exactly one cache fetches a key: the director's lookup reserves it, and who comes second follows
+// the put while it is written (om::Follower). The headers come with AMEND, and nobody waits for
+// them beyond a bound. The body comes through a filter at the bottom of the chain.
+//
+// The writer may die, give up or stall in mid-body. Then the place is asked for again: whoever gets
+// it asks the backend and publishes what comes, the others follow that one; without the store the
+// backend is asked alone. What was passed on already must be the beginning of what comes now: a
+// running hash of it is compared, and where it differs this fetch fails.
+#pragma once
+
+#include <xxhash.h>
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "abi/abi.h"
+#include "director.h"
+#include "nested_fetch.h"
+#include "objmapper/client.h"
+#include "shared_object.h"
+#include "tee.h"
+
+namespace om::vmod::follow {
+
+// Nobody waits longer for the headers of a response that another cache has asked for, or for more
+// of its body.
+inline constexpr std::chrono::milliseconds kHeadersLimit{5000};
+inline constexpr std::chrono::milliseconds kStallLimit{5000};
+
+// How waiting for the headers ended.
+enum class Headers { kThere, kGone, kLate, kNoAnswer };
+Headers wait_for_headers(Follower& follower, std::chrono::milliseconds limit,
+                         std::chrono::milliseconds answer_limit);
+
+class Source {
+ public:
+  struct Origin {
+    Director* director = nullptr;
+    std::shared_ptr<Client> client;
+    std::string primary;  // shared_object.h
+    std::string key;
+    VCL_BACKEND backend = nullptr;  // to be asked when the writer is gone
+  };
+  Source(Origin origin, Follower follower, shared::Metadata metadata, std::vector<std::string> tags,
+         std::optional<std::uint64_t> length);
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
+  ~Source();
+
+  [[nodiscard]] std::optional<std::uint64_t> length() const { return length_; }
+  // As a filter's pull(). `why` is set with VFP_ERROR.
+  enum vfp_status pull(struct busyobj* bo, std::span<std::byte> into, std::size_t& got,
+                       std::string& why);
+
+ private:
+  enum class Step { kBytes, kEnd, kSourceGone, kFailed };
+  Step next(std::span<std::byte> into, std::size_t& got);
+  Step next_followed(std::span<std::byte> into, std::size_t& got);
+  Step next_fetched(std::span<std::byte> into, std::size_t& got);
+  bool find_other_source(struct busyobj* bo);
+  bool ask_backend(struct busyobj* bo, Writer writer);
+  bool skip_what_was_passed_on();
+  [[nodiscard]] std::uint64_t hash() const;
+
+  Origin origin_;
+  shared::Metadata metadata_;
+  std::vector<std::string> tags_;
+  std::optional<std::uint64_t> length_;
+  // One of the three.
+  Follower follower_;
+  Lease lease_;
+  std::unique_ptr<NestedFetch> fetch_;
+  std::optional<tee::Publication> publication_;  // of what fetch_ brings
+
+  std::uint64_t at_ = 0;      // in the source
+  std::uint64_t passed_ = 0;  // bytes that went up the chain
+  int changes_ = 0;           // of the source
+  struct FreeHash {
+    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
+  };
+  std::unique_ptr<XXH3_state_t, FreeHash> hash_;
+};
+
+// The filter; the entry's priv1 is a director::Hit with a source.
+extern const struct vfp kFilter;
+
+}  // namespace om::vmod::follow

@@ -1,0 +1,558 @@
+#include "tee.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <shared_mutex>
+#include <thread>
+
+#include "base/limits.h"
+#include "storage.h"
+
+namespace om::vmod::tee {
+
+using abi::varnish;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+namespace {
+
+// Followers are told of so many bytes together, or of less after so long.
+constexpr std::uint64_t kAnnounceBytes = 128 * 1024;
+constexpr milliseconds kAnnounceInterval{10};
+// What writing may take without anybody having to wait: the rest counts as waiting.
+constexpr milliseconds kWriteFree{2};
+constexpr std::uint64_t kWriteBytesPerMs = 100 * 1024;
+// Commits are made in the background, by so few threads, each answered within so long.
+constexpr std::size_t kCommitters = 2;
+constexpr std::size_t kCommitsMax = 256;
+constexpr milliseconds kCommitLimit{5000};
+
+std::string_view text_of(const txt& t) {
+  return t.b == nullptr ? std::string_view{}
+                        : std::string_view(t.b, static_cast<std::size_t>(t.e - t.b));
+}
+
+bool equal_names(std::string_view a, std::string_view b) {
+  return a.size() == b.size() && strncasecmp(a.data(), b.data(), a.size()) == 0;
+}
+
+// Fields that are about the connection or the message, or about us.
+bool goes_along(std::string_view name) {
+  for (const std::string_view never :
+       {"age", "content-length", "transfer-encoding", "connection", "keep-alive", "trailer", "te",
+        "upgrade", "proxy-connection", "proxy-authenticate", "x-objmapper-object",
+        "x-objmapper-length"})
+    if (equal_names(name, never)) return false;
+  return true;
+}
+
+std::string_view value_of(std::string_view line) {
+  std::string_view value = line.substr(std::min(line.find(':'), line.size() - 1) + 1);
+  while (!value.empty() && (value.front() == ' ' || value.front() == '\t')) value.remove_prefix(1);
+  return value;
+}
+
+// For purge_tag(): the words of the headers that other caches know tags by. nullopt: more than an
+// object may have, so that a purge could miss it.
+std::optional<std::vector<std::string>> tags_of(const shared::Metadata& metadata) {
+  std::vector<std::string> tags;
+  for (const std::string_view line : metadata.headers) {
+    const std::string_view name = line.substr(0, line.find(':'));
+    if (!equal_names(name, "xkey") && !equal_names(name, "cache-tag") &&
+        !equal_names(name, "surrogate-key"))
+      continue;
+    std::string_view rest = value_of(line);
+    while (!rest.empty()) {
+      const std::size_t end = std::min(rest.find_first_of(", \t"), rest.size());
+      if (end > kTagBytesMax) return std::nullopt;
+      if (end > 0) tags.emplace_back(rest.substr(0, end));
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+    }
+  }
+  std::ranges::sort(tags);
+  const auto twice = std::ranges::unique(tags);
+  tags.erase(twice.begin(), twice.end());
+  if (tags.size() + 1 > kTagsMax) return std::nullopt;
+  return tags;
+}
+
+void count_trouble(Director& director, const Error& why) {
+  VSC_objmd& counters = director.counters();
+  switch (why.code) {
+    case Errc::kTimeout:
+      count(counters.c_tee_late);
+      director.link().report(false);
+      break;
+    case Errc::kNoSpace:
+    case Errc::kQuota: count(counters.c_tee_full); break;
+    default: count(counters.c_tee_failed); break;
+  }
+}
+
+// --- commits
+
+struct Commit {
+  Director* director = nullptr;
+  std::shared_ptr<Client> client;
+  Writer writer;
+  bool index = false;
+};
+
+class Committers {
+ public:
+  static Committers& get() {
+    static auto* all = new Committers;  // never destroyed: its threads use it
+    return *all;
+  }
+  void add(Commit commit) {
+    std::unique_lock lock(mutex_);
+    if (queue_.size() >= kCommitsMax) {
+      lock.unlock();
+      count(commit.director->counters().c_tee_late);
+      return;
+    }
+    queue_.push_back(std::move(commit));
+    lock.unlock();
+    wake_.notify_one();
+  }
+
+ private:
+  Committers() {
+    for (std::size_t i = 0; i < kCommitters; ++i) std::thread([this] { run(); }).detach();
+  }
+  void run() noexcept {
+    while (true) {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return !queue_.empty(); });
+      Commit commit = std::move(queue_.front());
+      queue_.pop_front();
+      lock.unlock();
+      try {
+        publish(commit);
+      } catch (const std::exception&) {
+        count(commit.director->counters().c_tee_failed);
+      }
+    }
+  }
+  static void publish(Commit& commit) {
+    const std::uint64_t bytes = commit.writer.written();
+    commit.writer.limit(kCommitLimit);
+    const auto done = std::move(commit.writer).commit();
+    VSC_objmd& counters = commit.director->counters();
+    if (!done) {
+      count_trouble(*commit.director, done.error());
+    } else if (!commit.index) {
+      count(counters.c_tee_published);
+      count(counters.c_tee_bytes, bytes);
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Commit> queue_;
+};
+
+// --- the director of a VCL
+
+struct OfVcl {
+  std::shared_mutex mutex;
+  std::map<const struct vcl*, Director*> director;
+};
+OfVcl& of_vcl() {
+  static auto* all = new OfVcl;
+  return *all;
+}
+
+}  // namespace
+
+void set_director(const struct vcl* vcl, Director* director) {
+  (void)Committers::get();
+  const std::lock_guard lock(of_vcl().mutex);
+  of_vcl().director.emplace(vcl, director);
+}
+
+void forget(const struct vcl* vcl) {
+  const std::lock_guard lock(of_vcl().mutex);
+  of_vcl().director.erase(vcl);
+}
+
+// --- the response
+
+std::optional<shared::Metadata> describe_response(const struct busyobj* bo, double began) {
+  shared::Metadata metadata;
+  const struct http* response = bo->beresp;
+  metadata.status = response->status;
+  metadata.reason = text_of(response->hd[HTTP_HDR_REASON]);
+  for (unsigned i = HTTP_HDR_FIRST; i < response->nhd; ++i) {
+    const std::string_view line = text_of(response->hd[i]);
+    const std::string_view name = line.substr(0, line.find(':'));
+    if (line.empty() || name.size() == line.size() || (response->hdf[i] & HDF_FILTER) != 0 ||
+        !goes_along(name))
+      continue;
+    metadata.headers.emplace_back(line);
+    if (!equal_names(name, "vary")) continue;
+    const auto names = shared::parse_vary(value_of(line));
+    if (!names) return std::nullopt;
+    const auto fields = shared::select(*names, director::headers_of(bo->bereq));
+    metadata.vary.insert(metadata.vary.end(), fields.begin(), fields.end());
+  }
+  const struct objcore* oc = bo->fetch_objcore;
+  metadata.t_origin = oc->t_origin;
+  metadata.ttl = static_cast<double>(oc->ttl);
+  metadata.grace = static_cast<double>(oc->grace);
+  metadata.keep = static_cast<double>(oc->keep);
+  metadata.ban_time = began;
+  return metadata;
+}
+
+// --- publication
+
+Publication::Publication(std::unique_ptr<Share> share, shared::Metadata metadata,
+                         std::vector<std::string> tags)
+    : share_(std::move(share)), metadata_(std::move(metadata)), tags_(std::move(tags)) {}
+
+milliseconds Publication::left() const {
+  const auto all = share_->director->config().timeout;
+  const auto spent = std::chrono::duration_cast<milliseconds>(spent_);
+  return std::max(all - spent, milliseconds(0));
+}
+
+void Publication::let_go(const Error& why) {
+  count_trouble(*share_->director, why);
+  share_->writer = Writer();
+}
+
+template <class Call>
+auto Publication::timed(Call call) {
+  const auto begin = steady_clock::now();
+  auto done = call();
+  spent_ += steady_clock::now() - begin;
+  return done;
+}
+
+bool Publication::amend(std::optional<std::uint64_t> length) {
+  auto encoded = shared::encode(metadata_);
+  if (!encoded) {
+    count(share_->director->counters().c_tee_not_cacheable);
+    share_->writer = Writer();
+    return false;
+  }
+  Amendment amendment;
+  amendment.length = length;
+  amendment.metadata = *std::move(encoded);
+  amendment.tags = tags_;
+  amendment.expires_ns = shared::expires_ns(metadata_);
+  if (auto sent = share_->writer.amend(amendment); !sent) {
+    let_go(sent.error());
+    return false;
+  }
+  return true;
+}
+
+// Where there is Vary, the response lies under the key of its variant, and an index under the
+// primary key. The variant is reserved first: who reads the index is to find it.
+bool Publication::choose_key() {
+  Share& share = *share_;
+  const bool varies = !metadata_.vary.empty();
+  const std::string key =
+      varies ? shared::variant_key(share.primary, metadata_.vary) : share.primary;
+  if (key.size() > kKeyBytesMax) return false;
+  const bool needs_index = varies && !(share.indexed && key == share.key);
+  Writer first;
+  if (share.writer && key != share.key) {
+    if (share.key == share.primary) first = std::move(share.writer);
+    share.writer = Writer();
+  }
+  PutOptions options;
+  if (!share.writer) {
+    options.key = key;
+    auto reserved = timed([&] { return share.client->reserve(options, left()); });
+    if (!reserved) {
+      let_go(reserved.error());
+      return false;
+    }
+    share.writer = *std::move(reserved);
+    share.key = key;
+  }
+  if (!needs_index) return true;
+  if (!first) {
+    options.key = share.primary;
+    auto reserved = timed([&] { return share.client->reserve(options, left()); });
+    if (!reserved) {
+      let_go(reserved.error());
+      return false;
+    }
+    first = *std::move(reserved);
+  }
+  shared::Metadata index;
+  index.kind = shared::Kind::kVaryIndex;
+  index.status = 200;
+  for (const shared::VaryField& field : metadata_.vary) index.vary.push_back({field.name, {}});
+  index.t_origin = metadata_.t_origin;
+  index.ttl = metadata_.ttl;
+  index.grace = metadata_.grace;
+  index.keep = metadata_.keep;
+  index.ban_time = metadata_.ban_time;
+  Amendment amendment;
+  amendment.length = 0;
+  if (auto encoded = shared::encode(index)) amendment.metadata = *std::move(encoded);
+  amendment.tags = tags_;
+  amendment.expires_ns = shared::expires_ns(index);
+  if (!amendment.metadata.empty() && first.amend(amendment))
+    Committers::get().add({share.director, share.client, std::move(first), true});
+  return true;
+}
+
+bool Publication::begin(std::optional<std::uint64_t> length) {
+  length_ = length;
+  return choose_key() && amend(length);
+}
+
+void Publication::write(std::span<const std::byte> bytes) {
+  if (!live()) return;
+  Writer& writer = share_->writer;
+  const auto begin = steady_clock::now();
+  writer.limit(std::max(left(), milliseconds(1)));
+  auto done = writer.write(bytes);
+  const auto now = steady_clock::now();
+  const auto free = kWriteFree + milliseconds(bytes.size() / kWriteBytesPerMs);
+  if (now - begin > free) spent_ += now - begin - free;
+  if (!done) return let_go(done.error());
+  written_ += bytes.size();
+  if (left().count() == 0) {
+    count(share_->director->counters().c_tee_late);
+    share_->writer = Writer();
+    return;
+  }
+  if (length_ && written_ == *length_) return;  // the commit says it
+  if (written_ - announced_ >= kAnnounceBytes || now - announced_at_ >= kAnnounceInterval)
+    announce();
+}
+
+void Publication::announce() {
+  if (!has_unannounced()) return;
+  announced_ = written_;
+  announced_at_ = steady_clock::now();
+  Writer& writer = share_->writer;
+  if (auto told = writer.announce(); !told) let_go(told.error());
+}
+
+void Publication::finish(const std::optional<std::array<std::uint8_t, 32>>& gzip_bits) {
+  if (!live()) return;
+  if (gzip_bits) {
+    metadata_.gzip_bits = gzip_bits;
+    if (!amend(std::nullopt)) return;
+  }
+  if (!share_->director->removals().director_allowed()) {
+    // It may be one of what was removed.
+    count(share_->director->counters().c_tee_behind);
+    share_->writer = Writer();
+    return;
+  }
+  Committers::get().add({share_->director, share_->client, std::move(share_->writer), false});
+  share_->writer = Writer();
+}
+
+// --- the filter
+
+namespace {
+
+// In the filter entry's priv1, until the fetch is over.
+struct Tee {
+  std::unique_ptr<Share> share;  // until init
+  std::optional<Publication> publication;
+};
+
+bool is_from_store(const struct vfp_ctx* vc) {
+  const struct vfp_entry* entry = nullptr;
+  VTAILQ_FOREACH(entry, &vc->vfp, list) {
+    const std::string_view name = entry->vfp->name;
+    if (name == "objmapper_lease" || name == "objmapper_follow") return true;
+  }
+  return false;
+}
+
+// Only where no filter changes the length.
+std::optional<std::uint64_t> length_of(const struct busyobj* bo) {
+  if (bo->htc->body_status == BS_NONE) return 0;
+  if (bo->htc->body_status != BS_LENGTH || bo->htc->content_length < 0) return std::nullopt;
+  const struct vfp_entry* entry = nullptr;
+  VTAILQ_FOREACH(entry, &bo->vfc->vfp, list) {
+    const std::string_view name = entry->vfp->name;
+    if (!name.starts_with("objmapper") && name != "testgunzip" && !name.starts_with("V1F_"))
+      return std::nullopt;
+  }
+  return static_cast<std::uint64_t>(bo->htc->content_length);
+}
+
+bool is_cacheable(const struct busyobj* bo) {
+  const struct objcore* oc = bo->fetch_objcore;
+  if (bo->uncacheable != 0 || (oc->flags & (OC_F_PRIVATE | OC_F_HFM | OC_F_HFP)) != 0) return false;
+  if (bo->beresp->status == 206 || bo->beresp->status == 304) return false;
+  // Nobody knows whether all of it came.
+  if (bo->htc->body_status == BS_EOF || bo->htc->body_status == BS_ERROR) return false;
+  return oc->t_origin + static_cast<double>(oc->ttl) > VTIM_real();
+}
+
+// A filter that VCL named, in a fetch that no director of ours looked up.
+std::unique_ptr<Share> share_for(VRT_CTX) {
+  struct busyobj* bo = ctx->bo;
+  Director* director = nullptr;
+  {
+    const std::shared_lock lock(of_vcl().mutex);
+    const auto found = of_vcl().director.find(bo->vcl);
+    if (found != of_vcl().director.end()) director = found->second;
+  }
+  if (director == nullptr || !director::may_share(bo)) return nullptr;
+  auto base = director::base_key(ctx);
+  if (!base) return nullptr;
+  auto share = std::make_unique<Share>();
+  share->director = director;
+  share->client = director->link().client();
+  if (share->client == nullptr) {
+    count(director->counters().c_tee_down);
+    return nullptr;
+  }
+  share->primary = shared::primary_key(*base, director::accepts_gzip(bo));
+  share->began = bo->t_first;
+  return share;
+}
+
+// False: nothing to be published.
+bool open(VRT_CTX, struct vfp_ctx* vc, Tee& tee) {
+  struct busyobj* bo = ctx->bo;
+  if (bo == nullptr || is_from_store(vc)) return false;
+  if (tee.share == nullptr) tee.share = share_for(ctx);
+  if (tee.share == nullptr) return false;
+  VSC_objmd& counters = tee.share->director->counters();
+  auto metadata = is_cacheable(bo) ? describe_response(bo, tee.share->began) : std::nullopt;
+  auto tags = metadata ? tags_of(*metadata) : std::nullopt;
+  if (!tags) {
+    count(counters.c_tee_not_cacheable);
+    tee.share = nullptr;
+    return false;
+  }
+  tags->push_back(shared::digest_tag(std::span(bo->digest)));
+  tee.publication.emplace(std::move(tee.share), *std::move(metadata), *std::move(tags));
+  if (!tee.publication->begin(length_of(bo))) {
+    tee.publication.reset();
+    return false;
+  }
+  if (bo->htc->body_status == BS_NONE) {  // whole already
+    tee.publication->finish(std::nullopt);
+    return false;
+  }
+  return true;
+}
+
+enum vfp_status init(VRT_CTX, struct vfp_ctx* vc, struct vfp_entry* entry) noexcept {
+  try {
+    if (entry->priv1 == nullptr) entry->priv1 = new Tee;
+    Tee& tee = *static_cast<Tee*>(entry->priv1);
+    if (open(ctx, vc, tee)) return VFP_OK;
+  } catch (const std::exception&) {
+    // Out of memory: the fetch goes on without us.
+  }
+  delete static_cast<Tee*>(entry->priv1);
+  entry->priv1 = nullptr;
+  return VFP_NULL;
+}
+
+// The backend has sent nothing that could be read at once.
+bool has_to_wait() {
+  const struct busyobj* bo = varnish.THR_GetBusyobj();
+  if (bo == nullptr || bo->htc == nullptr || bo->htc->rfd == nullptr ||
+      bo->htc->pipeline_b != nullptr)
+    return false;
+  struct pollfd look = {*bo->htc->rfd, POLLIN, 0};
+  return ::poll(&look, 1, 0) == 0;
+}
+
+std::optional<std::array<std::uint8_t, 32>> gzip_bits_of(struct vfp_ctx* vc) {
+  if ((vc->obj_flags & OF_GZIPED) == 0) return std::nullopt;
+  ssize_t length = 0;
+  const void* bits = ObjGetAttr(vc->wrk, vc->oc, OA_GZIPBITS, &length);
+  std::array<std::uint8_t, 32> copy{};
+  if (bits == nullptr || length != static_cast<ssize_t>(copy.size())) return std::nullopt;
+  std::memcpy(copy.data(), bits, copy.size());
+  return copy;
+}
+
+enum vfp_status pull(struct vfp_ctx* vc, struct vfp_entry* entry, void* into,
+                     ssize_t* length) noexcept {
+  auto& tee = *static_cast<Tee*>(entry->priv1);
+  try {
+    if (tee.publication && tee.publication->has_unannounced() && has_to_wait())
+      tee.publication->announce();
+  } catch (const std::exception&) {
+    tee.publication.reset();
+  }
+  const enum vfp_status status = VFP_Suck(vc, into, length);
+  try {
+    if (!tee.publication) return status;
+    if (status == VFP_ERROR) {
+      tee.publication.reset();
+      return status;
+    }
+    if (*length > 0)
+      tee.publication->write(
+          {static_cast<const std::byte*>(into), static_cast<std::size_t>(*length)});
+    if (status == VFP_END) tee.publication->finish(gzip_bits_of(vc));
+    if (!tee.publication->live()) tee.publication.reset();
+  } catch (const std::exception&) {
+    tee.publication.reset();
+  }
+  return status;
+}
+
+void fini(struct vfp_ctx* /*vc*/, struct vfp_entry* entry) noexcept {
+  delete static_cast<Tee*>(entry->priv1);
+  entry->priv1 = nullptr;
+}
+
+// At the bottom of the chain, and bypassed: when the chain is complete, it puts the filter on top,
+// where VCL has not done so.
+enum vfp_status starter_init(VRT_CTX, struct vfp_ctx* vc, struct vfp_entry* entry) noexcept {
+  (void)ctx;
+  struct vfp_entry* top = VTAILQ_FIRST(&vc->vfp);
+  if (top->vfp != &kFilter) {
+    top = varnish.VFP_Push(vc, &kFilter);
+    if (top == nullptr) return VFP_ERROR;  // workspace: the fetch fails, as with any filter
+  }
+  top->priv1 = entry->priv1;
+  entry->priv1 = nullptr;
+  return VFP_NULL;
+}
+
+constexpr struct vfp kStarter = {
+    .name = "objmapper_start",
+    .init = starter_init,
+    .pull = pull,
+    .fini = fini,
+    .priv1 = nullptr,
+};
+
+}  // namespace
+
+const struct vfp kFilter = {
+    .name = "objmapper",
+    .init = init,
+    .pull = pull,
+    .fini = fini,
+    .priv1 = nullptr,
+};
+
+void add(struct busyobj* bo, std::unique_ptr<Share> share) {
+  auto tee = std::make_unique<Tee>();
+  tee->share = std::move(share);
+  struct vfp_entry* entry = varnish.VFP_Push(bo->vfc, &kStarter);
+  if (entry == nullptr) return;
+  entry->priv1 = tee.release();
+}
+
+}  // namespace om::vmod::tee

@@ -1,0 +1,88 @@
+// tee.h: what Varnish fetches goes into the store as well, while it streams.
+//
+// The filter `objmapper` is the last of the chain: it sees the body as it will be stored. VCL names
+// it (beresp.filters), or the director adds it to the fetches that it let through. It writes into a
+// put (om::Writer) that nobody sees before it is committed; followers (follow.h) may read
+// meanwhile.
+//
+// Published is what is whole, what the backend answered and VCL calls cacheable, and what has
+// freshness left. Everything else drops the writer, which aborts the put: a failed or truncated
+// fetch, pass, hit-for-miss, a body that only the end of the connection ends.
+//
+// The store never holds a fetch up: all that may wait for it has the director's time limit for the
+// whole fetch together, and then the tee lets go. The commit, which may take longer, is made by a
+// thread of its own.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "abi/abi.h"
+#include "director.h"
+#include "objmapper/client.h"
+#include "shared_object.h"
+
+namespace om::vmod::tee {
+
+// The right to publish what a fetch brings.
+struct Share {
+  Director* director = nullptr;
+  std::shared_ptr<Client> client;
+  std::string primary;   // shared_object.h
+  std::string key;       // that `writer` writes
+  Writer writer;         // may be empty: reserved when the headers are there
+  bool indexed = false;  // there is a Vary index that names `key`
+  double began = 0;      // when the backend was asked
+};
+
+// The filter that VCL may name; to be added for each VCL.
+extern const struct vfp kFilter;
+// Adds it to this fetch, whose headers have just come; `share` is given up with the fetch.
+void add(struct busyobj* bo, std::unique_ptr<Share> share);
+
+// A body on its way into the store. One thread.
+class Publication {
+ public:
+  Publication(std::unique_ptr<Share> share, shared::Metadata metadata,
+              std::vector<std::string> tags);
+  // What is known when the headers are. False: given up.
+  bool begin(std::optional<std::uint64_t> length);
+  void write(std::span<const std::byte> bytes);
+  // Before a wait for more: followers are told of all there is.
+  void announce();
+  [[nodiscard]] bool has_unannounced() const { return live() && written_ > announced_; }
+  // The body is whole. `gzip_bits`: what Varnish found out about it.
+  void finish(const std::optional<std::array<std::uint8_t, 32>>& gzip_bits);
+  [[nodiscard]] bool live() const { return static_cast<bool>(share_->writer); }
+  [[nodiscard]] std::uint64_t written() const { return written_; }
+
+ private:
+  void let_go(const Error& why);
+  bool amend(std::optional<std::uint64_t> length);
+  bool choose_key();
+  // Time that may still be spent on waiting for the daemon.
+  [[nodiscard]] std::chrono::milliseconds left() const;
+  template <class Call>
+  auto timed(Call call);
+
+  std::unique_ptr<Share> share_;
+  shared::Metadata metadata_;
+  std::vector<std::string> tags_;
+  std::optional<std::uint64_t> length_;
+  std::uint64_t written_ = 0;
+  std::uint64_t announced_ = 0;
+  std::chrono::steady_clock::time_point announced_at_{};
+  std::chrono::steady_clock::duration spent_{};
+};
+
+// The response of this fetch as it is stored. nullopt: it cannot be shared (a Vary that names no
+// headers).
+std::optional<shared::Metadata> describe_response(const struct busyobj* bo, double began);
+
+// The director of this VCL that filters use which VCL added: the one that was made first.
+void set_director(const struct vcl* vcl, Director* director);  // CLI thread
+void forget(const struct vcl* vcl);                            // CLI thread
+
+}  // namespace om::vmod::tee
