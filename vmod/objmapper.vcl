@@ -42,8 +42,16 @@ sub vcl_purge {
 }
 
 # verify = on_read: the stored copy is not what was stored, and is removed. Fetch it anew.
+# And a removal that could not be recorded says so.
 sub vcl_synth {
 	if (objmapper.damaged()) {
 		return (restart);
+	}
+	if (objmapper.removal_error()) {
+		set resp.reason = "Not recorded";
+		set resp.http.Content-Type = "text/plain; charset=utf-8";
+		synthetic(objmapper.removal_error() + {"
+"});
+		return (deliver);
 	}
 }

@@ -29,13 +29,23 @@ namespace {
 using om::RemovalKind;
 using om::vmod::RemovalLink;
 
+// Why a removal of the request at hand was not recorded. After VRT_fail() Varnish rolls the request
+// back and runs vcl_synth on the same thread: what hangs on the request is gone by then.
+struct Refused {
+  std::uint32_t request = 0;
+  std::string why;
+};
+thread_local Refused refused;
+
 // nullopt: VCL has failed.
 std::optional<RemovalLink::Ours> record(VRT_CTX, const char* function, RemovalLink& link,
                                         RemovalKind kind, std::string what, std::string tag) {
   auto recorded = link.record(kind, std::move(what), std::move(tag));
   if (!recorded) {
-    VRT_fail(ctx, "objmapper.%s(): objmapperd cannot record it for all caches: %s", function,
-             describe(recorded.error()).c_str());
+    const std::string why =
+        "objmapperd cannot record it for all caches: " + describe(recorded.error());
+    if (ctx->req != nullptr) refused = {VXID(ctx->req->vsl->wid), why};
+    VRT_fail(ctx, "objmapper.%s(): %s", function, why.c_str());
     return std::nullopt;
   }
   return *std::move(recorded);
@@ -69,7 +79,7 @@ std::string ban_everywhere(VRT_CTX, RemovalLink& link, const char* expression) {
   const auto tests = om::parse_ban(expression == nullptr ? "" : expression, om::BanQuotes::kPlain);
   if (!tests) return tests.error().what;
   const std::string text = om::canonical_ban(*tests);
-  if (std::string refused = om::vmod::check_ban(text); !refused.empty()) return refused;
+  if (std::string error = om::vmod::check_ban(text); !error.empty()) return error;
   if (text.size() > om::kKeyBytesMax) return "longer than 8192 bytes";
   const auto ours = record(ctx, "ban", link, RemovalKind::kBan, text, "");
   if (!ours) return "";
@@ -129,6 +139,12 @@ VCL_VOID vmod_purge_tag(VRT_CTX, VCL_STRING tag, VCL_BOOL soft) {
   } catch (const std::exception& failure) {
     VRT_fail(ctx, "objmapper.purge_tag(): %s", failure.what());
   }
+}
+
+VCL_STRING vmod_removal_error(VRT_CTX) {
+  if (ctx->req == nullptr || refused.why.empty() || refused.request != VXID(ctx->req->vsl->wid))
+    return nullptr;
+  return static_cast<const char*>(WS_Copy(ctx->ws, refused.why.c_str(), -1));
 }
 
 VCL_BOOL vmod_damaged(VRT_CTX) { return om::vmod::was_refused(ctx->req) ? 1 : 0; }

@@ -167,6 +167,7 @@ class Daemons(unittest.TestCase):
                         begin = time.monotonic()
                         status, body, _ = a.request(method, url, {"X-Device": "d", **headers})
                         self.assertEqual(status, 503, (method, body))
+                        self.assertIn(b"objmapperd cannot record it for all caches", body)
                         self.assertLess(time.monotonic() - begin, 5)
                         log = b"".join(line for line in a_log(a) if b"cannot record it" in line)
                         self.assertIn(b"objmapperd cannot record it for all caches", log)
