@@ -61,8 +61,8 @@ TEST_F(LeaseLocksTest, AGoneHolderHasNoLocks) {
   EXPECT_FALSE(locked(7));
 }
 
-// Tens of thousands of pins, far from each other: the kernel's list stays short, and nothing that is
-// pinned is ever unlocked.
+// Tens of thousands of pins, far from each other: the kernel's list stays short, and nothing that
+// is pinned is ever unlocked.
 TEST_F(LeaseLocksTest, ManyPinsFarApartAreFewLocks) {
   std::mt19937_64 random(1);
   std::unordered_map<std::uint64_t, int> pins;

@@ -101,7 +101,8 @@ class Install(unittest.TestCase):
         names = [line.split(" ", 2)[2] for line in shown]
         for name in names:
             self.assertTrue(name.startswith(("om_", "om::Client::", "om::Lease::", "om::Writer::",
-                                             "om::Pool::", "om::Follower::", "om::expires_in",
+                                             "om::Pool::", "om::Follower::", "om::RemovalHead::",
+                                             "om::expires_in",
                                              "om::release(", "om::describe",
                                              "om::to_string", "OBJMAPPER_0")), name)
         self.assertIn("om_client_open@@OBJMAPPER_0", names)

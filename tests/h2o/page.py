@@ -64,10 +64,10 @@ class Chain:
 
     def moved(self, text, name):
         """The page's text with our places in it."""
-        for theirs, ours in (("/etc/h2o/", "etc/"), ("/etc/varnish/", "etc/"), ("/run/h2o/", "run/"),
-                             ("/run/varnish/", "run/"), ("/run/origin.sock", "run/origin.sock"),
-                             ("/var/www", "www")):
-            text = text.replace(theirs, self.path(ours))
+        places = {"/etc/h2o/": "etc/", "/etc/varnish/": "etc/", "/run/h2o/": "run/", "/run/varnish/": "run/",
+                  "/run/origin.sock": "run/origin.sock", "/var/www": "www"}
+        # In one pass: what was moved may look like one of theirs.
+        text = re.sub("|".join(map(re.escape, places)), lambda found: self.path(places[found[0]]), text)
         vmod = reachable(os.path.join(BUILD, "lib/libvmod_objmapper.so"))
         vcl = reachable(str(SOURCE / "vmod/objmapper.vcl"))
         for pattern, replacement in (
