@@ -213,6 +213,8 @@ enum vfp_status Source::pull(struct busyobj* bo, std::span<std::byte> into, std:
       case Step::kFailed: why = "it cannot be read"; return VFP_ERROR;
       case Step::kSourceGone: break;
     }
+    // All of it is here: its writer was only not let publish it.
+    if (length_ && passed_ == *length_) return VFP_END;
     // A backend that broke off is no reason to go on.
     if (fetch_ != nullptr || ++changes_ > kChangesMax || !find_other_source(bo)) {
       why = "its writer is gone, and the backend does not give the same once more";

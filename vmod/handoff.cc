@@ -127,12 +127,20 @@ int take(VRT_CTX, const director::Backend& backend, VCL_BACKEND real, VCL_BACKEN
   const auto named = strip(bo->beresp);
   if (!named) return 0;
   const std::string* prefix = prefix_for(backend, real);
-  if (prefix == nullptr || !named->key.starts_with(*prefix) || bo->htc->body_status != BS_NONE) {
+  if (prefix == nullptr || !named->key.starts_with(*prefix)) {
     VSLb(bo->vsl, SLT_Error, "objmapper hand-off: %s may not name that object", real->vcl_name);
     count(counters.c_handoff_denied);
     return 0;  // what it says is what it gives
   }
-  auto hit = find(*backend.director, *named);
+  std::unique_ptr<director::Hit> hit;
+  if (bo->htc->body_status == BS_NONE) {
+    hit = find(*backend.director, *named);
+  } else {
+    // Two bodies, or an empty one that nobody has said to be empty: neither is to be trusted.
+    VSLb(bo->vsl, SLT_Error, "objmapper hand-off: %s hands off without Content-Length: 0",
+         real->vcl_name);
+    count(counters.c_handoff_denied);
+  }
   if (hit != nullptr) {
     // Its connection is free again; the rest is between the store and us.
     struct http_conn* connection = bo->htc;

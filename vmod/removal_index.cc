@@ -100,16 +100,6 @@ std::vector<std::string> tags_of(struct worker* wrk, struct objcore* oc) {
   return tags;
 }
 
-std::string stem_of(const struct busyobj* bo) {
-  const char* host = nullptr;
-  (void)http_GetHdr(bo->bereq0, H_Host, &host);
-  const txt& url = bo->bereq0->hd[HTTP_HDR_URL];
-  std::string key = shared::base_key(director::uri_prefix(bo->vcl), host == nullptr ? "" : host,
-                                     {url.b, static_cast<std::size_t>(url.e - url.b)}, {});
-  key.resize(key.rfind('#'));
-  return key;
-}
-
 bool tag_is_purged(const std::vector<std::string>& tags, double since) {
   Index& all = index();
   const std::lock_guard lock(all.mutex);
@@ -121,13 +111,9 @@ bool overtaken(struct worker* wrk, struct objcore* oc, const struct busyobj* bo,
                const std::vector<std::string>& tags) {
   const double since = bo->t_first;
   Index& all = index();
-  if (all.newest.load(std::memory_order_acquire) >= since) {
-    const std::string stem = stem_of(bo);
-    const std::lock_guard lock(all.mutex);
-    if (all.purges.has(stem, since)) return true;
-    for (const std::string& tag : tags)
-      if (all.tags.has(tag, since)) return true;
-  }
+  if (all.newest.load(std::memory_order_acquire) >= since &&
+      removed_since(stem_of(bo), tags, since))
+    return true;
   const std::size_t count = all.link_count.load(std::memory_order_acquire);
   for (std::size_t i = 0; i < count; ++i)
     if (all.links[i]->bans().banned_since(since, bo->bereq0, wrk, oc)) return true;
@@ -223,6 +209,25 @@ void watch(RemovalLink& link) {
   if (all.links.size() == all.links.capacity()) return;
   all.links.push_back(&link);
   all.link_count.store(all.links.size(), std::memory_order_release);
+}
+
+std::string stem_of(const struct busyobj* bo) {
+  const char* host = nullptr;
+  (void)http_GetHdr(bo->bereq0, H_Host, &host);
+  const txt& url = bo->bereq0->hd[HTTP_HDR_URL];
+  std::string key = shared::base_key(director::uri_prefix(bo->vcl), host == nullptr ? "" : host,
+                                     {url.b, static_cast<std::size_t>(url.e - url.b)}, {});
+  key.resize(key.rfind('#'));
+  return key;
+}
+
+bool removed_since(std::string_view stem, const std::vector<std::string>& tags, double since) {
+  Index& all = index();
+  if (all.newest.load(std::memory_order_acquire) < since) return false;
+  const std::lock_guard lock(all.mutex);
+  if (all.purges.has(std::string(stem), since)) return true;
+  return std::ranges::any_of(tags,
+                             [&](const std::string& tag) { return all.tags.has(tag, since); });
 }
 
 std::uint64_t killed() { return index().killed.load(std::memory_order_relaxed); }

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "abi/abi.h"
 
@@ -32,6 +33,11 @@ void subscribe();
 std::uint64_t purge_tag(const std::string& tag, bool soft);
 // A key's stem was purged: for fetches that are under way. Any thread.
 void note_purge(const std::string& stem);
+// Whether what lies under that key, or has one of those tags, was removed since then, by what this
+// cache has applied. Any thread.
+bool removed_since(std::string_view stem, const std::vector<std::string>& tags, double since);
+// The stem of what this fetch brings, as purges name it.
+std::string stem_of(const struct busyobj* bo);
 // Fetches under way are tested against the bans of this link. CLI thread.
 void watch(RemovalLink& link);
 // How many fetches were overtaken by a removal.

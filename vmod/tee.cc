@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/limits.h"
+#include "removal_index.h"
 #include "storage.h"
 
 namespace om::vmod::tee {
@@ -310,7 +311,23 @@ bool Publication::choose_key() {
 
 bool Publication::begin(std::optional<std::uint64_t> length) {
   length_ = length;
-  return choose_key() && amend(length);
+  if (!choose_key()) return false;
+  if (removed_meanwhile()) {
+    count(share_->director->counters().c_tee_behind);
+    share_->writer = Writer();
+    return false;
+  }
+  return amend(length);
+}
+
+// The daemon refuses what was removed since it was reserved. But that may have been when the
+// headers came, and the backend was asked before: the removals between are ours to know. Nobody
+// follows before the headers are announced.
+bool Publication::removed_meanwhile() const {
+  const Share& share = *share_;
+  if (share.stem.empty()) return false;
+  return !share.director->removals().director_allowed() ||
+         removal_index::removed_since(share.stem, tags_, share.began);
 }
 
 void Publication::write(std::span<const std::byte> bytes) {
@@ -437,6 +454,7 @@ bool open(VRT_CTX, struct vfp_ctx* vc, Tee& tee) {
     tee.share = nullptr;
     return false;
   }
+  tee.share->stem = removal_index::stem_of(bo);
   tags->push_back(shared::digest_tag(std::span(bo->digest)));
   tee.publication.emplace(std::move(tee.share), *std::move(metadata), *std::move(tags));
   if (!tee.publication->begin(length_of(bo))) {

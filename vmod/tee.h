@@ -35,6 +35,7 @@ struct Share {
   Writer writer;         // may be empty: reserved when the headers are there
   bool indexed = false;  // there is a Vary index that names `key`
   double began = 0;      // when the backend was asked
+  std::string stem;      // what a purge would name it by; empty: `writer` is older than the request
 };
 
 // The filter that VCL may name; to be added for each VCL.
@@ -62,6 +63,7 @@ class Publication {
   void let_go(const Error& why);
   bool amend(std::optional<std::uint64_t> length);
   bool choose_key();
+  [[nodiscard]] bool removed_meanwhile() const;
   // Time that may still be spent on waiting for the daemon.
   [[nodiscard]] std::chrono::milliseconds left() const;
   template <class Call>

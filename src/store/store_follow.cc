@@ -119,8 +119,12 @@ void StoreImpl::amend(HolderId holder, PutId id, Amendment amendment) {
   put->request.metadata = std::move(amendment.metadata);
   put->request.tags = std::move(amendment.tags);
   ++put->amended;
-  if (const auto follow = follows_.find(put->follow); follow != follows_.end())
-    wake_followers(follow->second);
+  const auto follow = follows_.find(put->follow);
+  if (follow == follows_.end()) return;
+  // Removed by a tag that nobody knew of until now: who came after that must not have it, and who
+  // came before has seen nothing of it yet.
+  if (put->amended == 1 && is_removed(*put)) follow->second.state = FollowedState::kAborted;
+  wake_followers(follow->second);
 }
 
 void StoreImpl::announce(Put& put, std::uint64_t bytes) {

@@ -226,6 +226,8 @@ class StoreImpl final : public Store {
   void wake_followers(Follow& follow);
   Result<SegmentView> staging_view(HolderId holder, SegmentId id);
   Put* find_put(HolderId holder, PutId id);
+  // For every cache, since it began.
+  [[nodiscard]] bool is_removed(const Put& put) const;
   [[nodiscard]] bool wants_disk(const ReserveRequest& request, std::uint64_t length) const;
   void trim_memory(std::vector<Extent>& extents, std::uint64_t length);
 

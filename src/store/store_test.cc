@@ -180,6 +180,61 @@ TEST_F(StoreTest, TheWritersDeathWakesThoseWhoWait) {
   ASSERT_TRUE(again && std::holds_alternative<Reserved>(*again));
 }
 
+TEST_F(StoreTest, WhatWasRemovedWhileItIsWrittenIsNotFollowedByWhoComesLater) {
+  open();
+  const auto other = *store->open_holder({});
+  auto wanted = request("cdn://h/a#1", 3);
+  wanted.or_get = true;
+  wanted.follow = true;
+  auto old = store->reserve(me, wanted, nullptr);
+  ASSERT_TRUE(old && std::holds_alternative<Reserved>(*old));
+  auto before = store->reserve(other, wanted, nullptr);
+  ASSERT_TRUE(before && std::holds_alternative<Following>(*before));
+  Removal removal;
+  removal.kind = RemovalKind::kPurge;
+  removal.what = "cdn://h/a";
+  ASSERT_TRUE(store->record(removal));
+  // Who comes now writes anew, and is the one to follow.
+  auto anew = store->reserve(other, wanted, nullptr);
+  ASSERT_TRUE(anew && std::holds_alternative<Reserved>(*anew));
+  auto after = store->reserve(me, wanted, nullptr);
+  ASSERT_TRUE(after && std::holds_alternative<Following>(*after));
+  auto& fresh = std::get<Reserved>(*anew);
+  write(fresh.segments, fresh.extents, "new");
+  ASSERT_TRUE(commit(other, fresh.put_id, 3));
+  auto& overtaken = std::get<Reserved>(*old);
+  write(overtaken.segments, overtaken.extents, "old");
+  EXPECT_FALSE(commit(me, overtaken.put_id, 3));
+  EXPECT_EQ(get("cdn://h/a#1"), "new");
+}
+
+TEST_F(StoreTest, WhatWasRemovedByATagThatComesLaterIsNotFollowed) {
+  open();
+  const auto other = *store->open_holder({});
+  auto wanted = request("a", 3);
+  wanted.or_get = true;
+  wanted.follow = true;
+  auto old = store->reserve(me, wanted, nullptr);
+  ASSERT_TRUE(old && std::holds_alternative<Reserved>(*old));
+  Removal removal;
+  removal.kind = RemovalKind::kTag;
+  removal.what = "red";
+  ASSERT_TRUE(store->record(removal));
+  // Nobody knows yet that it is red.
+  auto follows = store->reserve(other, wanted, nullptr);
+  ASSERT_TRUE(follows && std::holds_alternative<Following>(*follows));
+  Amendment amendment;
+  amendment.metadata = "m";
+  amendment.tags = {"red"};
+  store->amend(me, std::get<Reserved>(*old).put_id, amendment);
+  auto told = store->follow(other, std::get<Following>(*follows).lease_id, {}, false, nullptr);
+  ASSERT_TRUE(told && std::holds_alternative<Followed>(*told));
+  EXPECT_EQ(std::get<Followed>(*told).state, FollowedState::kAborted);
+  EXPECT_EQ(std::get<Followed>(*told).available, 0U);
+  auto again = store->reserve(other, wanted, nullptr);
+  EXPECT_TRUE(again && std::holds_alternative<Reserved>(*again));
+}
+
 TEST_F(StoreTest, RemovalByKeyPrefixAndTag) {
   open();
   for (int i = 0; i < 30; ++i) {

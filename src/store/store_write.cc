@@ -42,6 +42,10 @@ bool StoreImpl::advance(Put& put, PutEvent event) {
   return to.has_value();
 }
 
+bool StoreImpl::is_removed(const Put& put) const {
+  return removal_log_->removed_since(put.removals_seen, put.request.key, put.request.tags);
+}
+
 StoreImpl::Put* StoreImpl::find_put(HolderId holder, PutId id) {
   const auto found = puts_.find(id);
   return found == puts_.end() || found->second->holder != holder ? nullptr : found->second.get();
@@ -59,8 +63,10 @@ Result<Reservation> StoreImpl::reserve(HolderId holder, ReserveRequest request,
       return Reservation(OM_TRY(lease(holder, *record)));
     }
     const auto writers = writers_.find(request.key);
-    if (writers != writers_.end() && writers->second.puts > 0) {
-      const auto first = puts_.find(writers->second.first);
+    const auto first = writers == writers_.end() ? puts_.end() : puts_.find(writers->second.first);
+    // What began before a removal of it is nothing for those who come after: they write anew.
+    const bool removed = first != puts_.end() && is_removed(*first->second);
+    if (writers != writers_.end() && writers->second.puts > 0 && !removed) {
       if (request.follow && first != puts_.end())
         return Reservation(OM_TRY(begin_follow(holder, *first->second)));
       const WaitToken token = next_wait_++;
@@ -87,7 +93,10 @@ Result<Reserved> StoreImpl::begin_put(HolderId holder, ReserveRequest request) {
   const std::uint64_t first = put.request.length.value_or(kRoomAtFirst);
   OM_TRY(charge(put, first));
   holder_puts_[holder].insert(put.id);
-  if (auto& writers = writers_[put.request.key]; ++writers.puts == 1) writers.first = put.id;
+  auto& writers = writers_[put.request.key];
+  const auto before = puts_.find(writers.first);
+  if (++writers.puts == 1 || (before != puts_.end() && is_removed(*before->second)))
+    writers.first = put.id;
   puts_.emplace(put.id, std::move(owned));
 
   Extension given;

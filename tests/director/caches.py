@@ -38,7 +38,7 @@ class Origin:
         vary=NAME    Vary; the body begins with what the request said
         xkey=A+B     tags                          hold=1     waits in mid-body for release
         first=N      die and hold only the first N requests of the path
-        object=KEY   hands that object over, where it may
+        object=KEY   hands that object over, where it may; chunkedhandoff=1 without Content-Length
 
     Counts requests by path."""
 
@@ -77,7 +77,8 @@ class Origin:
                     body = self.headers.get(words["vary"], "-").encode() + body
                 if "xkey" in words:
                     self.send_header("Xkey", words["xkey"].replace("+", " "))
-                if "chunked" in words:
+                if "chunked" in words or ("chunkedhandoff" in words and may != "no"):
+                    words["chunked"] = "1"
                     self.send_header("Transfer-Encoding", "chunked")
                 else:
                     self.send_header("Content-Length", str(len(body)))

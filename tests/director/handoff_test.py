@@ -64,6 +64,18 @@ class Handoff(unittest.TestCase):
         status, _, _ = self.a.get("/insists?object=origin:never&size=3000&always=1")
         self.assertEqual(status, 503)
 
+    def test_a_hand_off_without_a_length_is_no_empty_body(self):
+        self.put("origin:chunked", b"x" * 3000)
+        path = "/chunked"
+        status, headers, got = self.a.get(f"{path}?object=origin:chunked&size=3000&chunkedhandoff=1")
+        self.assertEqual((status, got), (200, body_of(path, 3000)))
+        self.assertNotIn("X-Objmapper-Object", headers)
+        said = [h.get("X-Objmapper-Handoff") for p, h in self.origin.requests if p.startswith(path + "?")]
+        self.assertEqual(said, ["origin:", "no"])
+        # One that insists has no response to deliver.
+        status, _, _ = self.a.get("/chunked2?object=origin:chunked&chunkedhandoff=1&chunked=1&always=1")
+        self.assertEqual(status, 503)
+
     def test_other_keys_are_not_its_own(self):
         self.put("cdn://secret", b"secret")
         before = self.a.counter("c_handoff_denied")

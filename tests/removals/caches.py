@@ -27,14 +27,16 @@ WAIT_S = 30
 
 
 class Origin:
-    """/t<n>... has the tag t<n> in Xkey. `delay` is how long an answer takes, after its version was read."""
+    """/t<n>... has the tag t<n> in Xkey, all others `all`; /vary/... varies."""
 
     def __init__(self):
         self.versions = collections.defaultdict(int)
         self.asked = collections.defaultdict(int)
         self.lock = threading.Lock()
-        self.delay = threading.Event()  # never set: a sleep that the end of a test cuts short
-        self.delay_s = 0.0
+        self.free = threading.Event()  # answers wait for it, after their version was read
+        self.free.set()
+        self.free_bodies = threading.Event()  # so do bodies, after their headers
+        self.free_bodies.set()
         origin = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -46,8 +48,7 @@ class Origin:
                 with origin.lock:
                     version = origin.versions[self.path]
                     origin.asked[self.path] += 1
-                if origin.delay_s:
-                    origin.delay.wait(origin.delay_s)
+                origin.free.wait(WAIT_S)
                 body = f"{self.path} {version}\n".encode() * 20
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
@@ -55,7 +56,14 @@ class Origin:
                 tag = re.match(r"/(t\d+)", self.path)
                 if tag:
                     self.send_header("Xkey", f"other {tag.group(1)} more")
+                else:
+                    self.send_header("Xkey", "all")
+                if self.path.startswith("/vary/"):
+                    self.send_header("Vary", "X-Language")
                 self.end_headers()
+                if not origin.free_bodies.is_set():
+                    self.wfile.flush()
+                    origin.free_bodies.wait(WAIT_S)
                 self.wfile.write(body)
 
             def log_message(self, *_):
@@ -77,8 +85,18 @@ class Origin:
             self.versions[url] += 1
             return self.versions[url]
 
+    def hold(self):
+        """No answer until let_go()."""
+        self.free.clear()
+        self.free_bodies.clear()
+
+    def let_go(self, bodies=True):
+        self.free.set()
+        if bodies:
+            self.free_bodies.set()
+
     def end(self):
-        self.delay.set()
+        self.let_go()
         self.server.shutdown()
         self.server.server_close()
 
@@ -202,9 +220,9 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
             raise AssertionError(f"varnishadm {words}: {done.stdout}")
         return done.stdout
 
-    def counters(self):
-        """Of OBJMR.*, by their last word."""
-        done = subprocess.run(["varnishstat", "-1", "-n", self.directory, "-f", "OBJMR.*"],
+    def counters(self, of="OBJMR"):
+        """By their last word."""
+        done = subprocess.run(["varnishstat", "-1", "-n", self.directory, "-f", of + ".*"],
                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                               check=False, timeout=WAIT_S)
         return {name.rsplit(".", 1)[1]: int(value)

@@ -89,22 +89,82 @@ class Everywhere(unittest.TestCase):
             wait_until(lambda c=cache: c.get("/t3") == 1, "it is fetched anew", WAIT_S)
 
     def test_a_fetch_that_a_removal_overtakes_leaves_nothing(self):
-        self.machine.origin.delay_s = 1.0
+        # Of their own (devices are keys of their own); and one that is fetched once and followed. The answer is
+        # under way, or its variant is still to be learned from it.
+        for url, devices, asked in (("/overtaken", ("d", "e"), 2), ("/followed", ("d", "d"), 1),
+                                    ("/vary/overtaken", ("d", "e"), 2), ("/vary/followed", ("d", "d"), 1)):
+            for method, what, headers in (("PURGE", url, {}), ("TAG", "/", {"X-Tag": "all"}), ("BAN", url, {})):
+                path = f"{url}/{method}"
+                with self.subTest(path):
+                    self.overtake(path, devices, asked, method, path if method == "PURGE" else what, headers)
+
+    def overtake(self, url, devices, asked, method, what, headers):
+        origin = self.machine.origin
+        lookups = sum(cache.counters("OBJMD").get("c_lookup", 0) for cache in self.machine.caches)
+        origin.hold()
+        answers = {}
+
+        def ask(name, cache, device):
+            answers[name] = cache.get(url, device)
+        waiting = [threading.Thread(target=ask, args=(cache.name, cache, device))
+                   for cache, device in zip(self.machine.caches, devices)]
         try:
-            old = []
-            waiting = [threading.Thread(target=lambda c=cache: old.append(c.get("/overtaken")))
-                       for cache in self.machine.caches]
             for one in waiting:
                 one.start()
-            # Both have asked the origin, and wait for it.
-            wait_until(lambda: self.machine.origin.asked["/overtaken"] == 2, "asked", WAIT_S)
-            self.machine.origin.change("/overtaken")
-            self.a.remove("PURGE", "/overtaken")
+            # They have asked the origin, or wait for who has.
+            wait_until(lambda: origin.asked[url] == asked and sum(
+                cache.counters("OBJMD").get("c_lookup", 0) for cache in self.machine.caches) == lookups + 2,
+                       "asked", WAIT_S)
+            origin.change(url)
+            self.a.remove(method, what, headers)
+            for cache in self.machine.caches:
+                cache.wait_current()
+            # Who asks now has the new one, though the old one is still on its way.
+            late = threading.Thread(target=ask, args=("late", self.b, devices[0] + "2"))
+            waiting.append(late)
+            late.start()
+            wait_until(lambda: origin.asked[url] > asked, "asked anew", WAIT_S)
+        finally:
+            origin.let_go()
             for one in waiting:
                 one.join(WAIT_S)
-        finally:
-            self.machine.origin.delay_s = 0.0
-        self.are_new("/overtaken")
+        self.assertEqual(answers["late"], 1)
+        for cache in self.machine.caches:
+            for device in (*devices, devices[0] + "2"):
+                self.assertEqual(cache.get(url, device), 1, (cache.name, device))
+
+    def test_who_asks_after_a_removal_does_not_follow_what_began_before_it(self):
+        origin = self.machine.origin
+        for method, headers in (("PURGE", {}), ("TAG", {"X-Tag": "all"}), ("BAN", {})):
+            for prefix in ("/late", "/vary/late"):
+                url = f"{prefix}/{method}"
+                with self.subTest(url):
+                    origin.hold()
+                    answers = {}
+
+                    def ask(cache, url=url, answers=answers):
+                        answers[cache.name] = cache.get(url)
+                    old = threading.Thread(target=ask, args=(self.a,))
+                    new = threading.Thread(target=ask, args=(self.b,))
+                    try:
+                        old.start()
+                        wait_until(lambda url=url: origin.asked[url] == 1, "asked", WAIT_S)
+                        origin.change(url)
+                        self.a.remove(method, "/" if method == "TAG" else url, headers)
+                        self.b.wait_current()
+                        lookups = self.b.counters("OBJMD").get("c_lookup", 0)
+                        new.start()
+                        wait_until(lambda lookups=lookups: self.b.counters("OBJMD").get("c_lookup", 0) > lookups,
+                                   "looked up", WAIT_S)
+                        origin.let_go(bodies=False)
+                        wait_until(lambda url=url: origin.asked[url] == 2, "asked anew", WAIT_S)
+                    finally:
+                        origin.let_go()
+                        old.join(WAIT_S)
+                        new.join(WAIT_S)
+                    self.assertEqual(answers["b"], 1)
+                    for cache in self.machine.caches:
+                        self.assertEqual(cache.get(url), 1, cache.name)
 
     def test_echoes_are_not_applied(self):
         before = [c.counters() for c in self.machine.caches]
