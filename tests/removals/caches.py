@@ -160,6 +160,20 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
                   encoding="utf-8") as file:
             return int(file.read().split()[0])
 
+    def hang(self):
+        """The child, until it gets SIGCONT; its pid. One thread takes the signal and stops the others: later."""
+        child = self.child()
+        os.kill(child, signal.SIGSTOP)
+
+        def stopped():
+            states = []
+            for task in os.listdir(f"/proc/{child}/task"):
+                with open(f"/proc/{child}/task/{task}/stat", encoding="utf-8") as file:
+                    states.append(file.read().rpartition(")")[2].split()[0])
+            return set(states) == {"T"}
+        wait_until(stopped, f"{self.name} has stopped", WAIT_S)
+        return child
+
     def restart(self, meanwhile=lambda: None):
         """Killed, both processes of it, and started again."""
         child = self.child()

@@ -181,8 +181,7 @@ class Everywhere(unittest.TestCase):
     def test_a_cache_that_hangs_is_not_waited_for_and_catches_up(self):
         self.fill("/hang")
         self.change("/hang")
-        child = self.b.child()
-        os.kill(child, signal.SIGSTOP)
+        child = self.b.hang()
         try:
             begin = time.monotonic()
             self.a.remove("PURGE", "/hang")
@@ -252,8 +251,7 @@ class Daemons(unittest.TestCase):
                 for cache in machine.caches:
                     cache.get(url)
                 machine.origin.change(url)
-                child = b.child()
-                os.kill(child, signal.SIGSTOP)  # so that the log is all that b can have it from
+                child = b.hang()  # so that the log is all that b can have it from
                 try:
                     a.remove("PURGE", url)
                     machine.daemon.kill()
