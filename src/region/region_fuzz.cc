@@ -20,15 +20,16 @@ constexpr std::uint64_t kSize = kRegionBytesMin;
 
 // The directory of bodies; it goes with the process, as far as it can.
 const std::string& directory() {
-  static const std::string path = [] {
+  // Never destroyed: the handler runs after what is.
+  static const auto* path = [] {
     char made[] = "/tmp/om-region-fuzz.XXXXXX";
     OM_ASSERT(::mkdtemp(made) != nullptr);
     std::atexit([] {
       if (std::system(("rm -rf " + directory()).c_str()) != 0) std::abort();
     });
-    return std::string(made);
+    return new std::string(made);
   }();
-  return path;
+  return *path;
 }
 
 std::unique_ptr<BodyFiles> open_files() {
