@@ -135,7 +135,8 @@ class Objects(WithDaemon):
                 put = client.reserve("grows", 6)
                 client.write([dict(put["extents"][0], length=3)], b"one")
                 client.progress(put["put_id"], 3)
-                self.assertEqual(os.read(following.stdout.fileno(), 100), b"one")
+                came = os.read(following.stdout.fileno(), 100)
+                self.assertEqual(came, b"one", came or following.stderr.read())
                 self.assertIsNone(following.poll())
                 if end == "commit":
                     client.write([dict(put["extents"][0], length=6)], b"onetwo")
