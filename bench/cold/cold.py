@@ -86,7 +86,7 @@ def main():
                 for contestant in field[turn:] + field[:turn]:
                     for cache in contestant.cache_folders():
                         page_cache.make_cold(cache)
-                        if (left := page_cache.resident_share(cache, 16)) > 0.02:
+                        if (left := page_cache.resident_share(cache) or 0) > 0.02:
                             sys.exit("%s: %.0f %% of the bodies could not be made cold" % (contestant.name, 100 * left))
                     got = machine.load(contestant, urls[size], requests=count, in_order=True,
                                        connections=arguments.connections)

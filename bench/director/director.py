@@ -103,9 +103,10 @@ class Run:
         spent = machine.cpu_seconds(worker) - spent
         hits, misses = (self.cache.counter(name) - old for name, old in zip(counters, before))
         wanted = {"origin": (0, 0), "hit": (self.requests, 0), "miss": (0, self.requests)}[way]
-        if got["errors"] or (hits, misses) != wanted:
-            sys.exit("%s: %d errors, %d hits and %d misses of the director; wanted %s" % (
-                way, got["errors"], hits, misses, wanted))
+        errors = sum(got["errors"].values())
+        if errors or (hits, misses) != wanted:
+            sys.exit("%s: %s errors, %d hits and %d misses of the director; wanted %s" % (
+                way, got["errors"] or "no", hits, misses, wanted))
         return {"cpu": spent / (got["body_bytes"] / GB), "first_byte": got["first_byte_us"]["p50"]}
 
 

@@ -143,9 +143,14 @@ Result<bool> get(Client& client, const Options& options, std::chrono::nanosecond
   const auto deadline = SteadyClock::now() + wait;
   if (wait.count() > 0) OM_TRY(client.subscribe(kPublishedEvents, options.key));
   while (true) {
-    auto found = OM_TRY(look(client, options));
-    if (OM_TRY(deliver(found, options))) return true;
+    auto found = look(client, options);
     const auto left = left_until(deadline);
+    if (!found) {
+      // A daemon that is busy: whoever waits waits for that, too.
+      if (found.error().code == Errc::kTimeout && left.count() > 0) continue;
+      return std::move(found).error();
+    }
+    if (OM_TRY(deliver(*found, options))) return true;
     if (wait.count() == 0 || left.count() == 0) return false;
     (void)OM_TRY(client.next_event(options.follow ? std::min(left, kLook) : left));
   }
