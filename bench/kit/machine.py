@@ -247,7 +247,7 @@ sub vcl_init { new store = objmapper.storage(socket = "%s/s", memory = %sB, mode
 
     def start(self):
         # The memory tier lies on a tmpfs, as in production.
-        self.memory_dir = pathlib.Path(tempfile.mkdtemp(prefix="om-bench-", dir="/dev/shm"))
+        self.memory_dir = pathlib.Path(tempfile.mkdtemp(prefix="om-bench-", dir=os.environ.get("OM_BENCH_SHM", "/dev/shm")))
         self.spawn(
             BUILD / "bin" / "objmapperd", "--socket", self.folder / "s", "--memory",
             self.daemon_memory, "--memory-dir", self.memory_dir, "--state-dir", self.folder / "state",

@@ -18,7 +18,7 @@ class Store:
 
     def __init__(self, memory="512M", extra=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="om-bench-"))
-        self.memory_dir = pathlib.Path(tempfile.mkdtemp(prefix="om-bench-", dir="/dev/shm"))
+        self.memory_dir = pathlib.Path(tempfile.mkdtemp(prefix="om-bench-", dir=os.environ.get("OM_BENCH_SHM", "/dev/shm")))
         self.socket = self.folder / "s"
         self.command = [
             machine.BUILD / "bin" / "objmapperd", "--socket", self.socket, "--memory", memory,
