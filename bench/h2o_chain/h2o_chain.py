@@ -53,7 +53,8 @@ sub vcl_init {
             protocol = ",PROXY" if self.arguments.proxy_protocol else ""
             command += ("-a", "h2o=%s/h2o.sock%s,mode=666" % (self.folder, protocol))
         elif self.arguments.disk != "0":
-            command += ("--disk", "%s/disk:%s" % (self.folder, self.arguments.disk))
+            # The region's disk share, and what the daemon keeps for its own.
+            command += ("--disk", "%s/disk:%d" % (self.folder, parse(self.arguments.disk) * 102 // 100 + (64 << 20)))
         return super().spawn(*command, **options)
 
 
