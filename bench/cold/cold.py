@@ -22,7 +22,7 @@ import tempfile
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from contestants import base, objmapper  # noqa: E402
 from kit import machine, origin, page_cache, stats  # noqa: E402
-from works.sizes import GIB, parse  # noqa: E402
+from kit.sizes import GIB, parse  # noqa: E402
 
 THROUGHPUT_AT_LEAST = 0.85
 FIRST_BYTE_AT_MOST = 1.5

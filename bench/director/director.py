@@ -17,7 +17,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -132,11 +131,7 @@ def main():
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = []
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        folder.chmod(0o755)
-        files = folder / "files"
-        files.mkdir()
+    with machine.scratch() as (folder, files):
         first = folder / "first"
         first.write_text("".join("/o/%d/0\n" % size for size in (SMALL, LARGE)))
         store.program("objm-origin", "--write", files, "--urls", first)

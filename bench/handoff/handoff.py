@@ -26,16 +26,12 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from kit import machine, stats  # noqa: E402
+from kit.sizes import parse  # noqa: E402
 
-UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 AT_MOST = 0.5
 BOUND_FOR = "10M"
 GB = 1e9
 PREFIX = "handoff:bench:"
-
-
-def parse(size):
-    return int(size[:-1]) * UNITS[size[-1]] if size[-1] in UNITS else int(size)
 
 
 class SetUp(machine.Objmapper):

@@ -13,17 +13,12 @@ import json
 import os
 import pathlib
 import sys
-import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from kit import machine, stats  # noqa: E402
+from kit.sizes import parse  # noqa: E402
 
-UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 AT_MOST = 1.05
-
-
-def parse(size):
-    return int(size[:-1]) * UNITS[size[-1]] if size[-1] in UNITS else int(size)
 
 
 def main():
@@ -35,11 +30,7 @@ def main():
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = []
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        folder.chmod(0o755)
-        files = folder / "files"
-        files.mkdir()
+    with machine.scratch() as (folder, files):
         urls = {}
         for size in arguments.sizes.split(","):
             count = max(4, min(64, (64 << 20) // parse(size)))

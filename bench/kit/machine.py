@@ -1,5 +1,6 @@
 """Real servers, started for a benchmark and ended by pid; what they cost, from /proc."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -94,6 +95,17 @@ def anonymous_bytes(pid):
             if line.startswith(("RssAnon:", "VmPTE:")):
                 total += int(line.split()[1]) * 1024
     return total
+
+
+@contextlib.contextmanager
+def scratch():
+    """(folder, files): a folder for this run that servers of other users may read, and in it one for what an origin has."""
+    with tempfile.TemporaryDirectory(prefix="om-bench-") as folder:
+        folder = pathlib.Path(folder)
+        folder.chmod(0o755)
+        files = folder / "files"
+        files.mkdir()
+        yield folder, files
 
 
 class Contestant:

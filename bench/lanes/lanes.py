@@ -27,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import contestants  # noqa: E402
 from contestants import base, objmapper, varnish  # noqa: E402
 from kit import machine, netns, origin, stats  # noqa: E402
-from works.sizes import GIB, parse, some  # noqa: E402
+from kit.sizes import GIB, parse, some  # noqa: E402
 
 UNIX_AT_MOST = 0.65
 AUTO_AT_MOST = 1.05

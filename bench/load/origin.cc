@@ -6,15 +6,11 @@
 //
 //   objm-origin --port N [--delay-ms N]
 //   objm-origin --write DIR --urls FILE     writes the bodies of the file's paths below DIR instead
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -23,32 +19,22 @@
 
 #include "load/content.h"
 #include "load/targets.h"
-#include "posix/unique_fd.h"
+#include "load/threaded_server.h"
 
 namespace om::load {
 namespace {
 
 std::atomic<std::uint64_t> asked{0};
 
-bool send_all(int to, std::string_view bytes, int flags) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::send(to, bytes.data(), bytes.size(), MSG_NOSIGNAL | flags);
-    if (n <= 0) return false;
-    bytes.remove_prefix(static_cast<std::size_t>(n));
-  }
-  return true;
-}
-
-bool answer(int to, std::string_view path, bool head, std::chrono::milliseconds delay) {
+bool answer(int to, const Request& request, std::chrono::milliseconds delay) {
+  const std::string& path = request.path;
   if (path == "/count") {
     const std::string body = std::to_string(asked.load());
-    return send_all(to,
-                    "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(body.size()) +
-                        "\r\nCache-Control: no-store\r\n\r\n" + body,
-                    0);
+    return send_all(to, "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(body.size()) +
+                            "\r\nCache-Control: no-store\r\n\r\n" + body);
   }
   const auto length = body_length(path);
-  if (!length) return send_all(to, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 0);
+  if (!length) return send_all(to, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
   asked.fetch_add(1);
   if (delay.count() > 0) std::this_thread::sleep_for(delay);
   const std::string header =
@@ -56,57 +42,14 @@ bool answer(int to, std::string_view path, bool head, std::chrono::milliseconds 
       "max-age=86400\r\n"
       "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: " +
       std::to_string(*length) + "\r\n\r\n";
-  if (!send_all(to, header, *length > 0 && !head ? MSG_MORE : 0)) return false;
-  if (head) return true;
+  if (!send_all(to, header, *length > 0 && !request.head ? MSG_MORE : 0)) return false;
+  if (request.head) return true;
   for (std::uint64_t at = 0; at < *length;) {
     const std::string_view piece = Content::instance().piece(path, at, *length - at);
-    if (!send_all(to, piece, 0)) return false;
+    if (!send_all(to, piece)) return false;
     at += piece.size();
   }
   return true;
-}
-
-void serve(UniqueFd socket, std::chrono::milliseconds delay) {
-  std::string pending;
-  char buffer[16384];
-  while (true) {
-    const std::size_t end = pending.find("\r\n\r\n");
-    if (end == std::string::npos) {
-      const ssize_t n = ::recv(socket.raw(), buffer, sizeof buffer, 0);
-      if (n <= 0 || pending.size() > 65536) return;
-      pending.append(buffer, static_cast<std::size_t>(n));
-      continue;
-    }
-    const std::size_t path = pending.find(' ');
-    const std::size_t path_end = pending.find(' ', path + 1);
-    if (path_end > end) return;
-    const std::string wanted = pending.substr(path + 1, path_end - path - 1);
-    const bool head = pending.starts_with("HEAD ");
-    pending.erase(0, end + 4);
-    if (!answer(socket.raw(), wanted, head, delay)) return;
-  }
-}
-
-int listen_and_serve(std::uint16_t port, std::chrono::milliseconds delay) {
-  const UniqueFd listener = UniqueFd::adopt(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const int on = 1;
-  ::setsockopt(listener.raw(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  sockaddr_in at{};
-  at.sin_family = AF_INET;
-  at.sin_port = htons(port);
-  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  if (::bind(listener.raw(), reinterpret_cast<const sockaddr*>(&at), sizeof at) != 0 ||
-      ::listen(listener.raw(), 1024) != 0) {
-    std::perror("objm-origin");
-    return 1;
-  }
-  (void)Content::instance();
-  while (true) {
-    UniqueFd socket = UniqueFd::adopt(::accept4(listener.raw(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!socket) continue;
-    ::setsockopt(socket.raw(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    std::thread(serve, std::move(socket), delay).detach();
-  }
 }
 
 int write_files(const std::string& folder, const std::string& url_file) {
@@ -143,7 +86,11 @@ int run(int argc, char** argv) {
   app.add_option("--urls", url_file, "of these paths");
   CLI11_PARSE(app, argc, argv);
   if (!folder.empty()) return write_files(folder, url_file);
-  return listen_and_serve(port, std::chrono::milliseconds(delay_ms));
+  (void)Content::instance();  // lest the first request waits for it
+  serve(listen_on_loopback(port),
+        [delay = std::chrono::milliseconds(delay_ms)](int to, const Request& request) {
+          return answer(to, request, delay);
+        });
 }
 
 }  // namespace

@@ -17,11 +17,11 @@ import json
 import os
 import pathlib
 import sys
-import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from kit import machine, stats  # noqa: E402
-from misses.misses import BOTTOMLESS, parse  # noqa: E402
+from kit.sizes import parse  # noqa: E402
+from misses.misses import BOTTOMLESS  # noqa: E402
 
 AT_MOST = 0.6
 
@@ -69,11 +69,7 @@ def main():
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = []
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        folder.chmod(0o755)
-        files = folder / "files"
-        files.mkdir()
+    with machine.scratch() as (folder, files):
         for case in arguments.cases.split(","):
             size, count, store = case.split(":")
             count = int(count)

@@ -20,17 +20,12 @@ import json
 import os
 import pathlib
 import sys
-import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from kit import machine, stats  # noqa: E402
+from kit.sizes import parse  # noqa: E402
 
 A_SAMPLE = 5000  # misses of a full store at most, lest the small ones take an hour
-UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-def parse(size):
-    return int(size[:-1]) * UNITS[size[-1]] if size[-1] in UNITS else int(size)
 
 
 # One file for each size, under any number of names: /SIZE-anything.
@@ -99,11 +94,7 @@ def main():
     sizes = arguments.sizes.split(",")
     store_bytes = parse(arguments.store)
     report = []
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        folder.chmod(0o755)
-        files = folder / "files"
-        files.mkdir()
+    with machine.scratch() as (folder, files):
         for size in sizes:
             (files / size).write_bytes(os.urandom(parse(size)))
         names = Names(folder)

@@ -15,13 +15,9 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from kit import stats, store  # noqa: E402
+from kit.sizes import parse  # noqa: E402
 
-UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 AT_MOST = 1.3
-
-
-def parse(size):
-    return int(size[:-1]) * UNITS[size[-1]] if size[-1] in UNITS else int(size)
 
 
 def main():

@@ -18,7 +18,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -79,9 +78,7 @@ def adoption_ms(contestant):
     return int(found[-1]) if found else None
 
 
-def one_case(name, size, count, memory, starts, folder):
-    files = folder / "files"
-    files.mkdir(exist_ok=True)
+def one_case(name, size, count, memory, starts, folder, files):
     (files / name).write_bytes(os.urandom(size))
     urls = folder / ("urls-" + name)
     # Many names for one file: nginx looks at the path alone, varnishd at all of it.
@@ -137,12 +134,10 @@ def main():
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = []
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        folder.chmod(0o755)
+    with machine.scratch() as (folder, files):
         for name, size, count, memory in QUICK if arguments.quick else CASES:
             if arguments.only in (None, name):
-                report.append(one_case(name, size, count, memory, arguments.starts, folder))
+                report.append(one_case(name, size, count, memory, arguments.starts, folder, files))
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(report, indent=1))
 

@@ -2,7 +2,7 @@
 
 from kit import machine, page_cache
 from kit.bench import Wrong, costs
-from works.sizes import GIB, MIB, parse
+from kit.sizes import GIB, MIB, parse
 
 TITLE = "Cold page cache"
 ABOUT = """Bodies lie on disk; before each round their pages are dropped from memory (and reclaimed where they are

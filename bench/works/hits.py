@@ -2,7 +2,7 @@
 
 from kit import machine
 from kit.bench import costs, right
-from works.sizes import MIB, parse, some
+from kit.sizes import MIB, parse, some
 
 TITLE = "Hits, resident"
 ABOUT = """Every object is in the cache and in memory. A closed loop of 8 connections; bodies are discarded in

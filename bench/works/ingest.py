@@ -7,7 +7,7 @@ import time
 
 from kit import cgroup, machine, page_cache
 from kit.bench import Wrong
-from works.sizes import GIB, MIB
+from kit.sizes import GIB, MIB
 
 TITLE = "Ingest to disk"
 ABOUT = """Objects of 10 MiB that nobody has asked for before, until several times the memory cgroup has gone to disk;

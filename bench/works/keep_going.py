@@ -4,7 +4,7 @@ import random
 
 from kit import machine
 from kit.bench import Wrong, costs
-from works.sizes import MIB
+from kit.sizes import MIB
 
 TITLE = "Fill, and keep going"
 ABOUT = """A store is filled with small objects, then asked for ever more, small and large, several times its size.

@@ -2,7 +2,7 @@
 
 from kit import machine, page_cache
 from kit.bench import Wrong, costs
-from works.sizes import GIB, MIB
+from kit.sizes import GIB, MIB
 
 TITLE = "Larger than memory"
 ABOUT = """3,500 objects of 1 MiB, all processes of a contestant with their tmpfs and page cache in one memory

@@ -2,7 +2,7 @@
 
 from kit import machine
 from kit.bench import Wrong, latencies
-from works.sizes import GIB, some
+from kit.sizes import GIB, some
 
 TITLE = "Latency of hits at equal offered rates"
 ABOUT = """All contestants are offered the same requests per second: shares of what plain Varnish answers in a

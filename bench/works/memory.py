@@ -4,7 +4,7 @@ import os
 
 from kit import machine
 from kit.bench import Wrong
-from works.sizes import MIB, parse
+from kit.sizes import MIB, parse
 
 TITLE = "Memory per object"
 ABOUT = """(anonymous memory and page tables of all processes + blocks of files in memory that are in use -

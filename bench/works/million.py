@@ -1,7 +1,7 @@
 """A million objects: descriptors, mappings and memory stay within their budgets."""
 
 from works import memory
-from works.sizes import MIB, parse
+from kit.sizes import MIB, parse
 
 TITLE = "A million objects"
 ABOUT = """1,000,000 objects of 1 KiB, each fetched once, under varnishd: descriptors and mappings that they added, of

@@ -4,7 +4,7 @@ import itertools
 
 from kit import machine
 from kit.bench import Wrong, costs, right
-from works.sizes import MIB, parse
+from kit.sizes import MIB, parse
 
 TITLE = "Misses, streamed"
 ABOUT = """Every request is for an object that nobody asked for before; it is delivered while it is fetched.

@@ -4,7 +4,7 @@ import subprocess
 
 from kit import machine
 from kit.bench import Wrong, costs
-from works.sizes import GIB, MIB
+from kit.sizes import GIB, MIB
 
 TITLE = "Mixed load, CDN-like"
 ABOUT = """Zipf popularity that drifts, one-hit wonders in bursts, log-normal sizes from 128 bytes to 64 MiB (bench/trace,

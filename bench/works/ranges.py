@@ -2,7 +2,7 @@
 
 from kit import machine
 from kit.bench import costs, right
-from works.sizes import GIB, some
+from kit.sizes import GIB, some
 
 TITLE = "Ranges"
 ABOUT = """Random ranges of objects that are in the cache, 8 connections; every 100th is compared with what those bytes

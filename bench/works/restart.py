@@ -4,7 +4,7 @@ import threading
 import time
 
 from kit import machine
-from works.sizes import MIB
+from kit.sizes import MIB
 
 TITLE = "Restart under load"
 ABOUT = """A Zipf load at a fixed rate on a warm cache; all processes of the cache are killed (kill -9; objmapperd
