@@ -268,6 +268,11 @@ sub vcl_init { new store = objmapper.storage(socket = "%s/s", memory = %sB, mode
         os.chmod(self.folder / "s", 0o666)
         super().start()
 
+    def ready(self):
+        super().ready()
+        # Blocks of a large region take a while on a busy machine; until then varnishd's own storage gets the objects.
+        wait_for(lambda: self.counter("OBJM.*.g_space") > 0, seconds=60, what=self.name + " to have its region")
+
     def __exit__(self, *_):
         super().__exit__()
         shutil.rmtree(getattr(self, "memory_dir", "/nonexistent"), ignore_errors=True)
