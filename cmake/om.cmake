@@ -14,6 +14,13 @@ target_include_directories(om_flags INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SO
 target_compile_definitions(om_flags INTERFACE _GNU_SOURCE SPDLOG_FMT_EXTERNAL
   OM_VERSION="${PROJECT_VERSION}")
 
+# ThreadSanitizer makes programs five to fifteen times as slow. Scripts find the factor in their
+# environment, too (tests/support/daemon.py).
+set(OM_TIME_FACTOR 1)
+if(CMAKE_CXX_FLAGS MATCHES "sanitize=thread")
+  set(OM_TIME_FACTOR 5)
+endif()
+
 # om_library(name SOURCES a.cc b.cc USES om_base posix-package ...)
 function(om_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;USES" ${ARGN})
@@ -40,7 +47,8 @@ function(om_test name)
   target_link_libraries(${name} PRIVATE om_flags ${ARG_USES} GTest::gtest_main GTest::gmock)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/test)
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 300)
+  math(EXPR timeout "300 * ${OM_TIME_FACTOR}")
+  set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT ${timeout})
 endfunction()
 
 # om_fuzz(name SOURCES x_fuzz.cc USES om_x): a libFuzzer program; a short run is a ctest
@@ -77,7 +85,12 @@ function(om_script_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
   endif()
+  math(EXPR timeout "${ARG_TIMEOUT} * ${OM_TIME_FACTOR}")
+  set(slow)
+  if(OM_TIME_FACTOR GREATER 1)
+    set(slow ";OM_TIME_FACTOR=${OM_TIME_FACTOR}")
+  endif()
   add_test(NAME ${name} COMMAND ${ARG_COMMAND})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
-    ENVIRONMENT "OM_BUILD_DIR=${CMAKE_BINARY_DIR};OM_SOURCE_DIR=${CMAKE_SOURCE_DIR};PYTHONDONTWRITEBYTECODE=1;PYTHONPATH=${CMAKE_SOURCE_DIR}/tests")
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${timeout} LABELS "${ARG_LABELS}"
+    ENVIRONMENT "OM_BUILD_DIR=${CMAKE_BINARY_DIR};OM_SOURCE_DIR=${CMAKE_SOURCE_DIR};PYTHONDONTWRITEBYTECODE=1;PYTHONPATH=${CMAKE_SOURCE_DIR}/tests${slow}")
 endfunction()

@@ -21,11 +21,13 @@ import time
 BUILD = os.environ.get("OM_BUILD_DIR", os.path.join(os.path.dirname(__file__), "../../build/dev"))
 OBJMAPPERD = os.environ.get("OM_OBJMAPPERD", os.path.join(BUILD, "bin", "objmapperd"))
 OBJM = os.environ.get("OM_OBJM", os.path.join(BUILD, "bin", "objm"))
+# Above 1 where a sanitizer makes everything slow (cmake/om.cmake): waits become longer, nothing else.
+TIME_FACTOR = float(os.environ.get("OM_TIME_FACTOR", "1"))
 
 
 def wait_until(condition, what, seconds=10.0):
     """Polls until condition() is true and returns its value; fails the test with `what` otherwise."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * TIME_FACTOR
     while True:
         value = condition()
         if value:
@@ -93,7 +95,7 @@ class Daemon:
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(self.arguments(), stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log, env=environment, preexec_fn=self.preexec)
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * TIME_FACTOR
         while not self._answers():
             code = self.process.poll()
             if code is not None:

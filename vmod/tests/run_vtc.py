@@ -35,6 +35,9 @@ A .vtc says `${om_vcl}` in its VCL and so gets the import, a store named `store`
 S is a list such as mode=native,disk=64MB,delivery=file: what the test does not say itself about its store. So the same
 conversations run with bodies in memory and in files, by either lane (docs/varnish.md has the matrix).
 
+OM_TIME_FACTOR=N in the environment makes the limits of time N times as long. OM_VALGRIND=1 puts every varnishd under
+valgrind (tools/valgrind/varnishd); whatever that says then fails the test.
+
 For every other test the runner asserts that each Storage record of the log names our storage and that every fall-back
 counter is zero at the end. With --plain the same file runs on `-s malloc`, to prove the test and not the storage.
 """
@@ -54,7 +57,9 @@ from support.reachable import reachable  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUR_TYPE = "objmapper"
-DEADLINE_S = 10
+# valgrind makes a varnishd slow: script/test then asks for longer limits, not for fewer tests.
+TIME_FACTOR = float(os.environ.get("OM_TIME_FACTOR", "1"))
+DEADLINE_S = 10 * TIME_FACTOR
 # What `# om:` or --settings may say of the store, as its arguments are called.
 STORE_WORDS = ("disk", "mode", "threshold", "delivery")
 
@@ -329,6 +334,15 @@ def judge_lanes(log, words, given):
     return wrong
 
 
+def complaints_in(folder):
+    """All that valgrind has written, process by process."""
+    said = ""
+    for name in sorted(os.listdir(folder)):
+        with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+            said += file.read()
+    return said
+
+
 def run(path, plain, given):
     build = os.environ.get("OM_BUILD_DIR", "")
     source = os.environ.get("OM_SOURCE_DIR", os.path.dirname(os.path.dirname(HERE)))
@@ -392,35 +406,46 @@ def run(path, plain, given):
 
     parameters = ["shortlived=0", "'cc_command=exec tcc -shared -fpic -w -o %o %s'"]
     parameters += [p for p in words.get("params", "").split(",") if p]
-    command = ["varnishtest", "-v", "-l", "-t", "30", "-b", "64M"]
+    command = ["varnishtest", "-v", "-l", "-t", str(round(30 * TIME_FACTOR)), "-b", "64M"]
     for parameter in parameters:
         command += ["-p", parameter]
     for key, value in macros.items():
         command += ["-D", f"{key}={value}"]
     environment = dict(os.environ, TMPDIR=directory)
     if "without" in words:
-        environment["PATH"] = varnishd_without(words["without"], directory) + ":" + environment["PATH"]
+        folder = varnishd_without(words["without"], directory)
+        environment["PATH"] = folder + ":" + environment["PATH"]
+        environment["OM_VARNISHD"] = os.path.join(folder, "varnishd")
+    valgrind = os.path.join(directory, "valgrind") if os.environ.get("OM_VALGRIND") else None
+    if valgrind:
+        os.mkdir(valgrind)
+        os.chmod(valgrind, 0o1777)  # varnishd's child is another user
+        environment["OM_VALGRIND_LOGS"] = valgrind
+        environment["PATH"] = os.path.join(source, "tools", "valgrind") + ":" + environment["PATH"]
     failure = None
     log = ""
     try:
         if not plain and "no-daemon" not in words:
             daemon.start()
         done = subprocess.run(command + [copy], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
-                              cwd=directory, timeout=90, check=False)
+                              cwd=directory, timeout=90 * TIME_FACTOR, check=False)
         log = done.stdout.decode("utf-8", "replace")
         wrong = [] if plain else judge(log, words)
         if not plain and os.path.basename(os.path.dirname(path)) == "features":
             wrong += judge_lanes(log, words, given)
+        complaints = complaints_in(valgrind) if valgrind else ""
+        log += complaints
+        wrong += ["valgrind complains"] if complaints else []
         if done.returncode == 77 or re.search(r"^#\s+top\s+TEST .* skipped", log, re.M):
             wrong.append("the test was skipped")
         if done.returncode != 0:
-            failure = f"varnishtest ended with {done.returncode}"
+            failure = f"varnishtest ended with {done.returncode}" + (", valgrind complains" if complaints else "")
         elif wrong:
             failure = "; ".join(wrong)
         if failure:
             print(log[-60000:])
     except subprocess.TimeoutExpired as late:
-        log = (late.stdout or b"").decode("utf-8", "replace")
+        log = (late.stdout or b"").decode("utf-8", "replace") + (complaints_in(valgrind) if valgrind else "")
         print(log[-60000:])
         failure = "time is up"
     finally:
