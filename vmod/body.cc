@@ -40,6 +40,7 @@ AttachedBody* attached_body(const struct objcore* oc) {
 }
 
 void attach_body(const struct objcore* oc, std::unique_ptr<AttachedBody> body) {
+  Store::of(oc)->place(oc, body->place());
   const_cast<struct storeobj*>(oc->stobj)->priv2 = reinterpret_cast<std::uintptr_t>(body.release());
 }
 

@@ -18,6 +18,7 @@
 #include "abi/abi.h"
 #include "posix/unique_fd.h"
 #include "region/region.h"
+#include "storage.h"
 
 namespace om::vmod {
 
@@ -64,6 +65,8 @@ class AttachedBody {
   AttachedBody(const AttachedBody&) = delete;
   AttachedBody& operator=(const AttachedBody&) = delete;
   virtual ~AttachedBody() = default;
+  // Which room its bytes take.
+  [[nodiscard]] virtual Place place() const = 0;
   // nullopt: the bytes cannot be had any more. Any thread.
   [[nodiscard]] virtual std::optional<BodyView> view() const = 0;
   // The same bytes for another object, with no copy made. nullptr: not possible.
@@ -73,7 +76,7 @@ class AttachedBody {
 };
 // nullptr: the record names the body.
 AttachedBody* attached_body(const struct objcore* oc);
-// Takes it over; `oc` has none yet. Only while it is busy.
+// Takes it over, with its place; `oc` has none yet. Only while it is busy.
 void attach_body(const struct objcore* oc, std::unique_ptr<AttachedBody> body);
 
 // Of an object of ours that is not being fetched any more. nullopt: its bytes cannot be had; the

@@ -95,12 +95,20 @@ constexpr struct vmod_priv_methods kKeyMethods = {
     .fini = [](VRT_CTX, void* key) { (void)ctx, delete static_cast<std::string*>(key); },
 };
 
+// Leases that are given back in one go, at most.
+constexpr unsigned kGiveBackMax = 32;
+
 using Answer = std::variant<std::monostate, Lease, Writer, Follower>;
 
 // Asks, within the director's time limit. Nothing: no such object, or no answer (counted). Where we
 // may write (and may_fetch), who asks first has to fetch, and the others follow.
-Answer ask(Director& director, Client& client, const std::string& key, milliseconds within,
-           bool may_fetch) {
+Answer ask(Director& director, struct worker* wrk, Client& client, const std::string& key,
+           milliseconds within, bool may_fetch) {
+  const auto end = steady_clock::now() + within;
+  const auto left = [&] {
+    const auto time = std::chrono::duration_cast<milliseconds>(end - steady_clock::now());
+    return std::max(time, milliseconds(1));
+  };
   const auto failed = [&](const Error& error) -> Answer {
     switch (error.code) {
       case Errc::kTimeout:
@@ -118,26 +126,27 @@ Answer ask(Director& director, Client& client, const std::string& key, milliseco
     }
     return {};
   };
-  if (!may_fetch || !client.daemon().may_write || !client.daemon().may_read) {
-    auto answer = client.get(key, within);
-    if (!answer) return failed(answer.error());
-    director.link().report(true);
-    if (!*answer) return {};
-    return Answer(*std::move(*answer));
-  }
-  PutOptions options;
-  options.key = key;
-  const auto begin = steady_clock::now();
-  auto answer = client.reserve_or_follow(options, within);
-  if (!answer && (answer.error().code == Errc::kNoSpace || answer.error().code == Errc::kQuota)) {
-    // No room to write is no reason not to read.
-    const auto spent = std::chrono::duration_cast<milliseconds>(steady_clock::now() - begin);
-    auto there = client.get(key, std::max(within - spent, milliseconds(1)));
+  const auto get = [&]() -> Answer {
+    auto there = client.get(key, left());
+    // Where we have borrowed all that one may, the least recently used go back, each time more.
+    for (unsigned some = 1; !there && there.error().code == Errc::kQuota && some <= kGiveBackMax &&
+                            steady_clock::now() < end;
+         some *= 2) {
+      if (!lease_body::give_back(wrk, &client, some)) break;
+      there = client.get(key, left());
+    }
     if (!there) return failed(there.error());
     director.link().report(true);
     if (!*there) return {};
     return Answer(*std::move(*there));
-  }
+  };
+  if (!may_fetch || !client.daemon().may_write || !client.daemon().may_read) return get();
+  PutOptions options;
+  options.key = key;
+  auto answer = client.reserve_or_follow(options, left());
+  // No room to write is no reason not to read.
+  if (!answer && (answer.error().code == Errc::kNoSpace || answer.error().code == Errc::kQuota))
+    return get();
   if (!answer) return failed(answer.error());
   director.link().report(true);
   return std::visit([](auto& one) { return Answer(std::move(one)); }, *answer);
@@ -253,8 +262,8 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
       return {};
     }
     const std::uint64_t failures = counters.c_timeout + counters.c_failed;
-    auto answer =
-        ask(director, *client, share->key, director.config().timeout - spent, bo->is_hitmiss == 0);
+    auto answer = ask(director, bo->wrk, *client, share->key, director.config().timeout - spent,
+                      bo->is_hitmiss == 0);
     if (std::holds_alternative<std::monostate>(answer)) {
       if (failures == counters.c_timeout + counters.c_failed) count(counters.c_miss);
       return {};

@@ -29,6 +29,7 @@ class TailBody final : public AttachedBody {
         buffer_(body.buffer),
         filled_(body.filled) {}
   ~TailBody() override { files_.discard(*file_); }
+  [[nodiscard]] Place place() const override { return Place::kFile; }
   [[nodiscard]] std::optional<BodyView> view() const override {
     BodyView view;
     view.add(file_->fd(), 0, written_);
@@ -65,7 +66,7 @@ Result<void> make_room(struct worker* wrk, Store& store, Fetch::File& file, std:
   const std::uint64_t step = std::clamp(bytes, kStepMin, kStepMax);
   if (bytes > expected && files.grow(*file.writer, bytes + step)) return {};
   auto grown = files.grow(*file.writer, bytes);
-  while (!grown && no_room(grown.error()) && nuke_disk(wrk, store))
+  while (!grown && no_room(grown.error()) && nuke(wrk, store, Place::kFile))
     grown = files.grow(*file.writer, bytes);
   return grown;
 }
@@ -88,7 +89,8 @@ bool start(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fetch) {
     return false;
   }
   auto made = files->create(bytes);
-  while (!made && no_room(made.error()) && nuke_disk(wrk, store)) made = files->create(bytes);
+  while (!made && no_room(made.error()) && nuke(wrk, store, Place::kFile))
+    made = files->create(bytes);
   const auto refused = [&](const Error& error) {
     say_failed(store, error);
     if (no_room(error) && error.sys_errno != 0) files->stays_full();
@@ -118,7 +120,7 @@ bool start(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fetch) {
   fetch.left_behind.insert(fetch.left_behind.end(), behind.begin(), behind.end());
   fetch.pieces.clear();
   Lck_Unlock(&oc->boc->mtx);
-  store.place(oc, true);
+  store.place(oc, Place::kFile);
   return true;
 }
 
@@ -198,7 +200,7 @@ bool move_to_memory(struct worker* wrk, Store& store, const struct objcore* oc, 
   old = std::move(fetch.file);
   fetch.pieces = std::move(pieces);
   if (oc->boc != nullptr) Lck_Unlock(&oc->boc->mtx);
-  store.place(oc, false);
+  store.place(oc, Place::kMemory);
   return true;
 }
 
@@ -213,7 +215,7 @@ void settle(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& f
   }
   if (file.written == 0 && file.filled == 0) {
     files.discard(*file.writer);
-    store.place(oc, false);
+    store.place(oc, Place::kMemory);
   } else if (whole) {
     std::optional<std::uint64_t> checksum;
     if (lasts && file.sum) checksum = file.sum->value();

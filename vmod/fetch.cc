@@ -24,6 +24,7 @@ class HeapBody final : public AttachedBody {
   ~HeapBody() override {
     for (const region::Extent& extent : list_) region_.allocator().free(extent);
   }
+  [[nodiscard]] Place place() const override { return Place::kMemory; }
   [[nodiscard]] std::optional<BodyView> view() const override {
     return view_extents(region_, list_);
   }
@@ -40,13 +41,23 @@ std::optional<region::Extent> allocate_single(region::Allocator& allocator, std:
   return one.front();
 }
 
-bool nuke_one(struct worker* wrk, Store& store, struct lru* lru, std::uint64_t& counter) {
-  if (wrk->vsl == nullptr) return false;  // it logs there
-  if (varnish.LRU_NukeOne(wrk, lru) != 0) {
-    count(counter);
+std::uint64_t& nuked(Store& store, Place place) {
+  switch (place) {
+    case Place::kFile: return store.counters().c_disk_nuked;
+    case Place::kLease: return store.counters().c_lease_nuked;
+    case Place::kMemory: break;
+  }
+  return store.counters().c_nuked;
+}
+
+bool nuke_one(struct worker* wrk, Store& store, Place place) {
+  const int limit = wrk->strangelove;
+  if (varnish.LRU_NukeOne(wrk, store.stv(place)->lru) != 0) {
+    count(nuked(store, place));
     return true;
   }
-  count(store.counters().c_nuke_limited);
+  // A list with nothing in it that may go is not what the limit is for.
+  if (limit > 0) wrk->strangelove = limit;
   return false;
 }
 
@@ -64,12 +75,15 @@ void trim_pieces(region::Region& region, Fetch& fetch) {
 
 }  // namespace
 
-bool nuke(struct worker* wrk, Store& store) {
-  return nuke_one(wrk, store, store.stv()->lru, store.counters().c_nuked);
-}
-
-bool nuke_disk(struct worker* wrk, Store& store) {
-  return nuke_one(wrk, store, store.disk_stv()->lru, store.counters().c_disk_nuked);
+bool nuke(struct worker* wrk, Store& store, Place place) {
+  if (wrk->vsl == nullptr) return false;  // it is logged there
+  if (nuke_one(wrk, store, place)) return true;
+  // A body in the daemon is had again without asking its origin; one on disk is not.
+  if (place == Place::kMemory && wrk->strangelove > 0 &&
+      (nuke_one(wrk, store, Place::kLease) || nuke_one(wrk, store, Place::kFile)))
+    return true;
+  count(store.counters().c_nuke_limited);
+  return false;
 }
 
 // `want` bytes if they can be had at once, else the largest there is down to the smallest that is
@@ -82,7 +96,7 @@ std::optional<region::Extent> allocate_piece(struct worker* wrk, Store& store, s
     const std::uint64_t largest = std::min(allocator.largest(), want);
     if (largest >= smallest)
       if (auto extent = allocate_single(allocator, largest)) return extent;
-    if (!nuke(wrk, store)) return std::nullopt;
+    if (!nuke(wrk, store, Place::kMemory)) return std::nullopt;
     smallest = std::min(want, kPieceBytesMinEvicting);
   }
 }
@@ -160,7 +174,8 @@ void settle(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& f
   std::optional<std::uint64_t> checksum;
   if (lasts && fetch.checksum) checksum = region.body_checksum(list);
   bool attached = region.attach_body(record, list, checksum);
-  while (!attached && nuke(wrk, store)) attached = region.attach_body(record, list, checksum);
+  while (!attached && nuke(wrk, store, Place::kMemory))
+    attached = region.attach_body(record, list, checksum);
   if (!attached) vmod::attach_body(oc, std::make_unique<HeapBody>(region, std::move(list)));
   fetch.settled = true;
 }

@@ -93,9 +93,9 @@ void settle(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& f
 // The body of the fetch is given up, unless it is settled; and what was left behind.
 void give_up(region::Region& region, Fetch& fetch);
 
-// One object goes from this store to make room; false: none may go. For memory, or for disk space.
-bool nuke(struct worker* wrk, Store& store);
-bool nuke_disk(struct worker* wrk, Store& store);
+// One object goes from this store to make room there, within wrk->strangelove; false: none may go.
+// Every record lies in memory: when no body may go there, records of other bodies do.
+bool nuke(struct worker* wrk, Store& store, Place place);
 
 // --- disk_fetch.cc
 namespace disk {

@@ -65,7 +65,7 @@ bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* pr
   }
   if (total == 0) return false;
   if (!region.share_body(record_of(target), record_of(oc))) return false;
-  store->place(target, shared != nullptr);
+  store->place(target, shared != nullptr ? Place::kFile : Place::kMemory);
   Lck_Lock(&target->boc->mtx);
   fetch->pieces = std::move(pieces);
   fetch->file = std::move(shared);

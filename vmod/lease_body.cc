@@ -11,6 +11,7 @@
 #include <mutex>
 #include <vector>
 
+#include "base/limits.h"
 #include "body.h"
 #include "fetch.h"
 #include "redirect.h"
@@ -25,6 +26,11 @@ namespace {
 thread_local const struct objcore* expected_object = nullptr;
 thread_local std::array<std::uint8_t, 64> scrap;
 
+// Of a store: leases, and what of its memory their records may take. The daemon lends more than
+// that to the two connections of a director.
+constexpr std::uint64_t kLeasesMax = kLeasesPerPeerMax;
+constexpr std::uint64_t kRecordsShare = 8;  // of the region, divided by
+
 // Each body on disk holds a descriptor. A quarter of what the process may have is theirs at most.
 std::atomic<std::uint64_t> files_held{0};
 std::uint64_t files_max() {
@@ -38,8 +44,13 @@ std::uint64_t files_max() {
 
 // Objects that hold leases, to be found when one is asked back. Never destroyed: threads use it.
 struct Holders {
+  struct Holder {
+    struct objcore* oc;
+    bool asked_back;
+  };
   std::mutex mutex;
-  std::multimap<std::pair<const Client*, std::uint64_t>, struct objcore*> of;
+  std::multimap<std::pair<const Client*, std::uint64_t>, Holder> of;
+  std::map<const Client*, std::size_t> asked_back;  // of those, how many are still held
 };
 Holders& holders() {
   static auto* all = new Holders;
@@ -66,19 +77,34 @@ struct Held {
 class LeaseBody final : public AttachedBody {
  public:
   LeaseBody(struct objcore* oc, std::shared_ptr<const Held> held)
-      : oc_(oc), held_(std::move(held)) {
+      : oc_(oc),
+        store_(*Store::of(oc)),
+        record_bytes_(record_of(oc).record_bytes),
+        held_(std::move(held)) {
+    store_.lent().leases.fetch_add(1);
+    store_.lent().record_bytes.fetch_add(record_bytes_);
+    count(store_.counters().g_leases);
+    count(store_.counters().g_lease_bytes, held_->lease.size());
     const std::lock_guard lock(holders().mutex);
-    holders().of.emplace(key(), oc_);
+    holders().of.emplace(key(), Holders::Holder{oc_, false});
   }
   ~LeaseBody() override {
-    const std::lock_guard lock(holders().mutex);
-    const auto [first, last] = holders().of.equal_range(key());
-    for (auto one = first; one != last; ++one) {
-      if (one->second != oc_) continue;
-      holders().of.erase(one);
-      break;
-    }
+    store_.lent().leases.fetch_sub(1);
+    store_.lent().record_bytes.fetch_sub(record_bytes_);
+    uncount(store_.counters().g_leases);
+    uncount(store_.counters().g_lease_bytes, held_->lease.size());
+    Holders& all = holders();
+    const std::lock_guard lock(all.mutex);
+    const auto [first, last] = all.of.equal_range(key());
+    const auto ours =
+        std::find_if(first, last, [this](const auto& one) { return one.second.oc == oc_; });
+    if (ours == last) return;
+    if (ours->second.asked_back)
+      if (const auto left = all.asked_back.find(held_->client.get()); --left->second == 0)
+        all.asked_back.erase(left);
+    all.of.erase(ours);
   }
+  [[nodiscard]] Place place() const override { return Place::kLease; }
   [[nodiscard]] std::optional<BodyView> view() const override {
     BodyView view;
     if (!held_->memory.empty()) {
@@ -98,6 +124,8 @@ class LeaseBody final : public AttachedBody {
     return {held_->client.get(), held_->lease.id()};
   }
   struct objcore* const oc_;
+  Store& store_;
+  const std::uint64_t record_bytes_;
   const std::shared_ptr<const Held> held_;
 };
 
@@ -109,12 +137,13 @@ struct objcore* reference(const Client* client, std::uint64_t lease_id,
   const std::lock_guard lock(holders().mutex);
   const auto [first, last] = holders().of.equal_range({client, lease_id});
   for (auto one = first; one != last; ++one) {
-    struct objcore* oc = one->second;
+    struct objcore* oc = one->second.oc;
     if (std::ranges::find(done, oc) != done.end()) continue;
     Lck_Lock(&oc->objhead->mtx);
     const bool alive = oc->refcnt > 0;
     if (alive) oc->refcnt++;
     Lck_Unlock(&oc->objhead->mtx);
+    if (!std::exchange(one->second.asked_back, true)) ++holders().asked_back[client];
     if (alive) return oc;
   }
   return nullptr;
@@ -172,10 +201,41 @@ bool revoked(const Client* client, std::uint64_t lease_id) {
   return !done.empty();
 }
 
-bool may_take_over(const struct busyobj* bo) {
-  if (files_held.load(std::memory_order_relaxed) >= files_max()) return false;
+namespace {
+
+bool has_room(Store& store) {
+  return files_held.load(std::memory_order_relaxed) < files_max() &&
+         store.lent().leases < kLeasesMax &&
+         store.lent().record_bytes < store.region()->allocator().heap_bytes() / kRecordsShare;
+}
+
+}  // namespace
+
+bool may_take_over(struct busyobj* bo) {
   if (bo->storage == nullptr || bo->storage == *varnish.stv_transient) return false;
-  return Store::of(bo->storage) != nullptr || redirect::has_default(bo->vcl);
+  Store* store = Store::of(bo->storage);
+  if (store == nullptr) store = redirect::default_of(bo->vcl);
+  if (store == nullptr || store->region() == nullptr) return false;
+  bo->wrk->strangelove = static_cast<int>((*varnish.cache_param)->nuke_limit);
+  while (!has_room(*store))
+    if (!nuke(bo->wrk, *store, Place::kLease)) return false;
+  return true;
+}
+
+bool give_back(struct worker* wrk, const Client* client, unsigned how_many) {
+  Store* store = nullptr;
+  {
+    Holders& all = holders();
+    const std::lock_guard lock(all.mutex);
+    if (all.asked_back.contains(client)) return false;
+    const auto any = all.of.lower_bound({client, 0});
+    if (any == all.of.end() || any->first.first != client) return false;
+    store = Store::of(any->second.oc);
+  }
+  wrk->strangelove = static_cast<int>(how_many);
+  unsigned gone = 0;
+  while (gone < how_many && nuke(wrk, *store, Place::kLease)) ++gone;
+  return gone > 0;
 }
 
 void expect(const struct objcore* oc) { expected_object = oc; }

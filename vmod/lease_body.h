@@ -5,6 +5,10 @@
 // is copied, nothing of it lies in the region but the record with the headers; so such an object
 // does not survive a restart: the director finds it again.
 //
+// What is lent is bounded: by a number of leases and by the region memory that their records take,
+// for each store; by descriptors, for the process; and by what the daemon lends one connection. At
+// each bound the least recently used of them go (Place::kLease), and no object of another kind.
+//
 // The fetch that takes a body over (director_hit.cc) says so beforehand: expect() makes objgetspace
 // hand out a scrap instead of room for the body.
 #pragma once
@@ -17,8 +21,13 @@
 namespace om::vmod::lease_body {
 
 // Whether the object of this fetch may hold a lease: it goes to a store of ours, also as the
-// default storage, and not so many files are held that descriptors would run short.
-bool may_take_over(const struct busyobj* bo);
+// default storage, and there is room for one more. Evicts. On the fetching worker, before the
+// object is allocated.
+bool may_take_over(struct busyobj* bo);
+
+// The daemon lends `client` no more: as many as `how_many` leases go back. False: there are none,
+// or it has asked for some already, and waits for those. On a worker that holds no lock.
+bool give_back(struct worker* wrk, const Client* client, unsigned how_many);
 
 // The object that this thread fetches is about to get a lease instead of bytes; nullptr: no more.
 void expect(const struct objcore* oc);

@@ -168,7 +168,7 @@ void* objsetattr(struct worker* wrk, struct objcore* oc, enum obj_attr attr, ssi
         break;
       }
       do place = store.region()->attach_esi(record, static_cast<std::uint32_t>(length));
-      while (place == nullptr && nuke(wrk, store));
+      while (place == nullptr && nuke(wrk, store, Place::kMemory));
       break;
     }
     default: break;
@@ -277,10 +277,7 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
   if (!fits_memory && !to_disk && !refreshes) return Refusal::kTooLarge;
 
   region::Record* record = region->create(plan);
-  while (record == nullptr && nuke(wrk, store)) record = region->create(plan);
-  // Where all that memory holds are records of bodies on disk.
-  while (record == nullptr && region->files() != nullptr && nuke_disk(wrk, store))
-    record = region->create(plan);
+  while (record == nullptr && nuke(wrk, store, Place::kMemory)) record = region->create(plan);
   auto* fetch = record == nullptr ? nullptr : new (std::nothrow) Fetch;
   if (fetch == nullptr) {
     if (record != nullptr) region->destroy(record);
@@ -309,7 +306,7 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
 }
 
 void attach_record(struct worker* wrk, Store& store, struct objcore* oc, region::Record& record) {
-  store.place(oc, (record.flags & region::kBodyInFile) != 0);
+  store.place(oc, (record.flags & region::kBodyInFile) != 0 ? Place::kFile : Place::kMemory);
   oc->stobj->priv = &record;
   oc->stobj->priv2 = 0;
   oc->oa_present = static_cast<std::uint16_t>(record.oa_present);

@@ -11,6 +11,7 @@ namespace om::vmod {
 using abi::varnish;
 
 namespace redirect {
+
 namespace {
 
 using AllocObj = int (*)(struct worker*, const struct stevedore*, struct objcore*, unsigned);
@@ -31,6 +32,8 @@ pthread_rwlock_t defaults_lock = PTHREAD_RWLOCK_INITIALIZER;
 
 std::atomic<Store*> default_for_all{nullptr};
 
+}  // namespace
+
 Store* default_of(const struct vcl* vcl) {
   Store* found = default_for_all.load(std::memory_order_acquire);
   pthread_rwlock_rdlock(&defaults_lock);
@@ -39,6 +42,8 @@ Store* default_of(const struct vcl* vcl) {
   pthread_rwlock_unlock(&defaults_lock);
   return found;
 }
+
+namespace {
 
 AllocObj original_of(const struct stevedore* stv) {
   for (const Replaced& one : replaced)
@@ -79,8 +84,6 @@ void set_default_for_all(Store& store) {
   install();
   default_for_all.store(&store, std::memory_order_release);
 }
-
-bool has_default(const struct vcl* vcl) { return default_of(vcl) != nullptr; }
 
 void forget(const struct vcl* vcl) {
   pthread_rwlock_wrlock(&defaults_lock);

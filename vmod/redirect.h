@@ -15,8 +15,8 @@ namespace om::vmod::redirect {
 void set_default(const struct vcl* vcl, Store& store);
 // And with every VCL that has none of its own. CLI thread.
 void set_default_for_all(Store& store);
-// Whether objects that this VCL fetches go to a store of ours, by either of these. Any thread.
-bool has_default(const struct vcl* vcl);
+// The store that objects which this VCL fetches go to, by either of these, or nullptr. Any thread.
+Store* default_of(const struct vcl* vcl);
 // The VCL is gone. CLI thread.
 void forget(const struct vcl* vcl);
 // Puts our allocobj in place; once. CLI thread.

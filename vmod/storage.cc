@@ -64,8 +64,7 @@ void panic(struct vsb* vsb, const struct objcore* oc) noexcept {
 
 Store::Store(StoreConfig config) : config_(std::move(config)), vclname_("storage." + config_.name) {
   counters_ = VSC_objm_New(nullptr, &counters_segment_, "%s", config_.name.c_str());
-  fill(stv_);
-  fill(disk_stv_);
+  for (struct stevedore& stv : stvs_) fill(stv);
   link_ = std::make_unique<Link>(*this);
 }
 
@@ -86,10 +85,10 @@ void Store::fill(struct stevedore& stv) {
   stv.vclname = vclname_.c_str();
 }
 
-void Store::place(const struct objcore* oc, bool on_disk) {
+void Store::place(const struct objcore* oc, Place place) {
   // Readers that stream look through it at the methods, which are the same.
   std::atomic_ref(const_cast<struct storeobj*>(oc->stobj)->stevedore)
-      .store(on_disk ? &disk_stv_ : &stv_, std::memory_order_release);
+      .store(stv(place), std::memory_order_release);
 }
 
 Store::~Store() {

@@ -9,6 +9,7 @@
 // boc->stevedore_priv, with the extents that have no place in the record yet.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <string>
@@ -25,6 +26,15 @@ extern "C" {
 namespace om::vmod {
 
 class Link;
+
+// Where the body of an object lies. Each place has a stevedore and an LRU list of its own in every
+// store, so that making room in one of them evicts nothing whose body lies in another.
+enum class Place : unsigned {
+  kMemory,  // of the region
+  kFile,    // of the region's directory
+  kLease,   // the daemon's (lease_body.h)
+};
+inline constexpr unsigned kPlaces = 3;
 
 // When the checksum of a body that survived a restart is compared.
 enum class Verify { kNone, kOnAdopt, kOnRead };
@@ -62,16 +72,17 @@ class Store {
   // Makes `oc` an object of this store; false, counted by reason: let another storage take it.
   bool allocate(struct worker* wrk, struct objcore* oc, unsigned wsl) noexcept;
 
-  struct stevedore* stv() {
-    return &stv_;
+  struct stevedore* stv(Place place = Place::kMemory) {
+    return &stvs_[static_cast<unsigned>(place)];
   }
-  // The same store for objects whose body lies in a file: another LRU list, so that making room in
-  // memory evicts none of them, and making room on disk nothing else.
-  struct stevedore* disk_stv() {
-    return &disk_stv_;
-  }
-  // Which of the two a busy object belongs to.
-  void place(const struct objcore* oc, bool on_disk);
+  // Where the body of a busy object is, from now on.
+  void place(const struct objcore* oc, Place place);
+  // What is at Place::kLease.
+  struct Lent {
+    std::atomic<std::uint64_t> leases{0};
+    std::atomic<std::uint64_t> record_bytes{0};  // memory of the region
+  };
+  Lent& lent() { return lent_; }
   VSC_objm& counters() { return *counters_; }
   Link& link() { return *link_; }
   // After bytes came or went: the gauges of varnishstat.
@@ -86,8 +97,8 @@ class Store {
   std::string vclname_;
   void fill(struct stevedore& stv);
 
-  struct stevedore stv_ {};
-  struct stevedore disk_stv_ {};
+  std::array<struct stevedore, kPlaces> stvs_{};
+  Lent lent_;
   VSC_objm* counters_ = nullptr;
   struct vsc_seg* counters_segment_ = nullptr;
   std::unique_ptr<region::Region> owned_region_;
