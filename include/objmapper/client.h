@@ -126,6 +126,9 @@ struct PutOptions {
   bool ephemeral = false;        // memory only, gone with a reboot
   bool disk = false;             // straight to the disk tier
   bool direct = true;            // write to the final place where the daemon lets us
+  // reserve_or_get(), reserve_or_follow(): an object that is there and of no use any more, as if it
+  // were not there. Of many that say so one writes; it stays until then.
+  std::uint64_t stale_object_id = 0;
 };
 // What is learned of an object after it was reserved; see Writer::amend().
 struct Amendment {

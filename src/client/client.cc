@@ -64,6 +64,7 @@ Result<wire::Reserve> to_reserve(const PutOptions& options) {
   request.expires_ns = options.expires_ns;
   request.metadata = options.metadata;
   request.tags = options.tags;
+  request.stale_object_id = options.stale_object_id;
   return request;
 }
 

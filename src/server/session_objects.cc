@@ -193,6 +193,7 @@ void Session::reserve_now(std::uint64_t id, wire::Reserve request, std::uint64_t
   wanted.or_get = (request.flags & wire::kReserveOrGet) != 0;
   wanted.disk = (request.flags & wire::kReserveDisk) != 0;
   wanted.follow = (request.flags & wire::kReserveFollow) != 0;
+  wanted.stale_object = request.stale_object_id;
   auto answer = shared_.store.reserve(*holder_, std::move(wanted), [weak = weak_from_this(), key] {
     const auto self = weak.lock();
     if (!self || self->closed_) return;

@@ -137,11 +137,12 @@ struct ReserveRequest {
   std::uint64_t expires_ns = 0;
   std::string metadata;
   std::vector<std::string> tags;
-  bool ephemeral = false;  // memory only, gone with a reboot
-  bool direct = false;     // a trusted peer: gets the final place where there can be one
-  bool or_get = false;     // a hit is answered with a lease; one writer at a time
-  bool disk = false;       // straight to the disk tier
-  bool follow = false;     // or_get: read what somebody else is writing, while it is written
+  bool ephemeral = false;     // memory only, gone with a reboot
+  bool direct = false;        // a trusted peer: gets the final place where there can be one
+  bool or_get = false;        // a hit is answered with a lease; one writer at a time
+  bool disk = false;          // straight to the disk tier
+  bool follow = false;        // or_get: read what somebody else is writing, while it is written
+  ObjectId stale_object = 0;  // or_get: to be replaced, as if it were not there; 0: none
 };
 // Yours to write: bytes go to `extents` in order, nowhere else.
 struct Reserved {

@@ -180,6 +180,32 @@ TEST_F(StoreTest, TheWritersDeathWakesThoseWhoWait) {
   ASSERT_TRUE(again && std::holds_alternative<Reserved>(*again));
 }
 
+TEST_F(StoreTest, OfAllThatFindAnObjectStaleOneReplacesIt) {
+  open();
+  const auto other = *store->open_holder({});
+  ASSERT_TRUE(put("k", "old"));
+  auto wanted = request("k", 3);
+  wanted.or_get = true;
+  wanted.follow = true;
+  auto there = store->reserve(me, wanted, nullptr);
+  ASSERT_TRUE(there && std::holds_alternative<Leased>(*there));
+  const ObjectId old = std::get<Leased>(*there).info.object_id;
+  wanted.stale_object = old;
+  auto mine = store->reserve(me, wanted, nullptr);
+  ASSERT_TRUE(mine && std::holds_alternative<Reserved>(*mine));
+  auto theirs = store->reserve(other, wanted, nullptr);
+  ASSERT_TRUE(theirs && std::holds_alternative<Following>(*theirs));
+  EXPECT_EQ(get("k"), "old");
+  auto& writing = std::get<Reserved>(*mine);
+  write(writing.segments, writing.extents, "new");
+  ASSERT_TRUE(commit(me, writing.put_id, 3));
+  // Who was a little late has what it wanted.
+  auto late = store->reserve(other, wanted, nullptr);
+  ASSERT_TRUE(late && std::holds_alternative<Leased>(*late));
+  EXPECT_NE(std::get<Leased>(*late).info.object_id, old);
+  EXPECT_EQ(get("k"), "new");
+}
+
 TEST_F(StoreTest, WhatWasRemovedWhileItIsWrittenIsNotFollowedByWhoComesLater) {
   open();
   const auto other = *store->open_holder({});

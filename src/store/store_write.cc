@@ -58,7 +58,8 @@ Result<Reservation> StoreImpl::reserve(HolderId holder, ReserveRequest request,
   if (!leases_->live(holder)) return Error{Errc::kNotFound, 0, "no such holder"};
   OM_TRY(check(request));
   if (request.or_get) {
-    if (const auto record = OM_TRY(look_up(request.key))) {
+    const auto record = OM_TRY(look_up(request.key));
+    if (record && record->object_id != request.stale_object) {
       ++count_.hits;
       return Reservation(OM_TRY(lease(holder, *record)));
     }

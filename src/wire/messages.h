@@ -226,10 +226,11 @@ struct Reserve {
   std::uint32_t wait_ms = 0;  // kReserveOrGet: how long to wait for another writer
   std::string metadata;
   std::vector<std::string> tags;
+  std::uint64_t stale_object_id = 0;  // kReserveOrGet: to be replaced, as if it were not there
   template <class A>
   void fields(A& a) {
     a(key, kKeyBytesMax), a(length), a(flags), a(expires_ns), a(wait_ms);
-    a(metadata, kMetadataBytesMax), a(tags, kTagsMax, kTagBytesMax);
+    a(metadata, kMetadataBytesMax), a(tags, kTagsMax, kTagBytesMax), a(stale_object_id);
   }
 };
 // kFollowing: `hit` has a lease for FOLLOW and what is known of the object; no extents yet.

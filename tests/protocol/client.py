@@ -337,9 +337,9 @@ class Connection:
         return True
 
     @staticmethod
-    def reserve_body(key, length=UNKNOWN, flags=0, expires_ns=0, wait_ms=0, metadata=b"", tags=()):
+    def reserve_body(key, length=UNKNOWN, flags=0, expires_ns=0, wait_ms=0, metadata=b"", tags=(), stale=0):
         return (text(key) + u64(length) + u32(flags) + u64(expires_ns) + u32(wait_ms) +
-                text(metadata) + list_of(text, tags))
+                text(metadata) + list_of(text, tags) + u64(stale))
 
     def reserve(self, key, length=UNKNOWN, **more):
         return self.call(RESERVE, self.reserve_body(key, length, **more))

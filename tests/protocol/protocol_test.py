@@ -441,6 +441,26 @@ class Puts(ProtocolCase):
         reply = other.reserve("og", 2, flags=c.OR_GET)
         self.assertEqual(reply["outcome"], c.HIT)
 
+    def test_or_get_of_what_is_stale(self):
+        connection, other = self.connect(), self.connect()
+        put = connection.reserve("stale", 3)
+        connection.write(put["extents"], b"old")
+        connection.commit(put["put_id"], 3)
+        old = connection.reserve("stale", 3, flags=c.OR_GET)["hit"]["info"]["object_id"]
+        self.assertEqual(other.reserve("stale", 3, flags=c.OR_GET, stale=old + 1000)["outcome"], c.HIT)
+        put = connection.reserve("stale", 3, flags=c.OR_GET, stale=old)
+        self.assertEqual(put["outcome"], c.YOURS)
+        self.fails(c.BUSY, other.reserve, "stale", 3, flags=c.OR_GET, stale=old)
+        follows = other.reserve("stale", flags=c.OR_GET | c.FOLLOWING_IS_FINE, stale=old)
+        self.assertEqual(follows["outcome"], c.FOLLOWING)
+        reply = other.reserve("stale", 3, flags=c.OR_GET)
+        self.assertEqual((reply["outcome"], other.read(reply["hit"])), (c.HIT, b"old"))
+        waiting = other.send(c.RESERVE, other.reserve_body("stale", 3, flags=c.OR_GET, wait_ms=10_000, stale=old))
+        connection.write(put["extents"], b"new")
+        connection.commit(put["put_id"], 3)
+        reply = other.reply(waiting)
+        self.assertEqual((reply["outcome"], other.read(reply["hit"])), (c.HIT, b"new"))
+
     def test_or_get_wakes_when_the_writer_aborts_or_dies(self):
         for end in ("abort", "close"):
             writer = self.connect()
