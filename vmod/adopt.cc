@@ -181,6 +181,7 @@ std::uint64_t sum(std::span<const std::uint64_t> numbers) {
 }
 
 void drop_all(Store& store, std::unique_ptr<region::Region> region, const char* why) {
+  const region::BanLog::Loaded saved = region->bans().load();
   const region::ScanReport scan = region->scan();
   region->finish_scan({});
   region->clear_adopting();
@@ -188,7 +189,7 @@ void drop_all(Store& store, std::unique_ptr<region::Region> region, const char* 
   if (scan.slots_in_use > 0)
     notice(LOG_WARNING, &store,
            "starts empty, " + std::to_string(scan.slots_in_use) + " objects dropped: " + why);
-  bans::join(store, *region);
+  bans::join(store, *region, &saved);
   store.take(std::move(region));
 }
 
@@ -204,7 +205,7 @@ void adopt(Store& store, std::unique_ptr<region::Region> region) {
   slots.reserve(chosen.keep.size());
   for (const auto& candidate : chosen.keep) slots.push_back(candidate.slot);
   region->finish_scan(slots);
-  bans::join(store, *region);
+  bans::join(store, *region, &saved);
   store.take(std::move(region));
 
   Work work;
@@ -279,7 +280,7 @@ void prepare(Store& store, std::unique_ptr<region::Region> region, bool on_cli) 
   if (region->formatted()) {
     if (region->format_reason() != "new")
       notice(LOG_WARNING, &store, "starts empty: " + region->format_reason());
-    bans::join(store, *region);
+    bans::join(store, *region, nullptr);
     store.take(std::move(region));
     return;
   }

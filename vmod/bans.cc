@@ -3,6 +3,8 @@
 #include <syslog.h>
 
 #include <algorithm>
+#include <map>
+#include <utility>
 
 #include "removal_link.h"
 
@@ -12,6 +14,7 @@ using abi::varnish;
 
 namespace {
 
+constexpr std::size_t kSpecHeader = 16;  // of Varnish's specs; the tests follow
 constexpr char kListenerName[] = "objmapper_bans";
 constexpr char kListenerVclName[] = "storage.objmapper_bans";
 
@@ -25,6 +28,19 @@ std::vector<Log>& logs() {
   return *all;
 }
 
+// By socket. Guarded by ban_mtx.
+std::map<std::string, Unsent>& unsent() {
+  static auto* all = new std::map<std::string, Unsent>;
+  return *all;
+}
+
+// With ban_mtx held.
+void mark_sent() {
+  for (const Log& one : logs())
+    if (const double until = RemovalLink::bans_sent_until(one.store->config().socket); until > 0)
+      one.log->mark_sent(until);
+}
+
 void lost(const Log& log) { count(log.store->counters().c_ban_errors); }
 
 // With ban_mtx held, as all of Varnish's calls.
@@ -35,7 +51,10 @@ int baninfo(const struct stevedore* /*stv*/, enum baninfo event, const uint8_t* 
   const auto kind = event == BI_NEW ? region::BanEvent::kNew : region::BanEvent::kDrop;
   for (const Log& one : logs())
     if (!one.log->append(kind, bytes)) full = 1;
-  if (event == BI_NEW) note_local_ban(bytes);
+  if (event == BI_NEW) {
+    note_local_ban(bytes);
+    mark_sent();
+  }
   return full;  // then Varnish exports everything, which also leaves out what was dropped
 }
 
@@ -87,18 +106,56 @@ void listen() {
   Lck_Unlock(varnish.ban_mtx);
 }
 
-void join(Store& store, region::Region& region) {
-  Lck_Lock(varnish.ban_mtx);
+void join(Store& store, region::Region& region, const region::BanLog::Loaded* saved) {
   const Log log{&store, &region.bans()};
+  const std::string& socket = store.config().socket;
+  Unsent found;
+  // 0: there was nobody to send them to.
+  if (const double sent = log.log->sent_until(); saved != nullptr && sent > 0) {
+    found.lost = saved->lost_until > sent;
+    std::span<const std::byte> rest(saved->specs);
+    for (std::size_t n = 0; (n = region::ban_spec_bytes(rest)) != 0; rest = rest.subspan(n)) {
+      if (region::ban_spec_time(rest) <= sent) continue;
+      // One that has been tested against all objects here has lost its tests.
+      if (n <= kSpecHeader)
+        found.lost = true;
+      else
+        found.specs.emplace_back(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(n));
+    }
+  }
+  // Before this log hears of what has been sent.
+  Lck_Lock(varnish.ban_mtx);
+  Unsent& of_socket = unsent()[socket];
+  of_socket.lost = of_socket.lost || found.lost;
+  for (auto& spec : found.specs) of_socket.specs.push_back(std::move(spec));
+  Lck_Unlock(varnish.ban_mtx);
+  RemovalLink::send_unsent(socket);
+  Lck_Lock(varnish.ban_mtx);
   const std::vector<std::byte> all = current_list();
   const bool whole = log.log->replace(all);
   logs().push_back(log);
+  mark_sent();
   Lck_Unlock(varnish.ban_mtx);
   if (whole) return;
   lost(log);
   notice(LOG_WARNING, &store,
          "more bans than its log holds: the next restart drops what they may "
          "have matched");
+}
+
+void note_sent() {
+  Lck_Lock(varnish.ban_mtx);
+  mark_sent();
+  Lck_Unlock(varnish.ban_mtx);
+}
+
+Unsent take_unsent(const std::string& socket) {
+  Unsent taken;
+  Lck_Lock(varnish.ban_mtx);
+  if (const auto found = unsent().find(socket); found != unsent().end())
+    taken = std::exchange(found->second, {});
+  Lck_Unlock(varnish.ban_mtx);
+  return taken;
 }
 
 Restored::Restored(const region::BanLog::Loaded& saved) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <vector>
 
 #include "region/region.h"
@@ -18,8 +19,18 @@ namespace om::vmod::bans {
 void listen();
 
 // The store's log gets the list as it is now, and every ban from now on, with no gap between the
-// two. After restore() when there was something to restore.
-void join(Store& store, region::Region& region);
+// two. After restore() when there was something to restore. `saved`: what the log has of an earlier
+// life, or nullptr. Of that, what the daemon never got goes to the other caches now
+// (removal_link.h).
+void join(Store& store, region::Region& region, const region::BanLog::Loaded* saved);
+// What has been sent to the other caches has changed: into the logs. Not with ban_mtx held.
+void note_sent();
+// Bans of an earlier life of this varnishd that the daemon behind this socket never got; once.
+struct Unsent {
+  std::vector<std::vector<std::byte>> specs;
+  bool lost = false;  // and some that nobody knows any more
+};
+Unsent take_unsent(const std::string& socket);
 
 // Brings the bans of an earlier life back, with their times, and keeps the lurker from dropping the
 // oldest of them while objects are being attached to them. CLI thread.

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -53,6 +54,7 @@ constexpr std::size_t kOursCountMax = 65'536;
 constexpr std::size_t kUnmatchedMax = 10'000;
 constexpr std::size_t kLocalBansMax = 10'000;
 constexpr char kEverything[] = "obj.status != 0";
+constexpr std::size_t kSpecHeader = 16;  // of Varnish's specs; without tests it is a placeholder
 
 // Set while this thread makes a ban that the daemon has already.
 thread_local bool ban_is_recorded = false;
@@ -180,6 +182,8 @@ struct RemovalLink::Impl {
   std::condition_variable local_changed;
   std::vector<LocalBan> local_bans;  // guarded by local_mutex
   bool local_lost = false;           // guarded by local_mutex
+  double unsent_from = 0;            // guarded by local_mutex; time of the oldest, or 0
+  double newest_ban = 0;             // guarded by local_mutex; of all
 
   // --- whoever waits for the start
   std::mutex start_mutex;
@@ -231,6 +235,8 @@ struct RemovalLink::Impl {
   void run_sender() noexcept;
   void send_local_bans();
   void send(const std::string& canonical);
+  void queue(LocalBan ban) noexcept;
+  void send_unsent();
 };
 
 // --- receiver
@@ -491,10 +497,21 @@ void RemovalLink::Impl::send_local_bans() {
     link.bans_->raise_floor(VTIM_real());
     texts.emplace_back(kEverything);
   }
-  if (!taken.empty()) link.bans_->clear_unread(taken.back().time);
+  // Those of an earlier life may have come behind newer ones.
+  double newest = 0;
+  for (const LocalBan& one : taken) newest = std::max(newest, one.time);
+  if (!taken.empty()) link.bans_->clear_unread(newest);
   for (std::size_t i = 0; i < texts.size(); ++i) {
     gauge(counters->g_unsent, texts.size() - i);
     send(texts[i]);
+    if (i + 1 < texts.size()) continue;
+    {
+      const std::lock_guard lock(local_mutex);
+      unsent_from = 0;
+      for (const LocalBan& one : local_bans)
+        if (unsent_from == 0 || one.time < unsent_from) unsent_from = one.time;
+    }
+    bans::note_sent();
   }
   gauge(counters->g_unsent, 0);
 }
@@ -532,29 +549,78 @@ void RemovalLink::Impl::send(const std::string& canonical) {
 }
 
 void note_local_ban(std::span<const std::byte> spec) noexcept {
-  // Without tests it is a placeholder.
-  if (ban_is_recorded || spec.size() <= 16) return;
+  if (spec.size() <= kSpecHeader) return;
   Registry& all = registry();
   const std::size_t links = all.count.load(std::memory_order_acquire);
-  for (std::size_t i = 0; i < links; ++i) all.links[i]->queue_local_ban(spec);
+  for (std::size_t i = 0; i < links; ++i) all.links[i]->note_ban(spec, ban_is_recorded);
 }
 
-void RemovalLink::queue_local_ban(std::span<const std::byte> spec) noexcept {
-  Impl& impl = *impl_;
+void RemovalLink::note_ban(std::span<const std::byte> spec, bool recorded) noexcept {
   const double time = varnish.ban_time(reinterpret_cast<const std::uint8_t*>(spec.data()));
-  bans_->set_unread(time);
+  if (recorded) {
+    const std::lock_guard lock(impl_->local_mutex);
+    impl_->newest_ban = std::max(impl_->newest_ban, time);
+    return;
+  }
+  LocalBan ban;
+  ban.time = time;
+  try {
+    ban.spec.assign(spec.begin(), spec.end());
+  } catch (const std::exception&) {
+    // Without its tests it stands for everything.
+  }
+  impl_->queue(std::move(ban));
+}
+
+void RemovalLink::Impl::queue(LocalBan ban) noexcept {
+  link.bans_->set_unread(ban.time);
   {
-    const std::lock_guard lock(impl.local_mutex);
+    const std::lock_guard lock(local_mutex);
+    newest_ban = std::max(newest_ban, ban.time);
+    if (unsent_from == 0 || ban.time < unsent_from) unsent_from = ban.time;
     try {
-      if (impl.local_bans.size() < kLocalBansMax)
-        impl.local_bans.push_back({time, std::vector<std::byte>(spec.begin(), spec.end())});
+      if (local_bans.size() < kLocalBansMax)
+        local_bans.push_back(std::move(ban));
       else
-        impl.local_lost = true;
+        local_lost = true;
     } catch (const std::exception&) {
-      impl.local_lost = true;
+      local_lost = true;
     }
   }
-  impl.local_changed.notify_one();
+  local_changed.notify_one();
+}
+
+double RemovalLink::bans_sent_until(const std::string& socket) noexcept {
+  Registry& all = registry();
+  const std::size_t links = all.count.load(std::memory_order_acquire);
+  for (std::size_t i = 0; i < links; ++i) {
+    Impl& impl = *all.links[i]->impl_;
+    if (impl.socket != socket) continue;
+    const std::lock_guard lock(impl.local_mutex);
+    return impl.unsent_from == 0 ? impl.newest_ban : std::nextafter(impl.unsent_from, 0.);
+  }
+  return 0;
+}
+
+void RemovalLink::send_unsent(const std::string& socket) {
+  Registry& all = registry();
+  const std::size_t links = all.count.load(std::memory_order_acquire);
+  for (std::size_t i = 0; i < links; ++i)
+    if (all.links[i]->impl_->socket == socket) all.links[i]->impl_->send_unsent();
+}
+
+void RemovalLink::Impl::send_unsent() {
+  bans::Unsent unsent = bans::take_unsent(socket);
+  if (unsent.specs.empty() && !unsent.lost) return;
+  notice(LOG_NOTICE, nullptr,
+         "removals: " + std::to_string(unsent.specs.size()) +
+             " bans that the other caches had not got before this varnishd ended are sent now" +
+             (unsent.lost ? ", and one of everything for those that are not known any more" : ""));
+  for (auto& spec : unsent.specs) {
+    const double time = region::ban_spec_time(spec);
+    queue({time, std::move(spec)});
+  }
+  if (unsent.lost) queue({VTIM_real(), {}});
 }
 
 // --- the link
@@ -570,12 +636,16 @@ RemovalLink& RemovalLink::to(const std::string& socket) {
   removal_index::subscribe();
   bans::listen();
   auto* link = new RemovalLink(socket);
+  link->impl_->send_unsent();
+  // What this varnishd banned before there was a link stays here.
+  link->impl_->newest_ban = VTIM_real();
   if (all.count.load() < all.links.size()) {
     all.links[all.count.load()] = link;
     all.count.fetch_add(1, std::memory_order_release);
   }
   removal_index::watch(*link);
   Impl& impl = *link->impl_;
+  bans::note_sent();
   // Signals are varnishd's business.
   sigset_t every;
   sigset_t before;

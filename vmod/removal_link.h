@@ -14,6 +14,9 @@
 // caches; then it is applied here. Echoes are not applied again: each removal has a token, and the
 // receiver acknowledges our own when the request that asked for it says that it is done.
 //
+// What the daemon has is marked in the ban logs of the stores, so that a varnishd that died before
+// the daemon had all of its bans sends the others in its next life.
+//
 // Bans from the command line are seen when Varnish makes them, under ban_mtx, where nothing may
 // wait: they are queued for the sender, and count here at once (shared_bans.h).
 //
@@ -79,8 +82,13 @@ class RemovalLink {
   // Takes 250 ms at most. An error: it is not recorded, or that is not known.
   Result<Ours> record(RemovalKind kind, std::string what, std::string tag);
 
-  // For note_local_ban().
-  void queue_local_ban(std::span<const std::byte> spec) noexcept;
+  // For note_local_ban(). `recorded`: the daemon has it.
+  void note_ban(std::span<const std::byte> spec, bool recorded) noexcept;
+  // Bans of this varnishd up to that time are known to all caches of the daemon behind this socket.
+  // 0: there is no such link. Any thread, with ban_mtx held or not.
+  static double bans_sent_until(const std::string& socket) noexcept;
+  // Bans of an earlier life that the daemon never got (bans.h) travel now, where there is a link.
+  static void send_unsent(const std::string& socket);
 
  private:
   struct Impl;

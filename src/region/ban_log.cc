@@ -97,6 +97,7 @@ void BanLog::format() {
   }
   header_->bans_lost.store(0, std::memory_order_relaxed);
   header_->bans_lost_again.store(0, std::memory_order_relaxed);
+  header_->bans_sent.store(0, std::memory_order_relaxed);
   header_->bans_current.store(encode_number(1), std::memory_order_release);
 }
 
@@ -152,6 +153,15 @@ bool BanLog::replace(std::span<const std::byte> specs) {
   next->committed.store(encode_position(position), std::memory_order_relaxed);
   header_->bans_current.store(encode_number(number), std::memory_order_release);
   return all;
+}
+
+void BanLog::mark_sent(double time) {
+  if (time > sent_until()) store_double(header_->bans_sent, time);
+}
+
+double BanLog::sent_until() const {
+  const double time = load_double(header_->bans_sent);
+  return std::isfinite(time) && time > 0 ? time : 0;
 }
 
 void BanLog::mark_lost(double time) {

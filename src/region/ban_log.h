@@ -39,6 +39,9 @@ class BanLog {
   // spec knows its length). When not all fit, the newest are kept, the rest is marked lost, and the
   // answer is false.
   bool replace(std::span<const std::byte> specs);
+  // Bans up to that time are known to whoever else has to know them; those behind it may not be.
+  void mark_sent(double time);
+  [[nodiscard]] double sent_until() const;
   // Objects whose ban time is below `time` cannot be trusted any more.
   void mark_lost(double time);
 

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <string>
 
@@ -55,6 +56,23 @@ TEST(BanLog, GivesBackWhatWasAppendedOldestFirst) {
   EXPECT_EQ(loaded.count, 2U);
   EXPECT_EQ(loaded.newest, 2);
   EXPECT_EQ(loaded.lost_until, 0);
+}
+
+TEST(BanLog, KnowsWhatHasBeenSent) {
+  Fixture f;
+  EXPECT_EQ(f.log.sent_until(), 0);
+  f.log.mark_sent(5);
+  f.log.mark_sent(3);  // never back
+  EXPECT_EQ(f.make(f.area.size() * 8).sent_until(), 5);
+  for (const double damaged :
+       {std::numeric_limits<double>::quiet_NaN(), -1., std::numeric_limits<double>::infinity()}) {
+    store_double(f.header.bans_sent, damaged);
+    EXPECT_EQ(f.log.sent_until(), 0);
+  }
+  f.log.mark_sent(7);
+  EXPECT_EQ(f.log.sent_until(), 7);
+  f.log.format();
+  EXPECT_EQ(f.log.sent_until(), 0);
 }
 
 TEST(BanLog, ForgetsADroppedBanAlsoWhenItsSpecHasBecomeShorter) {

@@ -177,8 +177,9 @@ struct RegionHeader {
   Word bans_lost_again;  // the same, stored after it
   Word drain;            // not 0 = new objects go elsewhere; the daemon's word, also during use
   Word next_file;        // number of the next file of a body
+  Word bans_sent;        // double: bans of this time and before are known to all caches
 };
-static_assert(std::is_standard_layout_v<RegionHeader> && sizeof(RegionHeader) == 592);
+static_assert(std::is_standard_layout_v<RegionHeader> && sizeof(RegionHeader) == 600);
 static_assert(offsetof(RegionHeader, version) == 16 && offsetof(RegionHeader, index_root) == 512);
 
 // A pointer that is stored alone: the granule in 48 bits, and 16 bits that tell a damaged one.

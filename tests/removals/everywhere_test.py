@@ -243,6 +243,38 @@ class Daemons(unittest.TestCase):
             a.remove("PURGE", "/t1")
             self.assertEqual(b.get("/t1"), 1)
 
+    def test_a_ban_that_varnishd_did_not_live_to_send_is_sent_by_its_next_life(self):
+        with Machine(2) as machine:
+            a, b = machine.caches
+            for url in ("/unsent", "/sent", "/other"):
+                for cache in machine.caches:
+                    cache.get(url)
+            a.admin("ban", "req.url", "==", "/sent")
+            wait_until(lambda: b.counters()["c_applied"] >= 1, "b has got it", WAIT_S)
+            wait_until(lambda: a.counters()["g_unsent"] == 0, "and that is known", WAIT_S)
+            recorded = b.counters()["c_applied"]
+            machine.daemon.kill()
+            a.admin("ban", "req.url", "==", "/unsent")
+            machine.origin.change("/unsent")
+
+            def meanwhile():
+                machine.daemon.start()
+                machine.let_in()
+                b.wait_current()
+                self.assertEqual(b.get("/unsent"), 0)
+            a.restart(meanwhile)
+            wait_until(lambda: b.get("/unsent") == 1, "the ban has come", WAIT_S)
+            self.assertEqual(a.get("/unsent"), 1)
+            # That one alone: what was sent before is not sent again.
+            self.assertEqual(b.counters()["c_applied"], recorded + 1)
+            _, _, headers = b.request("GET", "/other", {"X-Device": "d"})
+            self.assertNotEqual(headers["X-Hits"], "0")
+            a.wait_current()
+            wait_until(lambda: a.counters()["g_unsent"] == 0, "all is sent", WAIT_S)
+            a.restart()
+            a.wait_current()
+            self.assertEqual(a.counters()["c_recorded"], 0)
+
     def test_a_removal_is_known_after_the_daemon_was_killed_right_after_the_answer(self):
         with Machine(2, disk="64M") as machine:
             a, b = machine.caches
