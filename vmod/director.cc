@@ -14,6 +14,7 @@
 #include "follow.h"
 #include "handoff.h"
 #include "lease_body.h"
+#include "refresh.h"
 #include "shared_bans.h"
 #include "storage.h"
 #include "tee.h"
@@ -102,8 +103,9 @@ using Answer = std::variant<std::monostate, Lease, Writer, Follower>;
 
 // Asks, within the director's time limit. Nothing: no such object, or no answer (counted). Where we
 // may write (and may_fetch), who asks first has to fetch, and the others follow.
+// An object with the id `stale` is of no use: then one replaces it, and the others follow.
 Answer ask(Director& director, struct worker* wrk, Client& client, const std::string& key,
-           milliseconds within, bool may_fetch) {
+           std::uint64_t stale, milliseconds within, bool may_fetch) {
   const auto end = steady_clock::now() + within;
   const auto left = [&] {
     const auto time = std::chrono::duration_cast<milliseconds>(end - steady_clock::now());
@@ -143,6 +145,7 @@ Answer ask(Director& director, struct worker* wrk, Client& client, const std::st
   if (!may_fetch || !client.daemon().may_write || !client.daemon().may_read) return get();
   PutOptions options;
   options.key = key;
+  options.stale_object_id = stale;
   auto answer = client.reserve_or_follow(options, left());
   // No room to write is no reason not to read.
   if (!answer && (answer.error().code == Errc::kNoSpace || answer.error().code == Errc::kQuota))
@@ -152,24 +155,7 @@ Answer ask(Director& director, struct worker* wrk, Client& client, const std::st
   return std::visit([](auto& one) { return Answer(std::move(one)); }, *answer);
 }
 
-// Decides whether what was found is of use, and counts why not.
-bool usable(Director& director, const struct busyobj* bo, const ObjectInfo& info,
-            const shared::Metadata& metadata, double now) {
-  VSC_objmd& counters = director.counters();
-  if (info.offset != 0 || (info.total_bytes != 0 && info.total_bytes != info.length) ||
-      !shared::matches(metadata, headers_of(bo->bereq))) {
-    count(counters.c_miss_unusable);
-    return false;
-  }
-  if (shared::remaining(metadata, now) <= 0 || metadata.t_origin > now + 1) {
-    count(counters.c_miss_expired);
-    return false;
-  }
-  // Never back in time.
-  if (bo->stale_oc != nullptr && bo->stale_oc->t_origin > metadata.t_origin + 1) {
-    count(counters.c_miss_older);
-    return false;
-  }
+bool is_banned(Director& director, const struct busyobj* bo, const shared::Metadata& metadata) {
   SharedCandidate candidate;
   candidate.ban_time = metadata.ban_time;
   candidate.status = metadata.status;
@@ -178,11 +164,23 @@ bool usable(Director& director, const struct busyobj* bo, const ObjectInfo& info
   candidate.ttl = metadata.ttl;
   candidate.grace = metadata.grace;
   candidate.keep = metadata.keep;
-  if (director.removals().bans().maybe_banned(bo->bereq0, candidate)) {
-    count(counters.c_miss_banned);
-    return false;
-  }
-  return true;
+  return director.removals().bans().maybe_banned(bo->bereq0, candidate);
+}
+
+// Why what was found is of no use, as the counter of that; nullptr: it is.
+std::uint64_t* why_useless(Director& director, const struct busyobj* bo, const ObjectInfo& info,
+                           const shared::Metadata& metadata, double now) {
+  VSC_objmd& counters = director.counters();
+  if (info.offset != 0 || (info.total_bytes != 0 && info.total_bytes != info.length) ||
+      !shared::matches(metadata, headers_of(bo->bereq)))
+    return &counters.c_miss_unusable;
+  if (shared::remaining(metadata, now) <= 0 || metadata.t_origin > now + 1)
+    return &counters.c_miss_expired;
+  // Never back in time.
+  if (bo->stale_oc != nullptr && bo->stale_oc->t_origin > metadata.t_origin + 1)
+    return &counters.c_miss_older;
+  if (is_banned(director, bo, metadata)) return &counters.c_miss_banned;
+  return nullptr;
 }
 
 bool is_conditional_and_good(const struct busyobj* bo, const shared::Metadata& metadata) {
@@ -204,6 +202,8 @@ bool is_conditional_and_good(const struct busyobj* bo, const shared::Metadata& m
 struct Found {
   std::unique_ptr<Hit> hit;
   std::unique_ptr<tee::Share> share;
+  // With a share: what is there, and may still be good.
+  std::optional<refresh::Stale> stale{};
 };
 
 // What is followed, as the response. nullptr: it is of no use.
@@ -246,15 +246,18 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
   share->primary = shared::primary_key(*base, accepts_gzip(bo));
   share->began = VTIM_real();
   share->key = share->primary;
+  std::optional<refresh::Stale> expired;
   const auto miss = [&](std::uint64_t& counter) {
     count(counter);
     // In VCL's name this fetch will say what is there instead.
-    return Found{nullptr, std::move(share)};
+    return Found{nullptr, std::move(share), std::move(expired)};
   };
   auto hit = std::make_unique<Hit>();
   hit->director = &director;
   hit->client = client;
   int lost_writers = 0;
+  std::uint64_t stale = 0;  // what was found, and why it is of no use
+  std::uint64_t* why_stale = &counters.c_miss;
   for (int step = 0;;) {
     const auto spent = std::chrono::duration_cast<milliseconds>(steady_clock::now() - begin);
     if (spent >= director.config().timeout) {
@@ -262,15 +265,15 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
       return {};
     }
     const std::uint64_t failures = counters.c_timeout + counters.c_failed;
-    auto answer = ask(director, bo->wrk, *client, share->key, director.config().timeout - spent,
-                      bo->is_hitmiss == 0);
+    auto answer = ask(director, bo->wrk, *client, share->key, stale,
+                      director.config().timeout - spent, bo->is_hitmiss == 0);
     if (std::holds_alternative<std::monostate>(answer)) {
       if (failures == counters.c_timeout + counters.c_failed) count(counters.c_miss);
       return {};
     }
     if (auto* writer = std::get_if<Writer>(&answer)) {
       share->writer = std::move(*writer);
-      return miss(counters.c_miss);
+      return miss(*why_stale);
     }
     ObjectInfo info;
     if (auto* follower = std::get_if<Follower>(&answer)) {
@@ -296,8 +299,7 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
     }
     auto metadata = shared::decode(info.metadata);
     const bool index = metadata && metadata->kind == shared::Kind::kVaryIndex;
-    if (!metadata || (step > 0 && index)) return miss(counters.c_miss_unusable);
-    if (index) {
+    if (index && step == 0) {
       share->key = shared::variant_key(share->primary,
                                        shared::select(metadata->vary, headers_of(bo->bereq)));
       share->indexed = true;
@@ -309,7 +311,19 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
       count(counters.c_miss_behind);
       return {};
     }
-    if (!usable(director, bo, info, *metadata, VTIM_real())) return {nullptr, std::move(share)};
+    if (std::uint64_t* const why = metadata && !index
+                                       ? why_useless(director, bo, info, *metadata, VTIM_real())
+                                       : &counters.c_miss_unusable;
+        why != nullptr) {
+      if (stale == info.object_id || bo->is_hitmiss != 0) return miss(*why);
+      stale = info.object_id;
+      why_stale = why;
+      auto* const lease = std::get_if<Lease>(&answer);
+      if (why == &counters.c_miss_expired && lease != nullptr && bo->stale_oc == nullptr &&
+          !is_banned(director, bo, *metadata))
+        expired = refresh::Stale{std::move(*lease), *std::move(metadata)};
+      continue;
+    }
     hit->metadata = *std::move(metadata);
     if (auto* follower = std::get_if<Follower>(&answer)) {
       hit->source = source_of(director, client, share->primary, share->key, real,
@@ -319,7 +333,7 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
       hit->lease = std::move(std::get<Lease>(answer));
       hit->not_modified = is_conditional_and_good(bo, hit->metadata);
     }
-    return {std::move(hit), nullptr};
+    return {std::move(hit), nullptr, {}};
   }
 }
 
@@ -353,11 +367,19 @@ int gethdrs(VRT_CTX, VCL_BACKEND dir) noexcept {
     }
     handoff::announce(bo, backend, real);
     VRT_Assign_Backend(&bo->director_resp, real);
+    const bool conditional = found.stale && refresh::make_conditional(bo, *found.stale);
     int answer = real->vdir->methods->gethdrs(ctx, real);
+    if (conditional) refresh::make_unconditional(bo);
     if (answer == 0) answer = handoff::take(ctx, backend, real, dir);
+    if (answer == 0 && conditional && Hit::of(bo) == nullptr)
+      answer = refresh::take(ctx, real, dir, *std::move(found.stale), found.share);
     // What was handed off lies in the store already.
-    if (answer == 0 && found.share != nullptr && Hit::of(bo) == nullptr)
-      tee::add(bo, std::move(found.share));
+    if (answer == 0 && found.share != nullptr && Hit::of(bo) == nullptr) {
+      if (bo->beresp->status == 304)
+        refresh::add(ctx, std::move(found.share));
+      else
+        tee::add(bo, std::move(found.share));
+    }
     return answer;
   } catch (const std::exception&) {  // out of memory; the backend may still be asked
     count(director.counters().c_failed);

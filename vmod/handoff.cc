@@ -94,6 +94,8 @@ std::unique_ptr<director::Hit> find(Director& director, const Named& named) {
   return hit;
 }
 
+}  // namespace
+
 void ask_again(VRT_CTX, VCL_BACKEND real) {
   struct busyobj* bo = ctx->bo;
   bo->htc->doclose = bo->htc->body_status == BS_NONE ? bo->htc->doclose : SC_RX_BODY;
@@ -106,8 +108,6 @@ void ask_again(VRT_CTX, VCL_BACKEND real) {
   bo->vfc->resp = bo->beresp;
   bo->vfc->req = bo->bereq;
 }
-
-}  // namespace
 
 void announce(struct busyobj* bo, const director::Backend& backend, VCL_BACKEND real) {
   http_Unset(bo->bereq, kMay);

@@ -28,4 +28,7 @@ void announce(struct busyobj* bo, const director::Backend& backend, VCL_BACKEND 
 // gethdrs.
 int take(VRT_CTX, const director::Backend& backend, VCL_BACKEND real, VCL_BACKEND ours);
 
+// The response that has come is of no use: as before the request was sent.
+void ask_again(VRT_CTX, VCL_BACKEND real);
+
 }  // namespace om::vmod::handoff

@@ -58,30 +58,6 @@ std::string_view value_of(std::string_view line) {
   return value;
 }
 
-// For purge_tag(): the words of the headers that other caches know tags by. nullopt: more than an
-// object may have, so that a purge could miss it.
-std::optional<std::vector<std::string>> tags_of(const shared::Metadata& metadata) {
-  std::vector<std::string> tags;
-  for (const std::string_view line : metadata.headers) {
-    const std::string_view name = line.substr(0, line.find(':'));
-    if (!equal_names(name, "xkey") && !equal_names(name, "cache-tag") &&
-        !equal_names(name, "surrogate-key"))
-      continue;
-    std::string_view rest = value_of(line);
-    while (!rest.empty()) {
-      const std::size_t end = std::min(rest.find_first_of(", \t"), rest.size());
-      if (end > kTagBytesMax) return std::nullopt;
-      if (end > 0) tags.emplace_back(rest.substr(0, end));
-      rest.remove_prefix(std::min(end + 1, rest.size()));
-    }
-  }
-  std::ranges::sort(tags);
-  const auto twice = std::ranges::unique(tags);
-  tags.erase(twice.begin(), twice.end());
-  if (tags.size() + 1 > kTagsMax) return std::nullopt;
-  return tags;
-}
-
 void count_trouble(Director& director, const Error& why) {
   VSC_objmd& counters = director.counters();
   switch (why.code) {
@@ -209,6 +185,30 @@ std::optional<shared::Metadata> describe_response(const struct busyobj* bo, doub
   metadata.keep = static_cast<double>(oc->keep);
   metadata.ban_time = began;
   return metadata;
+}
+
+// --- tags
+
+std::optional<std::vector<std::string>> tags_of(const shared::Metadata& metadata) {
+  std::vector<std::string> tags;
+  for (const std::string_view line : metadata.headers) {
+    const std::string_view name = line.substr(0, line.find(':'));
+    if (!equal_names(name, "xkey") && !equal_names(name, "cache-tag") &&
+        !equal_names(name, "surrogate-key"))
+      continue;
+    std::string_view rest = value_of(line);
+    while (!rest.empty()) {
+      const std::size_t end = std::min(rest.find_first_of(", \t"), rest.size());
+      if (end > kTagBytesMax) return std::nullopt;
+      if (end > 0) tags.emplace_back(rest.substr(0, end));
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+    }
+  }
+  std::ranges::sort(tags);
+  const auto twice = std::ranges::unique(tags);
+  tags.erase(twice.begin(), twice.end());
+  if (tags.size() + 1 > kTagsMax) return std::nullopt;
+  return tags;
 }
 
 // --- publication

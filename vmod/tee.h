@@ -83,6 +83,10 @@ class Publication {
 // headers).
 std::optional<shared::Metadata> describe_response(const struct busyobj* bo, double began);
 
+// For purge_tag(): the words of the headers that other caches know tags by. nullopt: more than an
+// object may have, so that a purge could miss it.
+std::optional<std::vector<std::string>> tags_of(const shared::Metadata& metadata);
+
 // The director of this VCL that filters use which VCL added: the one that was made first.
 void set_director(const struct vcl* vcl, Director* director);  // CLI thread
 void forget(const struct vcl* vcl);                            // CLI thread

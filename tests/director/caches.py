@@ -35,8 +35,10 @@ class Origin:
         chunked=1    without Content-Length        pause=S    in mid-body
         die=1        hangs up in mid-body          version=V  the body changes with it
         cc=TEXT      Cache-Control                 etag=V     ETag
+        cc2=TEXT     Cache-Control of all answers but the first
         vary=NAME    Vary; the body begins with what the request said
         xkey=A+B     tags                          hold=1     waits in mid-body for release
+        cc304=TEXT   Cache-Control of the 304 that a request with that ETag gets
         first=N      die and hold only the first N requests of the path
         object=KEY   hands that object over, where it may; chunkedhandoff=1 without Content-Length
 
@@ -45,6 +47,8 @@ class Origin:
     def __init__(self):
         self.counts = {}
         self.requests = []
+        self.generations = {}  # by path: how often what it gives has changed
+        self.revalidated = {}  # how many of those by path were answered with 304
         self.in_mid_body = 0  # how many have sent the first half, ever
         self.lock = threading.Lock()
         self.release = threading.Event()  # what `hold=1` waits for, in mid-body
@@ -63,15 +67,21 @@ class Origin:
                     nth = origin.counts[path]
                     origin.requests.append((self.path, dict(self.headers)))
                 time.sleep(float(words.get("delay", 0)))
-                body = body_of(path + words.get("version", ""), int(words.get("size", 100)))
+                with origin.lock:
+                    generation = str(origin.generations.get(path, ""))
+                tag = '"' + words["etag"] + generation + '"' if "etag" in words else None
+                if tag and self.headers.get("If-None-Match") == tag:
+                    return self.not_modified(path, words, tag)
+                body = body_of(path + words.get("version", "") + generation, int(words.get("size", 100)))
                 self.send_response(int(words.get("status", 200)))
                 may = self.headers.get("X-Objmapper-Handoff", "no")
                 if "object" in words and (may != "no" or "always" in words):
                     self.send_header("X-Objmapper-Object", words["object"])
                     body = b""
-                self.send_header("Cache-Control", words.get("cc", "max-age=1000"))
-                if "etag" in words:
-                    self.send_header("ETag", '"' + words["etag"] + '"')
+                cc = words.get("cc", "max-age=1000")
+                self.send_header("Cache-Control", cc if nth == 1 else words.get("cc2", cc))
+                if tag:
+                    self.send_header("ETag", tag)
                 if "vary" in words:
                     self.send_header("Vary", words["vary"])
                     body = self.headers.get(words["vary"], "-").encode() + body
@@ -99,6 +109,17 @@ class Origin:
                 if "chunked" in words:
                     self.wfile.write(b"0\r\n\r\n")
 
+            def not_modified(self, path, words, tag):
+                with origin.lock:
+                    origin.revalidated[path] = origin.revalidated.get(path, 0) + 1
+                self.send_response(304)
+                self.send_header("Cache-Control", words.get("cc304", words.get("cc", "max-age=1000")))
+                self.send_header("ETag", tag)
+                self.send_header("X-Turn", "2")
+                if "vary" in words:
+                    self.send_header("Vary", words["vary"])
+                self.end_headers()
+
             def part(self, data, words):
                 if "chunked" not in words:
                     self.wfile.write(data)
@@ -122,6 +143,15 @@ class Origin:
     def count(self, path):
         with self.lock:
             return self.counts.get(path, 0)
+
+    def change(self, path):
+        """Another body from now on, body_of(path + "1") at first, and another ETag."""
+        with self.lock:
+            self.generations[path] = self.generations.get(path, 0) + 1
+
+    def revalidations(self, path):
+        with self.lock:
+            return self.revalidated.get(path, 0)
 
     def total(self):
         with self.lock:
@@ -210,8 +240,8 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
         connection.request("GET", path)
         return connection.getresponse(), connection
 
-    def counter(self, name):
-        done = subprocess.run(["varnishstat", "-n", f"{self.directory}/v", "-1", "-f", f"OBJMD.objm.{name}"],
+    def counter(self, name, of="OBJMD.objm"):
+        done = subprocess.run(["varnishstat", "-n", f"{self.directory}/v", "-1", "-f", f"{of}.{name}"],
                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=WAIT_S)
         words = done.stdout.split()
         return int(words[1]) if len(words) > 1 else 0
@@ -228,6 +258,10 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
                 return [int(word) for word in file.read().split()]
         except OSError:
             return []
+
+    def admin(self, *words):
+        return subprocess.run(["varnishadm", "-n", f"{self.directory}/v", *words], stdout=subprocess.PIPE, check=True,
+                              timeout=WAIT_S, text=True).stdout
 
     def panicked(self):
         done = subprocess.run(["varnishadm", "-n", f"{self.directory}/v", "panic.show"], stdout=subprocess.PIPE,
