@@ -63,13 +63,15 @@ void purge_everywhere(VRT_CTX) {
         shared::base_key(om::vmod::director::uri_prefix(ctx->vcl), host == nullptr ? "" : host,
                          {url.b, static_cast<std::size_t>(url.e - url.b)}, {});
     stem.resize(stem.rfind('#'));
-    om::vmod::removal_index::note_purge(stem);
     // A key of that length is never shared, and no other cache can have been told of it.
     if (stem.size() <= om::kKeyBytesMax) {
-      ours = record(ctx, "purge", *link, RemovalKind::kPurge, std::move(stem),
+      ours = record(ctx, "purge", *link, RemovalKind::kPurge, stem,
                     shared::digest_tag(std::span(req->digest)));
       if (!ours) return;
     }
+    // Not before: a fetch that begins until then may still have the shared object. It is either in
+    // its place when the objects of this digest go, or finds this when it gets there.
+    om::vmod::removal_index::note_purge(stem);
   }
   om::vmod::removals::purge(req->wrk, req->digest);
 }
