@@ -28,6 +28,8 @@ constexpr milliseconds kAnnounceInterval{10};
 // What writing may take without anybody having to wait: the rest counts as waiting.
 constexpr milliseconds kWriteFree{2};
 constexpr std::uint64_t kWriteBytesPerMs = 100 * 1024;
+// Bodies up to this length are not announced before it is known whether one has to wait for them.
+constexpr std::uint64_t kSmallBytesMax = 64 * 1024;
 // Commits are made in the background, by so few threads, each answered within so long.
 constexpr std::size_t kCommitters = 2;
 constexpr std::size_t kCommitsMax = 256;
@@ -317,7 +319,9 @@ bool Publication::begin(std::optional<std::uint64_t> length) {
     share_->writer = Writer();
     return false;
   }
-  return amend(length);
+  // A small body is there with its headers, as a rule: then one packet says it all, at the end.
+  unsaid_ = length && *length <= kSmallBytesMax;
+  return unsaid_ || amend(length);
 }
 
 // The daemon refuses what was removed since it was reserved. But that may have been when the
@@ -353,6 +357,9 @@ void Publication::write(std::span<const std::byte> bytes) {
 
 void Publication::announce() {
   if (!has_unannounced()) return;
+  if (unsaid_ && !amend(length_)) return;
+  unsaid_ = false;
+  if (written_ == announced_) return;
   announced_ = written_;
   announced_at_ = steady_clock::now();
   Writer& writer = share_->writer;
@@ -361,10 +368,8 @@ void Publication::announce() {
 
 void Publication::finish(const std::optional<std::array<std::uint8_t, 32>>& gzip_bits) {
   if (!live()) return;
-  if (gzip_bits) {
-    metadata_.gzip_bits = gzip_bits;
-    if (!amend(std::nullopt)) return;
-  }
+  if (gzip_bits) metadata_.gzip_bits = gzip_bits;
+  if ((unsaid_ || gzip_bits) && !amend(unsaid_ ? length_ : std::nullopt)) return;
   if (!share_->director->removals().director_allowed()) {
     // It may be one of what was removed.
     count(share_->director->counters().c_tee_behind);

@@ -48,12 +48,15 @@ class Publication {
  public:
   Publication(std::unique_ptr<Share> share, shared::Metadata metadata,
               std::vector<std::string> tags);
-  // What is known when the headers are. False: given up.
+  // What is known when the headers are; followers are told of it now, or with what is written
+  // next. False: given up.
   bool begin(std::optional<std::uint64_t> length);
   void write(std::span<const std::byte> bytes);
   // Before a wait for more: followers are told of all there is.
   void announce();
-  [[nodiscard]] bool has_unannounced() const { return live() && written_ > announced_; }
+  [[nodiscard]] bool has_unannounced() const {
+    return live() && (unsaid_ || written_ > announced_);
+  }
   // The body is whole. `gzip_bits`: what Varnish found out about it.
   void finish(const std::optional<std::array<std::uint8_t, 32>>& gzip_bits);
   [[nodiscard]] bool live() const { return static_cast<bool>(share_->writer); }
@@ -73,6 +76,7 @@ class Publication {
   shared::Metadata metadata_;
   std::vector<std::string> tags_;
   std::optional<std::uint64_t> length_;
+  bool unsaid_ = false;  // followers do not know the headers yet
   std::uint64_t written_ = 0;
   std::uint64_t announced_ = 0;
   std::chrono::steady_clock::time_point announced_at_{};

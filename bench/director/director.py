@@ -8,7 +8,10 @@ varnishd's worker per GB that clients received, and the median time to the first
 median of the pairs' ratios with its 95 % interval. That each way was what it is called is checked by the
 director's counters; bodies are compared beforehand.
 
-    bench/director/director.py [--pairs 20] [--requests 200] [--memory 512M] [--json FILE]
+    bench/director/director.py [--pairs 20] [--requests 200] [--connections 4] [--memory 512M] [--untrusted] [--json FILE]
+
+varnishd writes in place what it publishes, as a member of --write-gid, which the packaged configuration makes it;
+--untrusted: it does not, and the daemon copies.
 """
 
 import argparse
@@ -83,10 +86,11 @@ sub vcl_backend_fetch {
 class Run:
     """Fetches of one way and size, never the same twice."""
 
-    def __init__(self, cache, folder, requests):
+    def __init__(self, cache, folder, requests, connections=4):
         self.cache = cache
         self.file = folder / "urls"
         self.requests = requests
+        self.connections = connections
         self.number = 0
 
     def once(self, way, size):
@@ -98,7 +102,7 @@ class Run:
         before = [self.cache.counter(name) for name in counters]
         worker = self.cache.child()
         spent = machine.cpu_seconds(worker)
-        got = machine.load(self.cache, self.file, requests=self.requests, in_order=True, connections=4)
+        got = machine.load(self.cache, self.file, requests=self.requests, in_order=True, connections=self.connections)
         spent = machine.cpu_seconds(worker) - spent
         hits, misses = (self.cache.counter(name) - old for name, old in zip(counters, before))
         wanted = {"origin": (0, 0), "hit": (self.requests, 0), "miss": (0, self.requests)}[way]
@@ -127,22 +131,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--requests", type=int, default=200, help="of a turn")
+    parser.add_argument("--connections", type=int, default=4, help="that ask at once; with more than there are processors "
+                                                                  "a latency is the work of all of them; %(default)s")
+    parser.add_argument("--claims", default=",".join(CLAIMS), help="%(default)s")
     parser.add_argument("--memory", default="512M", help="of the store; the daemon has as much again")
+    parser.add_argument("--untrusted", action="store_true")
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    claims = {name: CLAIMS[name] for name in arguments.claims.split(",")}
     report = []
     with machine.scratch() as (folder, files):
         first = folder / "first"
         first.write_text("".join("/o/%d/0\n" % size for size in (SMALL, LARGE)))
         store.program("objm-origin", "--write", files, "--urls", first)
         memory = int(arguments.memory[:-1]) * 2
-        with H2O(files) as origin, Cache("varnishd", origin, memory=arguments.memory,
+        with H2O(files) as origin, Cache("varnishd", origin, memory=arguments.memory, trusted=not arguments.untrusted,
                                          daemon_memory="%d%s" % (memory, arguments.memory[-1])) as cache:
             for size in (SMALL, LARGE):
                 publish(cache, files, size)
                 compare(cache, files, size)
-            run = Run(cache, folder, arguments.requests)
-            for name, (way, against, size, what, bound) in CLAIMS.items():
+            run = Run(cache, folder, arguments.requests, arguments.connections)
+            for name, (way, against, size, what, bound) in claims.items():
                 ratios, seen = [], {way: [], against: []}
                 for pair in range(arguments.pairs):
                     for one in (way, against) if pair % 2 == 0 else (against, way):

@@ -10,7 +10,7 @@ varnishd and objmapperd together per GB that clients received; the median of the
     bench/handoff/handoff.py [--pairs 20] [--round 100M] [--sizes 1M,10M] [--source generated|files] [--unix]
                              [--json FILE]
 
-The origin runs as who starts this, and so may write in place, as a member of --write-gid may.
+Origin and varnishd may write in place, as members of --write-gid.
 --unix: origin and client on Unix sockets instead of TCP loopback.
 """
 
@@ -38,7 +38,7 @@ class SetUp(machine.Objmapper):
     """Origin, varnishd and objmapperd."""
 
     def __init__(self, name, files, hands_off, arguments):
-        super().__init__(name, None, memory=arguments.memory, daemon_memory=arguments.daemon_memory)
+        super().__init__(name, None, memory=arguments.memory, daemon_memory=arguments.daemon_memory, trusted=True)
         self.files = files
         self.hands_off = hands_off
         self.arguments = arguments

@@ -243,12 +243,13 @@ class Varnish(Contestant):
 
 
 class Objmapper(Varnish):
-    """The same varnishd with its cache in objmapper."""
+    """The same varnishd with its cache in objmapper. `trusted`: it writes in place what it publishes."""
 
-    def __init__(self, name, origin, memory="2G", mode="mapped", daemon_memory=None, parameters=()):
+    def __init__(self, name, origin, memory="2G", mode="mapped", daemon_memory=None, parameters=(), trusted=False):
         super().__init__(name, origin, "malloc,64m", parameters)
         self.memory = memory
         self.mode = mode
+        self.trusted = trusted
         self.daemon_memory = daemon_memory or memory
 
     def vcl(self):
@@ -263,6 +264,8 @@ sub vcl_init { new store = objmapper.storage(socket = "%s/s", memory = %sB, mode
         self.spawn(
             BUILD / "bin" / "objmapperd", "--socket", self.folder / "s", "--memory",
             self.daemon_memory, "--memory-dir", self.memory_dir, "--state-dir", self.folder / "state",
+            # Started by root, varnishd's worker is another user.
+            *(("--write-gid", "varnish") if self.trusted and os.getuid() == 0 else ()),
         )
         wait_for(lambda: store_answers(self.folder / "s"), what="objmapperd")
         os.chmod(self.folder / "s", 0o666)
