@@ -343,7 +343,8 @@ void StoreImpl::probe_disks() {
   worker_->run(
       [probe, paths, fault = config_.disk_fault] {
         for (std::size_t i = 0; i < paths.size(); ++i) {
-          const auto& [id, directory] = probe->directories[i];
+          const std::uint16_t id = probe->directories[i].first;
+          const UniqueFd& directory = probe->directories[i].second;
           const auto try_it = [&]() -> Result<void> {
             if (fault)
               if (const int reason = fault("write", paths[i]); reason != 0)
