@@ -6,6 +6,9 @@
 // a child process straight into place; `memory`, both copy them from 64 MiB of random ones (so that
 // the source is not in the processor's cache for one side and out of it for the other).
 //
+// Bodies are published one by one, or (--batch) so many with one om::commit(), as a cache does that
+// has several fetches under way.
+//
 // CPU is counted, not time: of this process and, for puts, of the daemon (--pid), from the kernel's
 // clocks, in seconds per GB; the child's is not. Keys are a few, replaced in turn, so that slots
 // are recycled. Every body is compared at the start, the last of each key after every sample.
@@ -26,6 +29,7 @@
 #include <random>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "objmapper/client.h"
@@ -71,10 +75,11 @@ struct Bench {
   std::vector<std::byte> source = std::vector<std::byte>(kSourceBytes);
   std::byte* arena = nullptr;
 
+  std::size_t batch = 1;
   bool from_socket = true;
   int feed = -1;      // our end
   pid_t feeder = -1;  // who writes to the other
-  std::map<ino_t, std::byte*> segments;
+  std::map<int, std::byte*> segments;
 
   [[nodiscard]] std::size_t keys() const { return kArenaBytes / bytes; }
   [[nodiscard]] std::span<const std::byte> body(std::size_t i) const {
@@ -130,12 +135,12 @@ struct Bench {
       count -= static_cast<std::size_t>(n);
     }
   }
-  // Where a slice is mapped: each segment once.
+  // Where a slice is mapped: each segment once. The library keeps a segment's descriptor.
   std::byte* place(const Slice& slice) {
-    struct stat status {};
-    if (::fstat(slice.fd, &status) != 0) fail("fstat");
-    std::byte*& at = segments[status.st_ino];
+    std::byte*& at = segments[slice.fd];
     if (at == nullptr) {
+      struct stat status {};
+      if (::fstat(slice.fd, &status) != 0) fail("fstat");
       void* const mapped = ::mmap(nullptr, static_cast<std::size_t>(status.st_size),
                                   PROT_READ | PROT_WRITE, MAP_SHARED, slice.fd, 0);
       if (mapped == MAP_FAILED) fail("mmap of a segment");
@@ -171,29 +176,37 @@ struct Bench {
     std::memset(arena, 1, kArenaBytes);
   }
 
-  void put_one(Client& client, const PutOptions& options, std::size_t i) {
-    if (!from_socket) {
-      (void)must(client.put(options, body(i)), "put");
-      return;
-    }
+  Writer write_one(Client& client, const PutOptions& options, std::size_t i) {
     Writer writer = must(client.reserve(options), "reserve");
+    if (!from_socket) {
+      if (auto written = writer.write(body(i)); !written) fail("write");
+      return writer;
+    }
     for (const Slice& slice : writer.slices()) {
       fill(place(slice), static_cast<std::size_t>(slice.length), {});
       if (auto advanced = writer.advance(slice.length); !advanced) fail("advance");
     }
-    (void)must(std::move(writer).commit(), "commit");
+    return writer;
   }
 
   std::size_t put_all(Client& client, std::size_t count) {
-    std::size_t last = 0;
+    std::vector<Writer> writers;
     for (std::size_t i = 0; i < count; ++i) {
       PutOptions options;
       options.key = key(i % keys());
       options.length = bytes;
-      put_one(client, options, i);
-      last = i;
+      options.ahead = true;
+      Writer writer = write_one(client, options, i);
+      if (batch == 1) {
+        (void)must(std::move(writer).commit(), "commit");
+        continue;
+      }
+      writers.push_back(std::move(writer));
+      if (writers.size() < batch && i + 1 < count) continue;
+      for (auto& answer : commit(std::exchange(writers, {})))
+        (void)must(std::move(answer), "commit");
     }
-    return last;
+    return count - 1;
   }
 
   // That what a reader gets is what put number `i` wrote.
@@ -252,8 +265,10 @@ int run(int argc, char** argv) {
   app.add_option("--total", bench.total, "bytes of a sample");
   std::string feed = "socket";
   app.add_option("--feed", feed, "socket or memory");
+  app.add_option("--batch", bench.batch, "bodies that are published at once, 1 to 64");
   app.add_option("--pairs", pairs, "samples of each series");
   CLI11_PARSE(app, argc, argv);
+  if (bench.batch < 1 || bench.batch > 64) fail("--batch out of range");
   if (bench.bytes < 4096 || bench.bytes > kSourceBytes / 4 || bench.total < bench.bytes)
     fail("--bytes or --total out of range");
   bench.from_socket = feed != "memory";

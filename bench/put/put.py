@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
 """PUT through the library into the memory tier, written in place, beside filling recycled memory.
 
-    bench/put/put.py [--pairs 20] [--sizes 64K,1M] [--total 256M] [--feeds socket,memory] [--json FILE]
+    bench/put/put.py [--pairs 20] [--sizes 64K,1M] [--total 256M] [--feeds socket,memory] [--batches 1,16]
+                     [--json FILE]
 
 The bytes come from a socket, as a cache gets them, straight into place on both sides; or, for
-orientation, are copied from memory. One command: it starts a daemon of its own, with our group as --write-gid. Counted is the CPU of the
+orientation, are copied from memory.
+Bodies are published one by one, or 16 with one call (smaller ones alone: 16 MiB at a time is nobody's
+batch). One command: it starts a daemon of its own, with our group as --write-gid. Counted is the CPU of the
 client and of the daemon together, per GB; what readers get is compared outside the measurement.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import sys
@@ -18,6 +22,7 @@ from kit import stats, store  # noqa: E402
 from kit.sizes import parse  # noqa: E402
 
 AT_MOST = 1.3
+BATCH_BYTES_MAX = 4 << 20
 
 
 def main():
@@ -26,22 +31,27 @@ def main():
     parser.add_argument("--sizes", default="64K,1M")
     parser.add_argument("--total", default="256M", help="bytes of a sample")
     parser.add_argument("--feeds", default="socket,memory")
+    parser.add_argument("--batches", default="1,16")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = []
-    for size, feed in ((s, f) for f in arguments.feeds.split(",") for s in arguments.sizes.split(",")):
+    cases = itertools.product(arguments.feeds.split(","), arguments.sizes.split(","),
+                              map(int, arguments.batches.split(",")))
+    for feed, size, batch in cases:
+        if batch * parse(size) > BATCH_BYTES_MAX and batch > 1:
+            continue
         with store.Store(memory="512M") as daemon:
             samples = json.loads(store.program(
                 "om-bench-put", "--socket", daemon.socket, "--pid", daemon.pid,
                 "--directory", daemon.memory_dir, "--bytes", parse(size),
-                "--total", parse(arguments.total), "--feed", feed, "--pairs", arguments.pairs))
+                "--total", parse(arguments.total), "--feed", feed, "--batch", batch, "--pairs", arguments.pairs))
         ours, floor = samples["put_cpu_s_per_gb"], samples["floor_cpu_s_per_gb"]
         interval = stats.median_interval([a / b for a, b in zip(ours, floor)])
-        line = {"size": size, "feed": feed, "ratio": interval, "samples": samples,
+        line = {"size": size, "feed": feed, "batch": batch, "ratio": interval, "samples": samples,
                 "verdict": stats.verdict(interval, at_most=AT_MOST)}
         report.append(line)
-        print("PUT %-4s from %-6s CPU, library and daemon / floor: %s  %s (bound %.1f; %.3f and %.3f s/GB)" % (
-            size, feed, stats.show(interval), line["verdict"], AT_MOST,
+        print("PUT %-4s x%-2d from %-6s CPU, library and daemon / floor: %s  %s (bound %.1f; %.3f and %.3f s/GB)" % (
+            size, batch, feed, stats.show(interval), line["verdict"], AT_MOST,
             stats.median_interval(ours)[0], stats.median_interval(floor)[0]), flush=True)
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(report, indent=1))

@@ -129,6 +129,11 @@ struct PutOptions {
   // reserve_or_get(), reserve_or_follow(): an object that is there and of no use any more, as if it
   // were not there. Of many that say so one writes; it stays until then.
   std::uint64_t stale_object_id = 0;
+  // For reserve() with a length: into memory that the connection has reserved before, where that
+  // can be. Cheaper, but the daemon learns of this object at commit() and not before: nobody can
+  // wait for it or follow it, it is refused then if at all, and its put begins then where removals
+  // for every cache are concerned. put() does so by itself.
+  bool ahead = false;
 };
 // What is learned of an object after it was reserved; see Writer::amend().
 struct Amendment {
@@ -177,9 +182,14 @@ class [[nodiscard]] Writer {
 
  private:
   friend class client::Connection;
+  friend std::vector<Result<PutResult>> commit(std::vector<Writer> writers);
   explicit Writer(std::unique_ptr<client::WriterState> state) noexcept;
   std::unique_ptr<client::WriterState> state_;
 };
+
+// Commits many at once, in as few packets as it takes: an answer for each, in order. Each is
+// published or not, whatever becomes of the others.
+std::vector<Result<PutResult>> commit(std::vector<Writer> writers);
 
 // An object that somebody else is writing, read while it is written. What the writer has announced
 // is as good as the writer: only a committed object is known to be whole, and one that is aborted

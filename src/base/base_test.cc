@@ -1,8 +1,12 @@
 #include <gtest/gtest.h>
 
+#include <map>
+#include <random>
+
 #include "base/ban_text.h"
 #include "base/checksum.h"
 #include "base/clock.h"
+#include "base/flat_map.h"
 #include "base/result.h"
 #include "base/units.h"
 
@@ -80,6 +84,33 @@ TEST(BanText, RefusesWhatIsNoBan) {
 TEST(Checksum, DependsOnEveryByte) {
   EXPECT_NE(hash_key("a"), hash_key("b"));
   EXPECT_EQ(hash_key("a"), hash_key(std::string("a")));
+}
+
+TEST(FlatMap, IsWhatAMapIs) {
+  for (unsigned seed = 0; seed < 10; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    FlatMap<std::uint32_t> flat;
+    std::map<std::uint64_t, std::uint32_t> model;
+    const std::uint64_t keys = seed % 2 == 0 ? 50 : 3000;
+    for (int step = 0; step < 20000; ++step) {
+      const std::uint64_t key = random() % keys * (seed % 3 == 0 ? 64 : 1);
+      if (random() % 2 == 0) {
+        ++flat[key];
+        ++model[key];
+      } else if (auto* const found = flat.find(key)) {
+        EXPECT_EQ(found->second, model.at(key));
+        flat.erase(found);
+        model.erase(key);
+      } else {
+        EXPECT_EQ(model.count(key), 0U);
+      }
+      ASSERT_EQ(flat.size(), model.size());
+    }
+    std::map<std::uint64_t, std::uint32_t> seen;
+    flat.for_each([&](std::uint64_t key, std::uint32_t value) { seen[key] = value; });
+    EXPECT_EQ(seen, model);
+  }
 }
 
 }  // namespace

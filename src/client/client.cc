@@ -68,6 +68,17 @@ Result<wire::Reserve> to_reserve(const PutOptions& options) {
   return request;
 }
 
+// A wire::Get to be sent, without a copy of its keys.
+struct KeysOfGet {
+  static constexpr wire::Type kType = wire::Type::kGet;
+  std::span<const std::string* const> keys;
+  template <class A>
+  void fields(A& a) {
+    a(static_cast<std::uint32_t>(keys.size()));
+    for (const std::string* const key : keys) a(*key, kKeyBytesMax);
+  }
+};
+
 // The daemon has too many descriptors under way to us, or to all, and we are to ask again. False:
 // the time is up.
 bool wait_a_little(Deadline deadline) {
@@ -130,7 +141,8 @@ Result<std::optional<Lease>> Client::get(const std::string& key, std::chrono::mi
   const auto deadline = std::chrono::steady_clock::now() + within;
   while (true) {
     Call<wire::GetReply> waiting;
-    OM_TRY(connection_->call(wire::Get{{key}}, waiting, deadline));
+    const std::string* const keys[] = {&key};
+    OM_TRY(connection_->call(client::KeysOfGet{keys}, waiting, deadline));
     if (waiting.reply.items.size() != 1)
       return Error{Errc::kMalformed, 0, "the daemon answered for another number of keys"};
     wire::GetItem& item = waiting.reply.items.front();
@@ -160,12 +172,15 @@ Result<std::vector<std::optional<Lease>>> Client::get_many(const std::vector<std
   // Answers that did not fit their packet come as "busy": these keys go to the end of the queue.
   for (std::size_t at = 0; at < open.size();) {
     const std::size_t count = client::batch_size(open, at, connection_->keys_per_get_max());
-    wire::Get request;
-    for (std::size_t i = 0; i < count; ++i) request.keys.push_back(*open[at + i]);
+    const client::KeysOfGet request{std::span(open).subspan(at, count)};
     Call<wire::GetReply> waiting;
     OM_TRY(connection_->call(request, waiting));
     if (waiting.reply.items.size() != count)
       return Error{Errc::kMalformed, 0, "the daemon answered for another number of keys"};
+    // Most answers lie in the same few segments: each is looked up once.
+    for (const wire::GetItem& item : waiting.reply.items)
+      for (const wire::Extent& extent : item.extents)
+        connection_->know(extent.segment, waiting.segments);
     // First all that is ours, so that an error on the way gives everything back.
     std::optional<Error> failure;
     std::size_t answered = 0;
@@ -260,6 +275,9 @@ Result<Writer> Client::reserve(const PutOptions& options) {
 
 Result<Writer> Client::reserve(const PutOptions& options, std::chrono::milliseconds within) {
   const wire::Reserve request = OM_TRY(client::to_reserve(options));
+  if (options.ahead && options.length && options.direct && !options.disk)
+    if (auto ahead = connection_->take_ahead(*options.length))
+      return connection_->make_writer(options, *std::move(ahead));
   auto reserved = OM_TRY(reserve_through(*connection_, options, request, within));
   if (auto* writer = std::get_if<Writer>(&reserved)) return std::move(*writer);
   return Error{Errc::kMalformed, 0, "the daemon answered a reservation with an object"};
@@ -293,6 +311,7 @@ Result<std::variant<Lease, Writer, Follower>> Client::reserve_or_follow(
 Result<PutResult> Client::put(const PutOptions& options, std::span<const std::byte> body) {
   PutOptions declared = options;
   declared.length = body.size();
+  declared.ahead = true;
   Writer writer = OM_TRY(reserve(declared));
   OM_TRY(writer.write(body));
   return std::move(writer).commit();

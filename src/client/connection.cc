@@ -59,7 +59,7 @@ Result<std::shared_ptr<Connection>> Connection::start(UniqueFd socket,
 Result<void> Connection::hello(const std::string& name) {
   wire::Hello hello;
   hello.name = name.substr(0, 255);
-  hello.features = wire::kFeatureReleasePage;
+  hello.features = wire::kFeatureReleasePage | wire::kFeatureRoom;
   Call<wire::HelloReply> waiting;
   OM_TRY(call(hello, waiting));
   if (waiting.reply.version != wire::kVersion)
@@ -73,6 +73,7 @@ Result<void> Connection::hello(const std::string& name) {
   daemon_.version = std::move(waiting.reply.version_text);
   keys_per_get_max_ = std::clamp<std::size_t>(waiting.reply.keys_per_get_max, 1, kKeysPerGetMax);
   if (!waiting.descriptors.empty()) lease_file_ = std::move(waiting.descriptors.front());
+  room_granted_ = (waiting.reply.features & wire::kFeatureRoom) != 0;
   if ((waiting.reply.features & wire::kFeatureReleasePage) != 0 && waiting.descriptors.size() > 1) {
     const UniqueFd page = std::move(waiting.descriptors[1]);
     const auto bytes = file_size(page.borrow());
@@ -93,8 +94,7 @@ void Connection::close() { break_off({Errc::kUnavailable, 0, "the connection was
 
 // --- calls
 
-Result<void> Connection::exchange(Waiter& waiter, wire::Type type, const std::string& packet,
-                                  Deadline deadline) {
+Result<void> Connection::submit(Waiter& waiter, wire::Type type, const std::string& packet) {
   if (packet.size() > kPacketBytesMax)
     return Error{Errc::kMalformed, 0, "the request is longer than one packet"};
   if (has_unreleased_.load(std::memory_order_relaxed)) flush_releases();
@@ -106,13 +106,16 @@ Result<void> Connection::exchange(Waiter& waiter, wire::Type type, const std::st
     waiters_.push_back(&waiter);
   }
   auto sent = send_packet(socket_.borrow(), std::as_bytes(std::span(packet)), {});
-  if (!sent) break_off(std::move(sent).error());
+  if (!sent) break_off(std::move(sent).error());  // which is the answer
+  if (!sent || *sent) return {};
+  const std::lock_guard lock(mutex_);
+  if (!forget(waiter)) return {};
+  pass_role_on();
+  return Error{Errc::kTimeout, 0, "the daemon takes no requests at the moment"};
+}
 
+Result<void> Connection::await(Waiter& waiter, Deadline deadline) {
   std::unique_lock lock(mutex_);
-  if (sent && !*sent && forget(waiter)) {
-    pass_role_on();
-    return Error{Errc::kTimeout, 0, "the daemon takes no requests at the moment"};
-  }
   while (!waiter.done_) {
     if (!waiter.taking_ && std::chrono::steady_clock::now() >= deadline && forget(waiter)) {
       pass_role_on();
@@ -265,7 +268,7 @@ void Connection::deliver(std::span<const std::byte> packet, std::vector<UniqueFd
   // Descriptors of segments are asked for again; what came with these replies alone is lost.
   if (!failure && descriptors_lost && header->type != wire::Type::kGet &&
       header->type != wire::Type::kDescribe && header->type != wire::Type::kReserve &&
-      header->type != wire::Type::kFollow)
+      header->type != wire::Type::kRoom && header->type != wire::Type::kFollow)
     failure = no_room();
   if (broken) break_off(*broken);
   const std::lock_guard lock(mutex_);
@@ -314,7 +317,7 @@ void Connection::give_back(const wire::Header& header, std::span<const std::byte
     for (const auto& item : late.reply.items)
       if (item.status == 0) leases.push_back(item.lease_id);
     if (!leases.empty()) release(std::move(leases));
-  } else if (header.type == wire::Type::kReserve) {
+  } else if (header.type == wire::Type::kReserve || header.type == wire::Type::kRoom) {
     Call<wire::ReserveReply> late;
     if (!late.take(*this, packet, descriptors)) return;
     if (late.reply.outcome != static_cast<std::uint8_t>(wire::ReserveOutcome::kYours))
@@ -385,6 +388,14 @@ Result<SegmentRef> Connection::segment(std::uint64_t id, bool writable,
   return no_room();
 }
 
+void Connection::know(std::uint64_t id, std::vector<SegmentRef>& with_reply) {
+  constexpr std::size_t kMost = 8;  // more are not found sooner than in the cache
+  if (with_reply.size() >= kMost) return;
+  for (const SegmentRef& segment : with_reply)
+    if (segment->id == id && !segment->writable) return;
+  if (SegmentRef known = cache_.find(id, false)) with_reply.push_back(std::move(known));
+}
+
 Result<bool> Connection::reservation_is_complete(const wire::ReserveReply& reply,
                                                  const std::vector<SegmentRef>& with_reply) {
   for (const wire::Extent& extent : reply.extents) {
@@ -418,11 +429,13 @@ Result<Lease> Connection::make_lease(wire::GetItem item, const std::vector<Segme
   Lease lease(std::move(state));  // from here on given back by itself
   LeaseState& s = *lease.state_;
   std::uint64_t length = 0;
+  s.slices.reserve(item.extents.size());
+  s.segments.reserve(item.extents.size());
   for (const wire::Extent& extent : item.extents) {
-    const SegmentRef segment = OM_TRY(this->segment(extent.segment, false, with_reply, deadline));
+    SegmentRef segment = OM_TRY(this->segment(extent.segment, false, with_reply, deadline));
     OM_TRY(check(extent, *segment));
     s.slices.push_back({segment->file().raw(), extent.offset, extent.length});
-    s.segments.push_back(segment);
+    s.segments.push_back(std::move(segment));
     length += extent.length;
   }
   if (length != s.info.length)

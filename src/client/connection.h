@@ -57,6 +57,29 @@ class Waiter {
   std::condition_variable wake_;
 };
 
+// Room that the daemon has given us for bodies to come. Its rest goes back when the last body in it
+// is done with.
+struct Room {
+  static constexpr std::uint64_t kGranule = 64;
+  static constexpr std::uint64_t rounded(std::uint64_t length) {
+    return (length + kGranule - 1) / kGranule * kGranule;
+  }
+  Room(Connection& owner, std::uint64_t number) : connection(owner), id(number) {}
+  Room(const Room&) = delete;
+  Room& operator=(const Room&) = delete;
+  ~Room();
+  Connection& connection;
+  const std::uint64_t id;
+  std::atomic<std::uint64_t> left{0};  // bytes that were not put; without any it is over by itself
+};
+// A part of it, for one body. Not to outlive the connection.
+struct Ahead {
+  std::shared_ptr<Room> room;
+  SegmentRef segment;
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+};
+
 template <class Reply>
 class Call final : public Waiter {
  public:
@@ -92,6 +115,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Result<void> call(const Request& request, Call<Reply>& waiting) {
     return call(request, waiting, std::chrono::steady_clock::now() + timeout_);
   }
+  // The same in two steps, so that several may be under way: every call that was begun well has to
+  // be awaited.
+  template <class Request, class Reply>
+  Result<void> begin(const Request& request, Call<Reply>& waiting) {
+    return submit(waiting, Request::kType, wire::encode_request(next_id(), request));
+  }
+  Result<void> await(Waiter& waiter, Deadline deadline);
   // Sends the request; its reply, if one comes, is of no interest. False: could not be sent now.
   template <class Request>
   bool post(const Request& request) {
@@ -111,6 +141,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
                                        const std::vector<SegmentRef>& with_reply);
   Result<Writer> make_writer(const PutOptions& options, wire::ReserveReply reply,
                              const std::vector<SegmentRef>& with_reply);
+  // Room for a body of this length, asked for ahead of need; nullopt: there is none, reserve.
+  std::optional<Ahead> take_ahead(std::uint64_t length);
+  Writer make_writer(const PutOptions& options, Ahead ahead);
   Follower make_follower(wire::GetItem item);
   Result<std::optional<Event>> next_event(Deadline deadline);
   Result<std::optional<Removal>> next_removal(Deadline deadline);
@@ -124,6 +157,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // The segment, from the reply, the cache or the daemon. Extents are checked to fit by check().
   Result<SegmentRef> segment(std::uint64_t id, bool writable, const std::vector<SegmentRef>& first,
                              std::optional<Deadline> deadline = {});
+  // Adds the segment to those of a reply where the cache has it.
+  void know(std::uint64_t id, std::vector<SegmentRef>& with_reply);
   static Result<void> check(const wire::Extent& extent, const Segment& segment);
   [[nodiscard]] SegmentCache& cache() { return cache_; }
 
@@ -132,7 +167,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::uint64_t next_id() { return next_id_.fetch_add(1, std::memory_order_relaxed); }
   Result<void> hello(const std::string& name);
   Result<void> exchange(Waiter& waiter, wire::Type type, const std::string& packet,
-                        Deadline deadline);
+                        Deadline deadline) {
+    OM_TRY(submit(waiter, type, packet));
+    return await(waiter, deadline);
+  }
+  Result<void> submit(Waiter& waiter, wire::Type type, const std::string& packet);
   bool post_packet(const std::string& packet);
   void flush_releases();
   // With the reader's role and without the lock: receives one packet, if one comes in time, and
@@ -176,6 +215,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::mutex release_mutex_;  // who writes to it
   std::vector<std::uint64_t> unreleased_;
   std::atomic<bool> has_unreleased_{false};
+
+  bool room_granted_ = false;  // since HELLO
+  std::mutex ahead_mutex_;     // held while a room is asked for
+  unsigned puts_ = 0;
+  Deadline no_room_until_{};
+  std::vector<Ahead> free_ahead_;  // last: gives its rooms back through all of the above
 };
 
 template <class Reply>

@@ -43,6 +43,9 @@ struct WriterState {
   std::vector<Place> places;  // in the order of the body
   std::size_t place = 0;      // where the next byte goes
   std::uint64_t used = 0;     // of that place
+  // Written to room ahead: what commit() says. Without a put_id.
+  std::optional<Ahead> ahead;
+  wire::PutBody put;
 };
 
 struct FollowerState {

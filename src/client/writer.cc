@@ -46,7 +46,7 @@ Result<void> extend(WriterState& state, std::uint64_t bytes) {
 }
 
 void give_up(std::unique_ptr<WriterState> state) {
-  if (state != nullptr) (void)state->connection->post(wire::Abort{state->put_id});
+  if (state != nullptr && !state->ahead) (void)state->connection->post(wire::Abort{state->put_id});
 }
 
 }  // namespace
@@ -162,6 +162,7 @@ Result<void> Writer::advance(std::uint64_t bytes) {
 }
 
 Result<void> Writer::announce() {
+  if (state_->ahead) return {};  // nobody can follow
   // One way: where it cannot be sent now, the next one says as much.
   (void)state_->connection->post(wire::Progress{state_->put_id, state_->written});
   if (state_->connection->closed())
@@ -184,29 +185,14 @@ Result<void> Writer::amend(const Amendment& amendment) {
 }
 
 Result<PutResult> Writer::commit() && {
-  auto state = std::move(state_);
-  if (const auto length = state->length(); length && state->written != *length) {
-    Error error{Errc::kMalformed, 0,
-                "the body has " + std::to_string(state->written) + " bytes, but " +
-                    std::to_string(*length) + " were declared"};
-    client::give_up(std::move(state));
-    return error;
-  }
-  // Committing may copy the body: the time limit grows with it, as for a disk of 20 MB/s.
-  const auto limit = state->limit + std::chrono::milliseconds(state->written / (20 * 1024) + 1);
-  client::Call<wire::CommitReply> waiting;
-  auto committed = state->connection->call(wire::Commit{state->put_id, state->written}, waiting,
-                                           std::chrono::steady_clock::now() + limit);
-  if (!committed) {
-    // Whether it was published is not known after a time-out; if not, this ends it.
-    client::give_up(std::move(state));
-    return std::move(committed).error();
-  }
-  return PutResult{waiting.reply.object_id, waiting.reply.created_ns};
+  std::vector<Writer> one;
+  one.push_back(std::move(*this));
+  return std::move(om::commit(std::move(one)).front());
 }
 
 Result<void> Writer::abort() && {
   const auto state = std::move(state_);
+  if (state->ahead) return {};  // nobody knows of it
   client::Call<wire::Empty> waiting;
   return state->connection->call(wire::Abort{state->put_id}, waiting);
 }

@@ -141,7 +141,7 @@ int Loop::wait_ms(std::chrono::nanoseconds wait) const {
 }
 
 Result<void> Loop::turn(std::chrono::nanoseconds wait) {
-  std::array<epoll_event, kEventsPerTurn> events{};
+  std::array<epoll_event, kEventsPerTurn> events;  // the kernel says how many it filled
   const int count =
       ::epoll_wait(epoll_.raw(), events.data(), static_cast<int>(events.size()), wait_ms(wait));
   if (count < 0 && errno != EINTR) return system_error("wait for events");

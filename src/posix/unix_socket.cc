@@ -68,6 +68,21 @@ std::optional<Error> problem_of(const msghdr& message, std::size_t descriptors) 
   return std::nullopt;
 }
 
+// False: the socket is full.
+Result<bool> not_sent() {
+  if (errno == EAGAIN) return false;
+  if (errno == EPIPE || errno == ECONNRESET)
+    return Error{Errc::kUnavailable, errno, "the other side has closed the connection"};
+  return system_error("send a packet");
+}
+
+// Most packets: send(2) has the kernel copy no message header.
+Result<bool> send_bytes(BorrowedFd socket, std::span<const std::byte> bytes) {
+  while (::send(socket.raw(), bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0)
+    if (errno != EINTR) return not_sent();
+  return true;
+}
+
 }  // namespace
 
 Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int backlog) {
@@ -151,33 +166,27 @@ Result<std::vector<gid_t>> peer_groups(BorrowedFd socket) {
 
 Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
                          std::span<const BorrowedFd> descriptors) {
+  if (descriptors.empty()) return send_bytes(socket, bytes);
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kFdsPerMessageMax)> control{};
   iovec part{const_cast<std::byte*>(bytes.data()),
              bytes.size()};  // NOLINT(cppcoreguidelines-pro-type-const-cast)
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  if (!descriptors.empty()) {
-    if (descriptors.size() > kFdsPerMessageMax)
-      return Error{Errc::kMalformed, 0, "more descriptors than fit one packet"};
-    message.msg_control = control.data();
-    message.msg_controllen = CMSG_SPACE(sizeof(int) * descriptors.size());
-    cmsghdr* rights = CMSG_FIRSTHDR(&message);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof(int) * descriptors.size());
-    for (std::size_t i = 0; i < descriptors.size(); ++i) {
-      const int raw = descriptors[i].raw();
-      std::memcpy(CMSG_DATA(rights) + i * sizeof raw, &raw, sizeof raw);
-    }
+  if (descriptors.size() > kFdsPerMessageMax)
+    return Error{Errc::kMalformed, 0, "more descriptors than fit one packet"};
+  message.msg_control = control.data();
+  message.msg_controllen = CMSG_SPACE(sizeof(int) * descriptors.size());
+  cmsghdr* rights = CMSG_FIRSTHDR(&message);
+  rights->cmsg_level = SOL_SOCKET;
+  rights->cmsg_type = SCM_RIGHTS;
+  rights->cmsg_len = CMSG_LEN(sizeof(int) * descriptors.size());
+  for (std::size_t i = 0; i < descriptors.size(); ++i) {
+    const int raw = descriptors[i].raw();
+    std::memcpy(CMSG_DATA(rights) + i * sizeof raw, &raw, sizeof raw);
   }
-  while (::sendmsg(socket.raw(), &message, MSG_NOSIGNAL) < 0) {
-    if (errno == EINTR) continue;
-    if (errno == EAGAIN) return false;
-    if (errno == EPIPE || errno == ECONNRESET)
-      return Error{Errc::kUnavailable, errno, "the other side has closed the connection"};
-    return system_error("send a packet");
-  }
+  while (::sendmsg(socket.raw(), &message, MSG_NOSIGNAL) < 0)
+    if (errno != EINTR) return not_sent();
   return true;
 }
 
@@ -240,11 +249,12 @@ std::span<const std::byte> PacketBatch::bytes(std::size_t i) const {
 
 Result<std::size_t> PacketBatch::receive(BorrowedFd socket) {
   constexpr std::size_t kAtOnce = 32;
-  std::array<iovec, kAtOnce> parts{};
-  std::array<mmsghdr, kAtOnce> messages{};
   const std::size_t count = std::min(most_, kAtOnce);
+  std::array<iovec, kAtOnce> parts;
+  std::array<mmsghdr, kAtOnce> messages;
   for (std::size_t i = 0; i < count; ++i) {
     parts[i] = {buffer_.get() + i * packet_bytes_, packet_bytes_};
+    messages[i] = {};
     messages[i].msg_hdr.msg_iov = &parts[i];
     messages[i].msg_hdr.msg_iovlen = 1;
     messages[i].msg_hdr.msg_control = control_.data() + i * kControlBytes;

@@ -28,6 +28,8 @@ class FakeStore final : public store::Store {
   bool hold_commits = false;
   std::optional<Error> fail_record;
   bool hold_syncs = false;
+  std::optional<Error> fail_sync;
+  bool durable_objects = false;
   std::deque<std::function<void()>> held;
   std::set<store::HolderId> holders;
   std::map<store::LeaseId, store::ObjectId> leases;
@@ -99,6 +101,14 @@ class FakeStore final : public store::Store {
                                      std::function<void()> /*wake*/) override {
     return Error{Errc::kNotFound, 0, "nobody follows here"};
   }
+  Result<store::Reserved> take_room(store::HolderId /*holder*/, std::uint64_t /*bytes*/) override {
+    return Error{Errc::kNoSpace, 0, "no room to spare"};
+  }
+  void put_in_room(store::HolderId /*holder*/, store::PutId /*room*/,
+                   std::vector<store::RoomBody> bodies, store::PutDone done) override {
+    done(std::vector<Result<store::Committed>>(bodies.size(),
+                                               Error{Errc::kNotFound, 0, "no such room"}));
+  }
   void progress(store::HolderId /*holder*/, store::PutId /*put*/,
                 std::uint64_t /*bytes*/) override {}
   void amend(store::HolderId /*holder*/, store::PutId /*put*/,
@@ -150,13 +160,13 @@ class FakeStore final : public store::Store {
     end_put(it);
     return {};
   }
-  Result<std::uint64_t> remove(std::string_view key) override {
+  Result<store::Removed> remove(std::string_view key) override {
     return erase_where([&](const std::string& k, const Object&) { return k == key; });
   }
-  Result<std::uint64_t> remove_prefix(std::string_view prefix) override {
+  Result<store::Removed> remove_prefix(std::string_view prefix) override {
     return erase_where([&](const std::string& k, const Object&) { return k.starts_with(prefix); });
   }
-  Result<std::uint64_t> remove_tag(std::string_view tag) override {
+  Result<store::Removed> remove_tag(std::string_view tag) override {
     return erase_where([&](const std::string&, const Object& object) {
       return std::find(object.info.tags.begin(), object.info.tags.end(), tag) !=
              object.info.tags.end();
@@ -236,7 +246,7 @@ class FakeStore final : public store::Store {
     if (hold_syncs)
       held.push_back([done = std::move(done)] { done({}); });
     else
-      done({});
+      done(fail_sync ? Result<void>(*fail_sync) : Result<void>());
   }
   void tick() override {}
   bool idle() override { return later_.empty(); }
@@ -269,7 +279,7 @@ class FakeStore final : public store::Store {
     return puts_.erase(it);
   }
   template <class Match>
-  Result<std::uint64_t> erase_where(Match match) {
+  Result<store::Removed> erase_where(Match match) {
     std::uint64_t count = 0;
     for (auto it = objects_.begin(); it != objects_.end();) {
       if (!match(it->first, it->second)) {
@@ -281,7 +291,7 @@ class FakeStore final : public store::Store {
       it = objects_.erase(it);
       ++count;
     }
-    return count;
+    return store::Removed{count, durable_objects};
   }
 
   const Clock& clock_;

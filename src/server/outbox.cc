@@ -79,7 +79,6 @@ Result<std::size_t> Outbox::try_send_plain() {
 
 Result<bool> Outbox::try_send(const OutPacket& packet) {
   std::vector<BorrowedFd> borrowed;
-  borrowed.reserve(packet.descriptors.size());
   for (const UniqueFd& descriptor : packet.descriptors) borrowed.push_back(descriptor.borrow());
   starved_ = false;
   auto sent = send_packet(socket_, std::as_bytes(std::span(packet.bytes)), borrowed);

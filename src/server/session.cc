@@ -193,6 +193,8 @@ bool Session::may(wire::Type type) const {
     case wire::Type::kAbort:
     case wire::Type::kProgress:
     case wire::Type::kAmend:
+    case wire::Type::kRoom:
+    case wire::Type::kPut:
     case wire::Type::kDelete:
     case wire::Type::kJoin:
     case wire::Type::kRemove:
@@ -229,6 +231,8 @@ void Session::dispatch(const wire::Header& h, std::span<const std::byte> packet)
     case wire::Type::kRemove: return handle(h, packet, &Session::remove_everywhere);
     case wire::Type::kAck: return handle(h, packet, &Session::acknowledge);
     case wire::Type::kAmend: return handle(h, packet, &Session::amend);
+    case wire::Type::kRoom: return handle(h, packet, &Session::room);
+    case wire::Type::kPut: return handle(h, packet, &Session::put);
     case wire::Type::kRemoval:
     case wire::Type::kEvent: break;
   }

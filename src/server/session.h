@@ -110,13 +110,15 @@ class Session : public std::enable_shared_from_this<Session> {
   void subscribe(std::uint64_t id, wire::Subscribe request);
 
   void reserve_now(std::uint64_t id, wire::Reserve request, std::uint64_t wait_key);
-  void reserved(std::uint64_t id, store::Reserved reserved);
+  void reserved(wire::Type type, std::uint64_t id, store::Reserved reserved);
   void hit(std::uint64_t id, store::Leased leased);
   void following(std::uint64_t id, store::Following following);
   void follow(std::uint64_t id, wire::Follow request);
   void followed(std::uint64_t id, store::Followed answer);
   void progress(std::uint64_t id, wire::Progress request);
   void amend(std::uint64_t id, wire::Amend request);
+  void room(std::uint64_t id, wire::Room request);
+  void put(std::uint64_t id, wire::Put request);
   // Turns a lease into an item of a reply that has `bytes_left` of room. Where it does not fit, or
   // a descriptor cannot be had, the lease is given back and the item says so.
   wire::GetItem take(store::Leased leased, SegmentsOut& out, std::size_t& bytes_left);

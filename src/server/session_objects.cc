@@ -232,7 +232,7 @@ void Session::reserve_now(std::uint64_t id, wire::Reserve request, std::uint64_t
   if (auto* leased = std::get_if<store::Leased>(&*answer)) return hit(id, std::move(*leased));
   if (auto* other = std::get_if<store::Following>(&*answer))
     return following(id, std::move(*other));
-  reserved(id, std::get<store::Reserved>(std::move(*answer)));
+  reserved(kType, id, std::get<store::Reserved>(std::move(*answer)));
 }
 
 void Session::hit(std::uint64_t id, store::Leased leased) {
@@ -363,8 +363,8 @@ void Session::add_writable(std::vector<store::WritableSegment> segments, Segment
   }
 }
 
-void Session::reserved(std::uint64_t id, store::Reserved reserved) {
-  constexpr auto kType = wire::Type::kReserve;
+// `type`: RESERVE or ROOM.
+void Session::reserved(wire::Type type, std::uint64_t id, store::Reserved reserved) {
   wire::ReserveReply message;
   message.put_id = reserved.put_id;
   message.extents = to_wire(reserved.extents);
@@ -374,14 +374,14 @@ void Session::reserved(std::uint64_t id, store::Reserved reserved) {
   if (!fits || reserved.segments.size() > descriptor_budget()) {
     (void)shared_.store.abort(*holder_, reserved.put_id);
     return fits
-               ? refuse(kType, id, {Errc::kBusy, 0, "too many descriptors under way: ask again"})
-               : refuse(kType, id,
+               ? refuse(type, id, {Errc::kBusy, 0, "too many descriptors under way: ask again"})
+               : refuse(type, id,
                         {Errc::kNoSpace, 0, "the free space is in too many pieces for one packet"});
   }
   SegmentsOut out;
   add_writable(std::move(reserved.segments), out);
   message.segments = std::move(out.segments);
-  reply(kType, id, message, std::move(out.descriptors));
+  reply(type, id, message, std::move(out.descriptors));
 }
 
 void Session::extend(std::uint64_t id, wire::Extend request) {
@@ -415,6 +415,53 @@ void Session::commit(std::uint64_t id, wire::Commit request) {
         if (!done) return self->refuse(wire::Type::kCommit, id, done.error());
         self->shared_.statistics.put_bytes += length;
         self->reply(wire::Type::kCommit, id, wire::CommitReply{done->object_id, done->created_ns});
+      });
+}
+
+void Session::room(std::uint64_t id, wire::Room request) {
+  constexpr auto kType = wire::Type::kRoom;
+  if (!rights_.direct)
+    return refuse(kType, id, {Errc::kDenied, 0, "only who writes in place gets room ahead"});
+  auto room = shared_.store.take_room(*holder_, request.bytes);
+  if (!room) return refuse(kType, id, room.error());
+  reserved(kType, id, *std::move(room));
+}
+
+void Session::put(std::uint64_t id, wire::Put request) {
+  constexpr auto kType = wire::Type::kPut;
+  if (request.bodies.empty()) return refuse(kType, id, {Errc::kMalformed, 0, "PUT names no body"});
+  std::vector<store::RoomBody> bodies;
+  bodies.reserve(request.bodies.size());
+  std::uint64_t bytes = 0;
+  for (wire::PutBody& body : request.bodies) {
+    if ((body.flags & ~wire::kReserveEphemeral) != 0)
+      return refuse(kType, id, {Errc::kUnsupported, 0, "this daemon knows no such flag"});
+    bytes += body.length;
+    store::RoomBody& one = bodies.emplace_back();
+    one.segment = body.segment;
+    one.offset = body.offset;
+    one.put.key = std::move(body.key);
+    one.put.length = body.length;
+    one.put.expires_ns = body.expires_ns;
+    one.put.metadata = std::move(body.metadata);
+    one.put.tags = std::move(body.tags);
+    one.put.ephemeral = (body.flags & wire::kReserveEphemeral) != 0;
+  }
+  shared_.store.put_in_room(
+      *holder_, request.room_id, std::move(bodies),
+      [weak = weak_from_this(), id, bytes](std::vector<Result<store::Committed>> done) {
+        const auto self = weak.lock();
+        if (!self || self->closed_) return;
+        self->shared_.statistics.put_bytes += bytes;
+        wire::PutReply message;
+        message.items.reserve(done.size());
+        for (const auto& one : done) {
+          if (one)
+            message.items.push_back({0, one->object_id, one->created_ns});
+          else
+            message.items.push_back({static_cast<std::uint32_t>(one.error().code), 0, 0});
+        }
+        self->reply(kType, id, message);
       });
 }
 

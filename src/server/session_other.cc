@@ -51,6 +51,8 @@ void Session::hello(std::uint64_t id, wire::Hello request) {
       message.features |= wire::kFeatureReleasePage;
     }
   }
+  // Direct writing is what it is about.
+  if (rights_.direct) message.features |= request.features & wire::kFeatureRoom;
   reply(kType, id, message, std::move(descriptors));
 }
 
@@ -58,11 +60,21 @@ void Session::remove(std::uint64_t id, wire::Delete request) {
   constexpr auto kType = wire::Type::kDelete;
   if (request.what.find('\0') != std::string::npos)
     return refuse(kType, id, {Errc::kMalformed, 0, "a NUL byte in a key or tag"});
-  const auto answer = [&](const Result<std::uint64_t>& removed, bool zero_is_an_answer) {
+  const auto answer = [&](const Result<store::Removed>& removed, bool zero_is_an_answer) {
     if (!removed) return refuse(kType, id, removed.error());
-    if (*removed == 0 && !zero_is_an_answer)
-      return refuse(kType, id, {Errc::kNotFound, 0, "no such object"});
-    reply(kType, id, wire::DeleteReply{*removed});
+    const bool absent = removed->count == 0 && !zero_is_an_answer;
+    const auto say = [weak = weak_from_this(), id, absent,
+                      count = removed->count](const Result<void>& synced) {
+      const auto self = weak.lock();
+      if (!self || self->closed_) return;
+      if (!synced) return self->refuse(wire::Type::kDelete, id, synced.error());
+      if (absent)
+        return self->refuse(wire::Type::kDelete, id, {Errc::kNotFound, 0, "no such object"});
+      self->reply(wire::Type::kDelete, id, wire::DeleteReply{count});
+    };
+    // Nobody waits for the disk but who asked for this.
+    if (removed->durable) return shared_.store.sync_removals(say);
+    say({});
   };
   switch (static_cast<wire::DeleteBy>(request.by)) {
     case wire::DeleteBy::kKey: return answer(shared_.store.remove(request.what), false);

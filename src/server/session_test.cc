@@ -245,6 +245,40 @@ TEST_F(SessionTest, ARemovalIsAnsweredOnceItIsOnDiskAndOthersMeanwhile) {
   EXPECT_EQ(second->as<wire::RemoveReply>().sequence, 1U);
 }
 
+TEST_F(SessionTest, ADeleteIsAnsweredOnceItIsOnDiskAndOthersMeanwhile) {
+  greet();
+  put("k");
+  put("l");
+  store_.hold_syncs = store_.durable_objects = true;
+  request(4, wire::Delete{0, "k"});
+  request(5, wire::Delete{1, "l"});
+  request(6, wire::Stat{"k"});
+  const auto first = receive();
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->header.request_id, 6U);
+  EXPECT_EQ(first->header.status, Errc::kNotFound);
+  ASSERT_EQ(store_.held.size(), 2U);
+  for (std::uint64_t id = 4; id < 6; ++id) {
+    store_.held.front()();
+    store_.held.pop_front();
+    const auto done = receive();
+    ASSERT_TRUE(done);
+    EXPECT_EQ(done->header.request_id, id);
+    EXPECT_EQ(done->as<wire::DeleteReply>().removed, 1U);
+  }
+}
+
+TEST_F(SessionTest, ADeleteThatCannotBePutOnDiskSaysSo) {
+  greet();
+  put("k");
+  store_.durable_objects = true;
+  store_.fail_sync = Error{Errc::kSystem, EIO, "sync the journal"};
+  request(4, wire::Delete{0, "k"});
+  const auto answer = receive();
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->header.status, Errc::kSystem);
+}
+
 TEST_F(SessionTest, WhoAsksForARemovalAndLeavesHurtsNobody) {
   greet();
   store_.hold_syncs = true;

@@ -34,6 +34,8 @@ constexpr Named kRequests[] = {
     {wire::Type::kSubscribe, "subscribe"},
     {wire::Type::kFollow, "follow"},
     {wire::Type::kProgress, "progress"},
+    {wire::Type::kRoom, "room"},
+    {wire::Type::kPut, "put"},
     {wire::Type::kJoin, "join"},
     {wire::Type::kRemove, "remove"},
     {wire::Type::kAck, "ack"},

@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
+#include <unordered_set>
 
 #include "base/checksum.h"
 #include "posix/file.h"
@@ -53,9 +55,12 @@ Result<HeldLog> HeldLog::open(BorrowedFd directory, bool fresh) {
     std::vector<Extent> extents(count);
     if (count > 0)
       std::memcpy(extents.data(), bytes.data() + at + kHeadBytes, count * sizeof(Extent));
-    log.recovered_[object] = std::move(extents);
+    log.recovered_.emplace_back(object, std::move(extents));
     at += length;
   }
+  std::reverse(log.recovered_.begin(), log.recovered_.end());
+  std::unordered_set<ObjectId> known;
+  std::erase_if(log.recovered_, [&](const auto& one) { return !known.insert(one.first).second; });
   log.size_ = at;
   return log;
 }

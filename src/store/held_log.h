@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -23,8 +24,10 @@ class HeldLog {
   // `fresh`: what it says is of no use.
   static Result<HeldLog> open(BorrowedFd directory, bool fresh);
 
-  // What was there at open; an object's last entry counts.
-  [[nodiscard]] const Entries& recovered() const { return recovered_; }
+  // What was there at open; an object's last entry counts. The newest first: bytes that two of them
+  // name belong to the newer one, for which the older one had to let go.
+  using Ordered = std::vector<std::pair<ObjectId, std::vector<Extent>>>;
+  [[nodiscard]] const Ordered& recovered() const { return recovered_; }
   Result<void> append(ObjectId object, const std::vector<Extent>& extents);
   // Another file with `live` alone. Called when the log has grown (wants_rewrite).
   Result<void> rewrite(const Entries& live);
@@ -34,7 +37,7 @@ class HeldLog {
   UniqueFd directory_;
   UniqueFd file_;
   std::uint64_t size_ = 0;
-  Entries recovered_;
+  Ordered recovered_;
 };
 
 }  // namespace om::store

@@ -166,21 +166,19 @@ void LeaseBook::settle() {
 }
 
 Result<void> LeaseBook::hold(Holder& holder, ObjectId object) {
-  auto& count = holder.objects[object];
-  if (count == 0) {
-    if (auto locked = holder.locks.add(holder.file.borrow(), object); !locked) {
-      holder.objects.erase(object);
-      return locked;
-    }
-    ++pins_[object];
+  if (auto* const known = holder.objects.find(object)) {
+    ++known->second;
+    return {};
   }
-  ++count;
+  OM_TRY(holder.locks.add(holder.file.borrow(), object));
+  holder.objects[object] = 1;
+  ++pins_[object];
   return {};
 }
 
 void LeaseBook::let_go(Holder& holder, ObjectId object) {
-  const auto found = holder.objects.find(object);
-  OM_ASSERT(found != holder.objects.end());
+  auto* const found = holder.objects.find(object);
+  OM_ASSERT(found != nullptr);
   if (--found->second > 0) return;
   holder.objects.erase(found);
   holder.locks.remove(holder.file.borrow(), object);
@@ -188,8 +186,8 @@ void LeaseBook::let_go(Holder& holder, ObjectId object) {
 }
 
 void LeaseBook::unpin(ObjectId object) {
-  const auto found = pins_.find(object);
-  OM_ASSERT(found != pins_.end());
+  auto* const found = pins_.find(object);
+  OM_ASSERT(found != nullptr);
   if (--found->second > 0) return;
   pins_.erase(found);
   unpinned_(object);
@@ -211,7 +209,7 @@ Result<LeaseId> LeaseBook::lease(HolderId id, ObjectId object, std::uint64_t byt
     return Error{Errc::kQuota, 0, "this peer's leases pin as many bytes as one peer may"};
   OM_TRY(hold(holder, object));
   const LeaseId lease = next_lease_++;
-  holder.leases.emplace(lease, Lease{object, bytes});
+  holder.leases[lease] = {object, bytes};
   holder.leased_bytes += bytes;
   ++lease_count_;
   return lease;
@@ -223,8 +221,8 @@ void LeaseBook::release(HolderId id, LeaseId lease) {
 }
 
 bool LeaseBook::release(Holder& holder, LeaseId lease) {
-  const auto entry = holder.leases.find(lease);
-  if (entry == holder.leases.end()) return false;
+  auto* const entry = holder.leases.find(lease);
+  if (entry == nullptr) return false;
   const ObjectId object = entry->second.object;
   holder.leased_bytes -= entry->second.bytes;
   if (entry->second.revoked_ns != 0) --holder.revoked;
@@ -248,28 +246,29 @@ void LeaseBook::unpin_put(HolderId id, ObjectId object) {
 
 bool LeaseBook::holds(HolderId id, ObjectId object) const {
   const auto found = holders_.find(id);
-  return found != holders_.end() && found->second.objects.count(object) != 0;
+  return found != holders_.end() && found->second.objects.contains(object);
 }
 
 std::optional<ObjectId> LeaseBook::object_of(HolderId id, LeaseId lease) const {
   const auto found = holders_.find(id);
   if (found == holders_.end()) return std::nullopt;
-  const auto entry = found->second.leases.find(lease);
-  return entry == found->second.leases.end() ? std::nullopt : std::optional(entry->second.object);
+  const auto* const entry = found->second.leases.find(lease);
+  return entry == nullptr ? std::nullopt : std::optional(entry->second.object);
 }
 
 std::vector<ObjectId> LeaseBook::objects_of(HolderId id) const {
   std::vector<ObjectId> objects;
   const auto found = holders_.find(id);
   if (found != holders_.end())
-    for (const auto& [object, count] : found->second.objects) objects.push_back(object);
+    found->second.objects.for_each(
+        [&](ObjectId object, std::uint32_t /*count*/) { objects.push_back(object); });
   return objects;
 }
 
 std::vector<ObjectId> LeaseBook::pinned_objects() const {
   std::vector<ObjectId> objects;
   objects.reserve(pins_.size());
-  for (const auto& [object, count] : pins_) objects.push_back(object);
+  pins_.for_each([&](ObjectId object, std::uint32_t /*count*/) { objects.push_back(object); });
   return objects;
 }
 
@@ -281,7 +280,8 @@ void LeaseBook::close_holder(HolderId id) {
   holders_.erase(found);
   lease_count_ -= holder.leases.size();
   Orphan orphan;
-  for (const auto& [object, count] : holder.objects) orphan.objects.insert(object);
+  holder.objects.for_each(
+      [&](ObjectId object, std::uint32_t /*count*/) { orphan.objects.insert(object); });
   // Without a probe we cannot know, and keep everything until the next start.
   if (auto probe = open_at(directory_.borrow(), std::to_string(id), O_RDWR))
     orphan.probe = *std::move(probe);
@@ -322,13 +322,13 @@ void LeaseBook::probe() {
 std::vector<std::pair<HolderId, LeaseId>> LeaseBook::revoke(ObjectId object, std::uint64_t now_ns) {
   std::vector<std::pair<HolderId, LeaseId>> told;
   for (auto& [id, holder] : holders_) {
-    if (holder.objects.count(object) == 0) continue;
-    for (auto& [lease, entry] : holder.leases) {
-      if (entry.object != object || entry.revoked_ns != 0) continue;
+    if (!holder.objects.contains(object)) continue;
+    holder.leases.for_each([&, holder_id = id, &of = holder](LeaseId lease, Lease& entry) {
+      if (entry.object != object || entry.revoked_ns != 0) return;
       entry.revoked_ns = now_ns;
-      ++holder.revoked;
-      told.emplace_back(id, lease);
-    }
+      ++of.revoked;
+      told.emplace_back(holder_id, lease);
+    });
   }
   return told;
 }
@@ -337,12 +337,11 @@ std::size_t LeaseBook::mark_overdue(std::uint64_t now_ns, std::uint64_t grace_ns
   std::size_t count = 0;
   for (auto& [id, holder] : holders_) {
     if (holder.revoked > holder.overdue)
-      for (auto& [lease, entry] : holder.leases) {
-        if (entry.revoked_ns == 0 || entry.overdue || now_ns - entry.revoked_ns <= grace_ns)
-          continue;
+      holder.leases.for_each([&, &of = holder](LeaseId /*id*/, Lease& entry) {
+        if (entry.revoked_ns == 0 || entry.overdue || now_ns - entry.revoked_ns <= grace_ns) return;
         entry.overdue = true;
-        ++holder.overdue;
-      }
+        ++of.overdue;
+      });
     count += holder.overdue;
   }
   return count;

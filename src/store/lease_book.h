@@ -29,6 +29,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/flat_map.h"
 #include "base/release_ring.h"
 #include "base/result.h"
 #include "posix/mapping.h"
@@ -81,12 +82,13 @@ class LeaseBook {
   // The store's own pins: bytes that the worker reads.
   void pin(ObjectId object) { ++pins_[object]; }
   void unpin(ObjectId object);
-  [[nodiscard]] bool pinned(ObjectId object) const { return pins_.count(object) != 0; }
+  [[nodiscard]] bool pinned(ObjectId object) const { return pins_.contains(object); }
   [[nodiscard]] std::uint32_t pins(ObjectId object) const {
-    const auto found = pins_.find(object);
-    return found == pins_.end() ? 0 : found->second;
+    const auto* const found = pins_.find(object);
+    return found == nullptr ? 0 : found->second;
   }
   [[nodiscard]] bool any_pins() const { return !pins_.empty(); }
+  [[nodiscard]] std::size_t pinned_count() const { return pins_.size(); }
   [[nodiscard]] std::vector<ObjectId> pinned_objects() const;
 
   // Looks at the orphans' locks.
@@ -115,8 +117,8 @@ class LeaseBook {
     Mapping page;           // the release page, where there is one
     std::uint32_t taken = 0;
     pid_t pid = 0;
-    std::unordered_map<LeaseId, Lease> leases;
-    std::unordered_map<ObjectId, std::uint32_t> objects;  // leases and direct puts on each
+    FlatMap<Lease> leases;           // by id
+    FlatMap<std::uint32_t> objects;  // leases and direct puts on each
     std::uint64_t leased_bytes = 0;
     std::size_t revoked = 0;  // of its leases
     std::size_t overdue = 0;
@@ -142,7 +144,7 @@ class LeaseBook {
   Unpinned unpinned_;
   std::unordered_map<HolderId, Holder> holders_;
   std::unordered_map<HolderId, Orphan> orphans_;
-  std::unordered_map<ObjectId, std::uint32_t> pins_;
+  FlatMap<std::uint32_t> pins_;  // by object
   HolderId next_holder_ = 1;
   LeaseId next_lease_ = 1;
   std::size_t lease_count_ = 0;

@@ -37,6 +37,7 @@ class MemoryTier {
   // nullopt: no room without eviction. Makes another segment where capacity allows it.
   std::optional<std::vector<Extent>> take(std::uint64_t length);
   bool take_exactly(const Extent& extent) { return slots_.take_exactly(extent); }
+  std::vector<Extent> take_free_of(const Extent& extent) { return slots_.take_free_of(extent); }
   void give_back(const std::vector<Extent>& extents);
   // Makes a segment ahead of need. From tick().
   void prepare();

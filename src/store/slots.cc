@@ -97,6 +97,27 @@ bool Slots::take_exactly(const Extent& extent) {
   return true;
 }
 
+std::vector<Extent> Slots::take_free_of(const Extent& extent) {
+  std::vector<Extent> free;
+  const auto found = segments_.find(extent.segment);
+  if (found == segments_.end() || extent.length > found->second.size ||
+      extent.offset > found->second.size - extent.length)
+    return free;
+  const std::uint64_t end = extent.offset + rounded(extent.length);
+  const auto& holes = found->second.holes;
+  auto hole = holes.upper_bound(extent.offset);
+  if (hole != holes.begin()) --hole;
+  for (; hole != holes.end() && hole->first < end; ++hole) {
+    const std::uint64_t from = std::max(hole->first, extent.offset);
+    const std::uint64_t to = std::min(hole->first + hole->second, end);
+    // As long as what was asked for, not rounded up: as with take().
+    if (from < to)
+      free.push_back({extent.segment, from, std::min(to, extent.offset + extent.length) - from});
+  }
+  std::erase_if(free, [this](const Extent& part) { return !take_exactly(part); });
+  return free;
+}
+
 void Slots::give_back(const Extent& extent) {
   const auto found = segments_.find(extent.segment);
   OM_ASSERT(found != segments_.end());

@@ -35,6 +35,8 @@ class Slots {
   std::optional<std::vector<Extent>> take(std::uint64_t length);
   // Takes exactly these bytes (recovery). False: they are not free, or not in a segment.
   bool take_exactly(const Extent& extent);
+  // Takes what is free of these bytes.
+  std::vector<Extent> take_free_of(const Extent& extent);
   void give_back(const Extent& extent);
 
   [[nodiscard]] std::uint64_t free_bytes() const { return free_bytes_; }

@@ -68,6 +68,21 @@ TEST(Slots, RecoveryRefusesWhatIsTakenOrOutside) {
   EXPECT_TRUE(slots.take_exactly({kA, 0, 128}));
 }
 
+TEST(Slots, RecoveryTakesWhatIsFreeOfARoom) {
+  Slots slots;
+  slots.add_segment(kA, 1024);
+  ASSERT_TRUE(slots.take_exactly({kA, 128, 64}));
+  ASSERT_TRUE(slots.take_exactly({kA, 320, 100}));
+  using Extents = std::vector<Extent>;
+  EXPECT_EQ(slots.take_free_of({kA, 64, 400}),
+            (Extents{{kA, 64, 64}, {kA, 192, 128}, {kA, 448, 16}}));
+  EXPECT_EQ(slots.take_free_of({kA, 64, 400}), Extents{});
+  EXPECT_EQ(slots.take_free_of({kA, 512, 512}), (Extents{{kA, 512, 512}}));
+  EXPECT_EQ(slots.take_free_of({kA, 512, 1024}), Extents{});
+  EXPECT_EQ(slots.take_free_of({kB, 0, 64}), Extents{});
+  EXPECT_EQ(slots.free_bytes(), 64U);
+}
+
 TEST(Slots, NothingOverlapsAndNothingIsLost) {
   for (unsigned seed = 0; seed < 20; ++seed) {
     SCOPED_TRACE(seed);

@@ -199,6 +199,21 @@ struct Committed {
 };
 using CommitDone = std::function<void(Result<Committed>)>;
 
+// A body that lies in a room: `put.length` bytes from `offset` on.
+struct RoomBody {
+  SegmentId segment = 0;
+  std::uint64_t offset = 0;
+  ReserveRequest put;
+};
+using PutDone = std::function<void(std::vector<Result<Committed>>)>;
+
+struct Removed {
+  std::uint64_t count = 0;
+  // Some were on disk: before anybody is told, sync_removals(), so that power loss does not bring
+  // them back.
+  bool durable = false;
+};
+
 struct Recorded {
   std::uint64_t sequence = 0;
   std::uint64_t time_ns = 0;
@@ -302,11 +317,18 @@ class Store {
   // the declared one is aborted with kMalformed.
   virtual void commit(HolderId holder, PutId put, std::uint64_t length, CommitDone done) = 0;
   virtual Result<void> abort(HolderId holder, PutId put) = 0;
+  // Room in memory for bodies to come, of a trusted peer: `bytes` or less. abort() gives back what
+  // is left of it. kNoSpace: there is none to spare.
+  virtual Result<Reserved> take_room(HolderId holder, std::uint64_t bytes) = 0;
+  // Whole puts at once: what was written into a room is published. An answer for each body, in
+  // order; each is there or is not, whatever becomes of the others.
+  virtual void put_in_room(HolderId holder, PutId room, std::vector<RoomBody> bodies,
+                           PutDone done) = 0;
 
   // --- removal: how many there were
-  virtual Result<std::uint64_t> remove(std::string_view key) = 0;
-  virtual Result<std::uint64_t> remove_prefix(std::string_view prefix) = 0;
-  virtual Result<std::uint64_t> remove_tag(std::string_view tag) = 0;
+  virtual Result<Removed> remove(std::string_view key) = 0;
+  virtual Result<Removed> remove_prefix(std::string_view prefix) = 0;
+  virtual Result<Removed> remove_tag(std::string_view tag) = 0;
 
   // --- removals that reach every cache (store/removal_log.h)
   virtual RemovalLog& removals() = 0;

@@ -1,5 +1,6 @@
 // The Store itself: puts it together. Split by what callers do: store_open.cc (start, recovery,
-// end), store_read.cc, store_write.cc, store_remove.cc, store_regions.cc, store_upkeep.cc (tick).
+// end), store_read.cc, store_write.cc, store_room.cc, store_remove.cc, store_regions.cc,
+// store_upkeep.cc (tick).
 //
 // What an object's bytes go through:
 //   charged     in a Put: taken from a tier, named by nobody
@@ -57,9 +58,12 @@ class StoreImpl final : public Store {
   Result<Extension> extend(HolderId holder, PutId put, std::uint64_t more) override;
   void commit(HolderId holder, PutId put, std::uint64_t length, CommitDone done) override;
   Result<void> abort(HolderId holder, PutId put) override;
-  Result<std::uint64_t> remove(std::string_view key) override;
-  Result<std::uint64_t> remove_prefix(std::string_view prefix) override;
-  Result<std::uint64_t> remove_tag(std::string_view tag) override;
+  Result<Reserved> take_room(HolderId holder, std::uint64_t bytes) override;
+  void put_in_room(HolderId holder, PutId room, std::vector<RoomBody> bodies,
+                   PutDone done) override;
+  Result<Removed> remove(std::string_view key) override;
+  Result<Removed> remove_prefix(std::string_view prefix) override;
+  Result<Removed> remove_tag(std::string_view tag) override;
   RemovalLog& removals() override { return *removal_log_; }
   Result<Recorded> record(Removal removal) override;
   void sync_removals(std::function<void(Result<void>)> done) override;
@@ -104,6 +108,7 @@ class StoreImpl final : public Store {
     std::uint64_t charged = 0;         // to its holder
     bool direct = false;               // `written` is the final place
     bool to_disk = false;
+    bool is_room = false;             // room ahead: `memory` is what is left of it
     ObjectId follow = 0;              // what followers pin (follows_); 0: there are none
     std::uint64_t removals_seen = 0;  // head of the removal log when it began
     bool was_followed = false;        // then its staging files are not used again
@@ -225,9 +230,18 @@ class StoreImpl final : public Store {
   void forget_follow(ObjectId pin);
   void wake_followers(Follow& follow);
   Result<SegmentView> staging_view(HolderId holder, SegmentId id);
+  static Result<void> check(const ReserveRequest& request);
   Put* find_put(HolderId holder, PutId id);
   // For every cache, since it began.
   [[nodiscard]] bool is_removed(const Put& put) const;
+  // store_room.cc
+  Put* find_room(HolderId holder, PutId id);
+  void end_room(Put& room);
+  // Takes the body's bytes out of the room.
+  Result<Extent> cut_from_room(Put& room, const RoomBody& body);
+  static catalog::Record record_of(ObjectId object, const RoomBody& body, const Extent& place,
+                                   std::uint64_t created_ns);
+  void wake_waiters(const std::string& key);
   [[nodiscard]] bool wants_disk(const ReserveRequest& request, std::uint64_t length) const;
   void trim_memory(std::vector<Extent>& extents, std::uint64_t length);
 
@@ -297,8 +311,11 @@ class StoreImpl final : public Store {
   std::unordered_map<SegmentId, ObjectId> followed_staging_;  // whose file that is
   std::unordered_map<HolderId, std::unordered_set<PutId>> holder_puts_;
   std::unordered_map<HolderId, std::uint64_t> holder_put_bytes_;
+  std::uint64_t room_bytes_ = 0;  // that were given out as room ahead
+  std::size_t rooms_ = 0;
   std::unordered_map<HolderId, std::unordered_set<SegmentId>> seen_;
-  std::map<std::string, Region> regions_;  // by owner
+  std::pair<HolderId, SegmentId> last_seen_;  // is in seen_
+  std::map<std::string, Region> regions_;     // by owner
   std::unordered_set<std::string> regions_at_work_;
 
   using Expiry = std::pair<std::uint64_t, ObjectId>;

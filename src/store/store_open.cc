@@ -190,10 +190,12 @@ Result<void> StoreImpl::recover_held() {
     if (OM_TRY(catalog_->find_object(object))) continue;
     std::vector<Extent> taken;
     for (const auto& extent : extents) {
-      const bool ours = kind_of(extent.segment) == SegmentKind::kMemory
-                            ? memory_->take_exactly(extent)
-                            : disks_->recover(object, {extent}, false);
-      if (ours) taken.push_back(extent);
+      if (kind_of(extent.segment) == SegmentKind::kMemory) {
+        // Parts of a room may be objects' by now.
+        for (const auto& part : memory_->take_free_of(extent)) taken.push_back(part);
+      } else if (disks_->recover(object, {extent}, false)) {
+        taken.push_back(extent);
+      }
     }
     for (const auto& extent : taken) held_bytes_ += extent.length;
     if (!taken.empty()) held_.emplace(object, std::move(taken));

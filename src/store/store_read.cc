@@ -48,10 +48,14 @@ Result<Leased> StoreImpl::lease(HolderId holder, const catalog::Record& record) 
   Leased leased;
   leased.lease_id = OM_TRY(leases_->lease(holder, record.object_id, weight));
   leased.info = info_of(record);
-  auto& seen = seen_[holder];
+  leased.extents.reserve(record.place.extents.size());
   for (const auto& extent : record.place.extents) {
     leased.extents.push_back({extent.segment, extent.offset, extent.length});
-    if (kind_of(extent.segment) != SegmentKind::kFile) seen.insert(extent.segment);
+    if (kind_of(extent.segment) == SegmentKind::kFile) continue;
+    // Nearly always what the same holder has just seen.
+    if (last_seen_ == std::pair(holder, extent.segment)) continue;
+    last_seen_ = {holder, extent.segment};
+    seen_[holder].insert(extent.segment);
   }
   auto& policy = record.place.tier == catalog::kTierMemory ? *memory_policy_ : *disk_policy_;
   policy.touch(record.object_id);

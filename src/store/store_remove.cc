@@ -85,15 +85,14 @@ Result<bool> StoreImpl::remove_object(std::string_view key, bool& durable) {
   return true;
 }
 
-Result<std::uint64_t> StoreImpl::remove(std::string_view key) {
-  bool durable = false;
+Result<Removed> StoreImpl::remove(std::string_view key) {
+  Removed answer;
   const bool there = OM_TRY(look_up(key)).has_value();
   // What nobody may see any more is removed all the same, but does not count.
-  const bool removed = OM_TRY(remove_object(key, durable));
-  if (durable) OM_TRY(catalog_->sync_removals());
-  if (!removed || !there) return std::uint64_t{0};
-  ++count_.removed;
-  return std::uint64_t{1};
+  const bool removed = OM_TRY(remove_object(key, answer.durable));
+  if (removed && there) answer.count = 1;
+  count_.removed += answer.count;
+  return answer;
 }
 
 Result<std::uint64_t> StoreImpl::remove_keys(const std::string& prefix, bool& durable) {
@@ -113,22 +112,19 @@ Result<std::uint64_t> StoreImpl::remove_keys(const std::string& prefix, bool& du
   return removed;
 }
 
-Result<std::uint64_t> StoreImpl::remove_prefix(std::string_view prefix) {
-  bool durable = false;
-  const std::uint64_t removed = OM_TRY(remove_keys(std::string(prefix), durable));
-  if (durable) OM_TRY(catalog_->sync_removals());
-  count_.removed += removed;
-  return removed;
+Result<Removed> StoreImpl::remove_prefix(std::string_view prefix) {
+  Removed answer;
+  answer.count = OM_TRY(remove_keys(std::string(prefix), answer.durable));
+  count_.removed += answer.count;
+  return answer;
 }
 
-Result<std::uint64_t> StoreImpl::remove_tag(std::string_view tag) {
-  std::uint64_t removed = 0;
-  bool durable = false;
+Result<Removed> StoreImpl::remove_tag(std::string_view tag) {
+  Removed answer;
   for (const auto& key : OM_TRY(catalog_->keys_with_tag(tag)))
-    if (OM_TRY(remove_object(key, durable))) ++removed;
-  if (durable) OM_TRY(catalog_->sync_removals());
-  count_.removed += removed;
-  return removed;
+    if (OM_TRY(remove_object(key, answer.durable))) ++answer.count;
+  count_.removed += answer.count;
+  return answer;
 }
 
 // --- for every cache

@@ -105,6 +105,17 @@ class StoreFixture : public ::testing::Test {
     return answer ? *answer : Result<Committed>(Error{Errc::kTimeout, 0, "no answer"});
   }
 
+  // A body into a room, and published with others: see put_in_room().
+  std::vector<Result<Committed>> put_in_room(HolderId holder, PutId room,
+                                             std::vector<RoomBody> bodies) {
+    std::optional<std::vector<Result<Committed>>> answer;
+    store->put_in_room(
+        holder, room, std::move(bodies),
+        [&](std::vector<Result<Committed>> results) { answer = std::move(results); });
+    until([&] { return answer.has_value(); });
+    return answer ? *std::move(answer) : std::vector<Result<Committed>>();
+  }
+
   Result<RegionGrant> open_region(std::string_view owner, std::uint64_t memory_bytes,
                                   std::uint64_t disk_bytes, std::uint32_t pid) {
     std::optional<Result<RegionGrant>> answer;

@@ -18,7 +18,9 @@ constexpr std::uint64_t kRoomAtFirst = 256 * 1024;
 constexpr std::uint64_t kCopyInlineMax = 256 * 1024;
 constexpr std::uint64_t kLengthMax = std::uint64_t{1} << 46;
 
-Result<void> check(const ReserveRequest& request) {
+}  // namespace
+
+Result<void> StoreImpl::check(const ReserveRequest& request) {
   if (request.key.empty() || request.key.size() > kKeyBytesMax ||
       request.key.find('\0') != std::string::npos)
     return Error{Errc::kMalformed, 0, "a key has 1 to 8192 bytes, none of them NUL"};
@@ -34,8 +36,6 @@ Result<void> check(const ReserveRequest& request) {
   return {};
 }
 
-}  // namespace
-
 bool StoreImpl::advance(Put& put, PutEvent event) {
   const auto to = next(put.state, event);
   if (to) put.state = *to;
@@ -48,7 +48,9 @@ bool StoreImpl::is_removed(const Put& put) const {
 
 StoreImpl::Put* StoreImpl::find_put(HolderId holder, PutId id) {
   const auto found = puts_.find(id);
-  return found == puts_.end() || found->second->holder != holder ? nullptr : found->second.get();
+  return found == puts_.end() || found->second->holder != holder || found->second->is_room
+             ? nullptr
+             : found->second.get();
 }
 
 // --- reserving
@@ -605,22 +607,31 @@ void StoreImpl::end_put(Put& put, bool published) {
     bytes->second -= put.charged;
   if (const auto puts = holder_puts_.find(put.holder); puts != holder_puts_.end())
     puts->second.erase(put.id);
+  if (put.is_room) {
+    room_bytes_ -= put.charged;
+    --rooms_;
+    puts_.erase(put.id);
+    return;
+  }
   const auto writers = writers_.find(put.request.key);
   OM_ASSERT(writers != writers_.end() && writers->second.puts > 0);
   const bool last = --writers->second.puts == 0;
-  if (last || published) {
-    const auto waiters = std::exchange(writers->second.waiters, {});
-    if (last) writers_.erase(writers);
-    for (const WaitToken token : waiters)
-      worker_->post([this, token] {
-        const auto waiting = waits_.find(token);
-        if (waiting == waits_.end()) return;
-        const auto wake = std::move(waiting->second.wake);
-        waits_.erase(waiting);
-        if (wake) wake();
-      });
-  }
+  if (last || published) wake_waiters(put.request.key);
+  if (last) writers_.erase(writers);
   puts_.erase(put.id);
+}
+
+void StoreImpl::wake_waiters(const std::string& key) {
+  const auto writers = writers_.find(key);
+  if (writers == writers_.end()) return;
+  for (const WaitToken token : std::exchange(writers->second.waiters, {}))
+    worker_->post([this, token] {
+      const auto waiting = waits_.find(token);
+      if (waiting == waits_.end()) return;
+      const auto wake = std::move(waiting->second.wake);
+      waits_.erase(waiting);
+      if (wake) wake();
+    });
 }
 
 void StoreImpl::cancel_wait(WaitToken token) {
@@ -632,6 +643,10 @@ void StoreImpl::cancel_wait(WaitToken token) {
 }
 
 Result<void> StoreImpl::abort(HolderId holder, PutId id) {
+  if (Put* const room = find_room(holder, id)) {
+    end_room(*room);
+    return {};
+  }
   Put* const put = find_put(holder, id);
   if (put == nullptr) return Error{Errc::kNotFound, 0, "no such put"};
   if (!advance(*put, PutEvent::kAbort))
@@ -660,7 +675,7 @@ void StoreImpl::close_holder(HolderId holder) {
       put.done = nullptr;
       OM_ASSERT(advance(put, PutEvent::kHolderGone));
       if (put.state == PutState::kCopying) continue;  // it said all that it had to say
-      ++count_.aborted;
+      if (!put.is_room) ++count_.aborted;
       drop_room(put, true);
       end_put(put, false);
     }

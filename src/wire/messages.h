@@ -20,6 +20,8 @@ namespace om::wire {
 inline constexpr std::uint32_t kMagic = 0x50414d4f;  // "OMAP"
 inline constexpr std::uint16_t kVersion = 1;
 inline constexpr std::uint64_t kUnknownLength = ~std::uint64_t{0};
+// As many as keys in a GET: then an answer has room for all that a packet can ask.
+inline constexpr std::size_t kBodiesPerPutMax = kKeysPerGetMax;
 
 enum class Type : std::uint16_t {
   kHello = 1,
@@ -47,6 +49,8 @@ enum class Type : std::uint16_t {
   kRemoval = 23,  // from the daemon, unasked: request id 0
   kAck = 24,      // one way: no reply
   kAmend = 25,    // one way: no reply
+  kRoom = 30,
+  kPut = 31,
 };
 
 // Header flags.
@@ -54,6 +58,7 @@ inline constexpr std::uint16_t kReplyFlag = 1;
 
 // Features that a client asks for in HELLO, and the daemon grants.
 inline constexpr std::uint64_t kFeatureReleasePage = 1;  // base/release_ring.h
+inline constexpr std::uint64_t kFeatureRoom = 2;         // ROOM and PUT
 
 struct Header {
   static constexpr std::size_t kBytes = 24;
@@ -287,6 +292,57 @@ struct Abort {
   template <class A>
   void fields(A& a) {
     a(put_id);
+  }
+};
+// Room in memory for bodies to come: the reply is a ReserveReply of outcome kYours, whose put_id is
+// the room's. ABORT gives back what is left of it.
+struct Room {
+  static constexpr Type kType = Type::kRoom;
+  std::uint64_t bytes = 0;
+  template <class A>
+  void fields(A& a) {
+    a(bytes);
+  }
+};
+// Publishes bodies that were written into a room: RESERVE and COMMIT in one, for many.
+struct PutBody {
+  std::uint64_t segment = 0;
+  std::uint64_t offset = 0;  // a multiple of 64
+  std::uint64_t length = 0;
+  std::string key;
+  std::uint32_t flags = 0;  // kReserveEphemeral
+  std::uint64_t expires_ns = 0;
+  std::string metadata;
+  std::vector<std::string> tags;
+  template <class A>
+  void fields(A& a) {
+    a(segment), a(offset), a(length), a(key, kKeyBytesMax), a(flags), a(expires_ns);
+    a(metadata, kMetadataBytesMax), a(tags, kTagsMax, kTagBytesMax);
+  }
+};
+struct Put {
+  static constexpr Type kType = Type::kPut;
+  std::uint64_t room_id = 0;
+  std::vector<PutBody> bodies;  // 1 to kBodiesPerPutMax
+  template <class A>
+  void fields(A& a) {
+    a(room_id), a(bodies, kBodiesPerPutMax);
+  }
+};
+struct PutItem {
+  std::uint32_t status = 0;  // an Errc
+  std::uint64_t object_id = 0;
+  std::uint64_t created_ns = 0;
+  template <class A>
+  void fields(A& a) {
+    a(status), a(object_id), a(created_ns);
+  }
+};
+struct PutReply {
+  std::vector<PutItem> items;  // one for each body, in order
+  template <class A>
+  void fields(A& a) {
+    a(items, kBodiesPerPutMax);
   }
 };
 // How many bytes of the body are written and will not change: what followers may read. One way.

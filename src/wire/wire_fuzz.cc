@@ -17,7 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::string whole(Header::kBytes, '\0');
   whole.append(reinterpret_cast<const char*>(rest.data()), rest.size());
   Header made{static_cast<std::uint32_t>(whole.size()),
-              static_cast<Type>(size > 0 ? data[0] % 26 : 0),
+              static_cast<Type>(size > 0 ? data[0] % 32 : 0),
               static_cast<std::uint16_t>(size > 1 ? data[1] & 1 : 0),
               1,
               om::Errc::kOk,

@@ -157,6 +157,7 @@ class Client:
         self.expires = {}  # version -> when
         self.shared = []  # [key, version or 0, sent, answered or None]
         self.connection = None
+        self.room = None  # of the connection: its id, an extent, and how far it is used
         self.wrong = []  # what must never be
         self.lost = []  # (key, version): acknowledged, and not there
         self.acknowledged = 0
@@ -172,6 +173,7 @@ class Client:
             try:
                 if self.connection is None:
                     self.connection = Connection(self.socket, seconds=30)
+                    self.room = None
                     self.read_uncertain()
                 self.step()
                 self.operations += 1
@@ -211,8 +213,10 @@ class Client:
     def step(self):
         what = self.rng.random()
         key = self.rng.choice(self.keys)
-        if what < 0.50:
+        if what < 0.40:
             self.put(key)
+        elif what < 0.50:
+            self.put_ahead(self.rng.sample(self.keys, self.rng.randint(1, 8)))
         elif what < 0.60:
             self.abandon(key)
         elif what < 0.80:
@@ -266,6 +270,57 @@ class Client:
         self.may[key] = {version}
         self.acknowledged += 1
 
+    def put_ahead(self, keys):
+        """Several into room that was reserved ahead, published with one message."""
+        bodies = []
+        for key in keys:
+            self.version += 1
+            size = size_of(key, self.version, self.largest)
+            if 0 < size <= 40_000:
+                bodies.append((key, self.version, make_body(key, self.version, size)))
+        if not bodies or not self.have_room(sum(len(body) + 64 for _, _, body in bodies)):
+            return
+        number, extent, used = self.room
+        messages = []
+        for key, version, body in bodies:
+            at = extent["offset"] + used
+            self.connection.write([dict(extent, offset=at, length=len(body))], body)
+            used += (len(body) + 63) // 64 * 64
+            messages.append(om.Connection.body(
+                extent, at, len(body), key, metadata=b"%d" % version,
+                tags=(b"t/" + key.rsplit(b"/", 1)[0],)))
+            self.may[key] = self.may[key] | {version}
+        self.room = (number, extent, used)
+        items = self.connection.put_bodies(number, messages)
+        trouble = None
+        for (key, version, _), item in zip(bodies, items):
+            if item["status"] == om.OK:
+                self.may[key] = {version}
+                self.acknowledged += 1
+            elif item["status"] in MISSES:
+                self.may[key] = self.may[key] - {version}
+            else:
+                trouble = item["status"]
+        if trouble is not None:
+            raise om.Failure(trouble, "of a body in a room")
+
+    def have_room(self, size):
+        if self.room is not None:
+            number, extent, used = self.room
+            if extent["length"] - used >= size:
+                return True
+            self.room = None
+            if used < extent["length"]:
+                self.connection.abort(number)
+        try:
+            room = self.connection.room(1 << 20)
+        except om.Failure as failure:
+            if failure.status not in MISSES:
+                raise
+            return False
+        self.room = (room["put_id"], room["extents"][0], 0)
+        return room["extents"][0]["length"] >= size
+
     def abandon(self, key):
         """Written, and never committed."""
         self.version += 1
@@ -275,7 +330,7 @@ class Client:
             self.connection.abort(put)
         elif self.rng.random() < 0.5:
             self.connection.close()
-            self.connection = None
+            self.connection = self.room = None
 
     def delete(self, key):
         before = self.may[key]

@@ -28,8 +28,9 @@ WRITING, COMMITTED, ABORTED = 0, 1, 2
 KIND_MEMORY, KIND_FILE, KIND_PACK, KIND_STAGING, KIND_REGION = range(5)
 BY_KEY, BY_PREFIX, BY_TAG = range(3)
 PURGE, BAN, TAG, TAG_SOFT = 1, 2, 3, 4
+ROOM, PUT = 30, 31
 PUBLISHED, REMOVED, REVOKED, LOST = 1, 2, 4, 8
-RELEASE_PAGE = 1  # a feature
+RELEASE_PAGE, ROOM_AHEAD = 1, 2  # features
 
 
 class Failure(Exception):
@@ -141,11 +142,14 @@ def read_body(kind, body):
                  "keys_per_get_max": r.u32(), "with_lease_file": r.u8(), "version_text": r.text()}
     elif kind in (GET, DESCRIBE):
         reply = {"segments": r.list_of(r.segment), "items": r.list_of(r.item)}
-    elif kind == RESERVE:
+    elif kind in (RESERVE, ROOM):
         reply = {"outcome": r.u8(), "put_id": r.u64(), "segments": r.list_of(r.segment),
                  "extents": r.list_of(r.extent), "hit": r.item()}
     elif kind == EXTEND:
         reply = {"segments": r.list_of(r.segment), "extents": r.list_of(r.extent)}
+    elif kind == PUT:
+        reply = {"items": r.list_of(lambda: {"status": r.u32(), "object_id": r.u64(),
+                                             "created_ns": r.u64()})}
     elif kind == COMMIT:
         reply = {"object_id": r.u64(), "created_ns": r.u64()}
     elif kind == DELETE:
@@ -352,6 +356,23 @@ class Connection:
 
     def abort(self, put_id):
         return self.call(ABORT, u64(put_id))
+
+    def room(self, size):
+        return self.call(ROOM, u64(size))
+
+    @staticmethod
+    def body(extent, offset, length, key, flags=0, expires_ns=0, metadata=b"", tags=()):
+        return (u64(extent["segment"]) + u64(offset) + u64(length) + text(key) + u32(flags) +
+                u64(expires_ns) + text(metadata) + list_of(text, tags))
+
+    def put_bodies(self, room_id, bodies):
+        return self.call(PUT, u64(room_id) + u32(len(bodies)) + b"".join(bodies))["items"]
+
+    def put_in_room(self, room_id, *arguments, **more):
+        item, = self.put_bodies(room_id, [self.body(*arguments, **more)])
+        if item["status"] != OK:
+            raise Failure(item["status"], "of a body")
+        return item
 
     def progress(self, put_id, written):
         self.send(PROGRESS, u64(put_id) + u64(written))

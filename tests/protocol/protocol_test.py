@@ -520,6 +520,182 @@ class Puts(ProtocolCase):
         self.assertEqual(connection.fetch("lost"), b"0123456789")
 
 
+class RoomAhead(ProtocolCase):
+    def room(self, connection, size=200_000):
+        room = connection.room(size)
+        self.assertEqual((room["outcome"], len(room["extents"])), (c.YOURS, 1))
+        return room["put_id"], room["extents"][0]
+
+    def put(self, connection, room, at, key, body, **more):
+        """Returns where the next body may begin."""
+        number, extent = room
+        place = dict(extent, offset=extent["offset"] + at, length=len(body))
+        connection.write([place], body)
+        connection.put_in_room(number, extent, place["offset"], len(body), key, **more)
+        return at + (len(body) + 63) // 64 * 64
+
+    def test_is_granted_to_who_writes_in_place(self):
+        connection = self.connect(hello=False)
+        self.assertEqual(connection.say_hello(features=c.ROOM_AHEAD | 1 << 40)["features"],
+                         c.ROOM_AHEAD)
+
+    def test_puts_are_one_message_each(self):
+        connection = self.connect()
+        room = self.room(connection)
+        self.assertEqual(connection.status()["puts"], 1)
+        at = 0
+        bodies = {f"room/{n}": os.urandom(n * 999 + 1) for n in range(18)}
+        for key, body in bodies.items():
+            at = self.put(connection, room, at, key, body, metadata=key.encode(), tags=["room"])
+        other = self.connect()
+        for key, body in bodies.items():
+            self.assertEqual(other.fetch(key), body)
+            self.assertEqual(other.stat(key)["metadata"], key.encode())
+        connection.subscribe(c.PUBLISHED, b"room/")
+        self.put(connection, room, at, "room/0", b"another")
+        self.assertEqual(connection.next_event()["key"], b"room/0")
+        self.assertEqual(other.fetch("room/0"), b"another")
+        connection.abort(room[0])
+        self.assertEqual(connection.status()["puts"], 0)
+        self.fails(c.NOT_FOUND, connection.put_in_room, room[0], room[1], room[1]["offset"], 1, "k")
+        self.assertEqual(connection.delete("room", c.BY_TAG), 17)
+        self.assertEqual(connection.delete("room/", c.BY_PREFIX), 1)
+
+    def test_many_bodies_in_one_message(self):
+        connection = self.connect()
+        number, extent = self.room(connection)
+        bodies = [os.urandom(n * 37 + 1) for n in range(64)]
+        names = [f"room/many/{n}" for n in range(64)]
+        names[50] = names[3]  # the later one stays
+        places, at = [], extent["offset"]
+        for body in bodies:
+            places.append(at)
+            connection.write([dict(extent, offset=at, length=len(body))], body)
+            at += (len(body) + 63) // 64 * 64
+        lengths = [len(body) for body in bodies]
+        lengths[7] = 2**40  # is nowhere: that one is malformed, the others are there all the same
+        names[9] = ""
+        items = connection.put_bodies(number, [
+            connection.body(extent, *row) for row in zip(places, lengths, names)])
+        self.assertEqual([n for n, item in enumerate(items) if item["status"]], [7, 9])
+        self.assertEqual({items[n]["status"] for n in (7, 9)}, {c.MALFORMED})
+        self.assertEqual(len({item["object_id"] for item in items}), 63)
+        for n, (name, body) in enumerate(zip(names, bodies)):
+            if n not in (3, 7, 9):
+                self.assertEqual(connection.fetch(name), body)
+        # What was malformed is the room's as before.
+        self.assertEqual(connection.put_bodies(number, [connection.body(
+            extent, places[9], lengths[9], "room/many/9")])[0]["status"], c.OK)
+        self.assertEqual(connection.fetch("room/many/9"), bodies[9])
+        connection.abort(number)
+        self.assertEqual(connection.delete("room/many/", c.BY_PREFIX), 62)
+
+    def test_how_many_bodies(self):
+        connection = self.connect()
+        number, extent = self.room(connection)
+        self.fails(c.MALFORMED, connection.put_bodies, number, [])
+        connection.abort(number)
+        body = connection.body(extent, extent["offset"], 1, "k")
+        self.assertEqual([item["status"] for item in connection.put_bodies(number, [body] * 64)],
+                         [c.NOT_FOUND] * 64)
+        sent = connection.send(c.PUT, c.u64(number) + c.u32(65) + body * 65)
+        self.refused_and_closed(connection, sent)
+
+    def test_what_was_removed_before_may_be_put_again(self):
+        connection = self.connect()
+        room = self.room(connection)
+        connection.remove(c.PURGE, "room/purged")
+        self.put(connection, room, 0, "room/purged", b"new")
+        self.assertEqual(connection.fetch("room/purged"), b"new")
+        connection.delete("room/purged")
+
+    def test_those_who_wait_for_the_key_get_what_was_put(self):
+        writer, other = self.connect(), self.connect()
+        writer.reserve("room/waited", 3)
+        waiting = other.send(c.RESERVE, other.reserve_body("room/waited", 3, flags=c.OR_GET,
+                                                           wait_ms=60_000))
+        connection = self.connect()
+        self.put(connection, self.room(connection), 0, "room/waited", b"abc")
+        reply = other.reply(waiting)
+        self.assertEqual(reply["outcome"], c.HIT)
+        self.assertEqual(other.read(reply["hit"]), b"abc")
+        connection.delete("room/waited")
+
+    def test_a_room_that_is_used_up_ends_by_itself(self):
+        connection = self.connect()
+        number, extent = self.room(connection)
+        self.put(connection, (number, extent), 0, "used/up", b"u" * extent["length"])
+        self.assertEqual(connection.status()["puts"], 0)
+        self.fails(c.NOT_FOUND, connection.abort, number)
+        connection.delete("used/up")
+
+    def test_values(self):
+        connection = self.connect()
+        room = number, extent = self.room(connection)
+        inside = extent["offset"]
+        at = self.put(connection, room, 640, "room/value", b"x" * 100)
+        for offset, length in ((inside, 0), (inside + 1, 1), ((inside - 64) % 2**64, 1), (inside + 640, 1),
+                               (inside + 576, 65), (inside, 700), (inside, 2**63),
+                               (inside + extent["length"], 1), (2**64 - 64, 64)):
+            self.fails(c.MALFORMED, connection.put_in_room, number, extent, offset, length, "k")
+        self.fails(c.MALFORMED, connection.put_in_room, number, dict(extent, segment=2**40), inside, 1,
+                   "k")
+        self.fails(c.MALFORMED, connection.put_in_room, number, extent, inside, 1, "")
+        self.fails(c.UNSUPPORTED, connection.put_in_room, number, extent, inside, 1, "k",
+                   flags=c.OR_GET)
+        self.fails(c.NOT_FOUND, connection.put_in_room, number + 1000, extent, inside, 1, "k")
+        self.fails(c.NOT_FOUND, self.connect().put_in_room, number, extent, inside, 1, "k")
+        self.fails(c.NOT_FOUND, connection.commit, number, 100)
+        self.fails(c.NOT_FOUND, connection.extend, number, 100)
+        # What lies before and behind a body is still the room's.
+        self.put(connection, room, 0, "room/before", b"y" * 640)
+        self.put(connection, room, at, "room/behind", b"z")
+        for key, body in (("value", b"x" * 100), ("before", b"y" * 640), ("behind", b"z")):
+            self.assertEqual(connection.fetch("room/" + key), body)
+        connection.delete("room/", c.BY_PREFIX)
+        connection.abort(number)
+        self.fails(c.NO_SPACE, connection.room, 1000)
+
+    def test_rooms_are_an_eighth_of_the_memory_together(self):
+        connection = self.connect()
+        got = []
+        with self.assertRaises(Failure) as caught:
+            while True:
+                got.append(connection.room(2**40))
+        self.assertEqual(caught.exception.status, c.NO_SPACE)
+        self.assertEqual(sum(e["length"] for room in got for e in room["extents"]), 8 << 20)
+        connection.close()
+        other = self.connect()
+        wait_until(lambda: other.status()["puts"] == 0, "rooms end with their connection")
+        wait_until(lambda: other.status()["held.bytes"] == 0, "and their memory comes back")
+
+    def test_a_killed_daemon_knows_what_of_a_room_is_whose(self):
+        with Daemon(memory="64M") as daemon:
+            connection = Connection(daemon.socket)
+            self.connections.append(connection)
+            room = number, extent = self.room(connection, 1 << 20)
+            at = self.put(connection, room, 0, "kept/1", b"1" * 5000)
+            at = self.put(connection, room, at, "gone", b"2" * 5000)
+            at = self.put(connection, room, at, "kept/3", b"3" * 5000)
+            connection.delete("gone")
+            daemon.kill()
+            daemon.start()
+            after = Connection(daemon.socket)
+            self.connections.append(after)
+            # The writer lives, and so may write in its room; all of that is held.
+            self.assertGreaterEqual(after.status()["held.bytes"], extent["length"] - 3 * 5056)
+            for n in range(80):
+                after.put(f"churn/{n}", os.urandom(1 << 20))
+            rest = dict(extent, offset=extent["offset"] + at, length=extent["length"] - at)
+            connection.write([rest], b"!" * rest["length"])
+            self.assertEqual(after.fetch("kept/1") or b"1" * 5000, b"1" * 5000)
+            self.assertEqual(after.fetch("kept/3") or b"3" * 5000, b"3" * 5000)
+            last = after.fetch("churn/79")
+            self.assertNotIn(b"!" * 64, last)
+            connection.close()
+            wait_until(lambda: after.status()["held.bytes"] == 0, "the room is free")
+
+
 class Following(ProtocolCase):
     """Reading what somebody else is still writing."""
 

@@ -32,6 +32,7 @@ Result<std::string> Catalog::Impl::payload_of(const OverlayEntry& entry) {
 }
 
 Result<Record> Catalog::Impl::record_of(const OverlayEntry& entry) {
+  if (entry.record != nullptr) return *entry.record;
   const std::string payload = OM_TRY(payload_of(entry));
   auto record = OM_TRY(decode_record(bytes_of(payload)));
   if (record.sequence != entry.sequence)
@@ -41,57 +42,104 @@ Result<Record> Catalog::Impl::record_of(const OverlayEntry& entry) {
 
 // --- changes
 
-Result<std::optional<Record>> Catalog::Impl::change(EntryType type, Record record,
-                                                    bool expect_object) {
-  auto old = OM_TRY(find(record.key));
-  if (type == EntryType::kRemove && !old) return std::optional<Record>();
-  if (expect_object) {
-    if (!old || old->object_id != record.object_id) return std::optional<Record>();
-    Place place = std::move(record.place);
-    record = *old;
-    record.place = std::move(place);
-  }
-  const std::lock_guard lock(mutex_);
-  bool hides_durable = old && old->durable;  // from the index
+// Under mutex_.
+void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) const {
+  Record& record = draft.record;
+  const auto& old = draft.old;
+  // What no overlay has is in the index by now, wherever it was when it was found.
+  draft.hides_durable = old && old->survives_boot();
   if (const OverlayEntry* entry = active_.find(record.key)) {
-    hides_durable = entry->hides_durable;  // what it published never reaches the index
+    draft.hides_durable = entry->hides_durable;  // what it published never reaches the index
   } else if (const OverlayEntry* frozen = frozen_.find(record.key)) {
-    hides_durable = frozen->hides_durable || (frozen->live && frozen->survives_boot);
+    draft.hides_durable = frozen->hides_durable || (frozen->live && frozen->survives_boot);
   }
-  record.sequence = sequence_ + 1;
-  const KeyHash hash = options.hash(record.key);
-  EntryHeader header{};
-  header.type = static_cast<std::uint16_t>(type);
-  header.sequence = record.sequence;
+  record.sequence = sequence;
+  record.durable = false;
+  draft.hash = options.hash(record.key);
+  EntryHeader& header = draft.header;
+  header.type = static_cast<std::uint16_t>(draft.type);
+  header.sequence = sequence;
   header.synced_sequence = std::max(synced_, applied_);
-  header.key_high = hash.high;
-  header.key_low = hash.low;
-  header.object_id = type == EntryType::kRemove ? old->object_id : record.object_id;
-  std::string payload;
-  if (type == EntryType::kRemove) {
-    payload = record.key;
-  } else {
-    OM_TRY(check_limits(record));
-    encode_record(record, payload);
-  }
-  const auto written = OM_TRY(journal_->append(header, bytes_of(payload)));
-  hot_.forget(hash);
+  header.key_high = draft.hash.high;
+  header.key_low = draft.hash.low;
+  header.object_id = draft.type == EntryType::kRemove ? old->object_id : record.object_id;
+  if (draft.type == EntryType::kRemove)
+    draft.payload = record.key;
+  else
+    encode_record(record, draft.payload);
+}
+
+// Under mutex_, once it is in the journal.
+void Catalog::Impl::apply(Draft& draft, const Journal::Written& written) {
+  Record& record = draft.record;
+  hot_.forget(draft.hash);
   sequence_ = record.sequence;
   OverlayEntry entry;
-  entry.hash = hash;
-  entry.object_id = header.object_id;
+  entry.hash = draft.hash;
+  entry.object_id = draft.header.object_id;
   entry.sequence = record.sequence;
   entry.file = written.file;
   entry.payload_offset = written.payload_offset;
-  entry.payload_bytes = static_cast<std::uint32_t>(payload.size());
-  entry.live = type != EntryType::kRemove;
+  entry.payload_bytes = static_cast<std::uint32_t>(draft.payload.size());
+  entry.live = draft.type != EntryType::kRemove;
   entry.tagged = entry.live && !record.tags.empty();
   entry.survives_boot = entry.live && record.survives_boot();
-  entry.hides_durable = hides_durable;
-  active_.put(record.key, entry);
-  if (entry.live && !old) ++objects_;
+  entry.hides_durable = draft.hides_durable;
+  if (entry.live && !draft.old) ++objects_;
   if (!entry.live) --objects_;
-  if (old) old->durable = hides_durable;
+  if (draft.old) draft.old->durable = draft.hides_durable;
+  const std::string key = record.key;
+  // So many as a group sync is called for at the latest: memory that objects take must not be.
+  if (entry.live && active_.size() < options.overlay_entries_wanted && HotRecords::is_short(record))
+    entry.record = std::make_shared<const Record>(std::move(record));
+  active_.put(key, entry);
+}
+
+Result<std::optional<Record>> Catalog::Impl::change(EntryType type, Record record,
+                                                    bool expect_object) {
+  Draft draft;
+  draft.type = type;
+  draft.old = OM_TRY(find(record.key));
+  if (type == EntryType::kRemove && !draft.old) return std::optional<Record>();
+  if (expect_object) {
+    if (!draft.old || draft.old->object_id != record.object_id) return std::optional<Record>();
+    Place place = std::move(record.place);
+    record = *draft.old;
+    record.place = std::move(place);
+  }
+  if (type != EntryType::kRemove) OM_TRY(check_limits(record));
+  draft.record = std::move(record);
+  const std::lock_guard lock(mutex_);
+  prepare(draft, sequence_ + 1);
+  const auto written = OM_TRY(journal_->append(draft.header, bytes_of(draft.payload)));
+  apply(draft, written);
+  return std::move(draft.old);
+}
+
+Result<std::vector<std::optional<Record>>> Catalog::Impl::publish_all(
+    const std::vector<Record>& records) {
+  std::vector<std::optional<Record>> old;
+  if (records.empty()) return old;
+  std::vector<Draft> drafts(records.size());
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    OM_TRY(check_limits(records[i]));
+    drafts[i].type = EntryType::kPublish;
+    drafts[i].record = records[i];
+    drafts[i].old = OM_TRY(find(records[i].key));
+  }
+  const std::lock_guard lock(mutex_);
+  std::vector<Journal::Entry> entries;
+  entries.reserve(drafts.size());
+  for (std::size_t i = 0; i < drafts.size(); ++i) {
+    prepare(drafts[i], sequence_ + 1 + i);
+    entries.push_back({drafts[i].header, bytes_of(drafts[i].payload)});
+  }
+  const auto written = OM_TRY(journal_->append_all(entries));
+  old.reserve(drafts.size());
+  for (std::size_t i = 0; i < drafts.size(); ++i) {
+    apply(drafts[i], written[i]);
+    old.push_back(std::move(drafts[i].old));
+  }
   return old;
 }
 
@@ -106,7 +154,9 @@ Result<std::optional<Record>> Catalog::Impl::find(std::string_view key) {
       return std::optional<Record>(OM_TRY(record_of(*entry)));
     }
   }
-  return index_->find(options.hash(key), key);
+  const KeyHash hash = options.hash(key);
+  if (const auto hot = hot_.find(hash, key)) return std::optional<Record>(*hot);
+  return index_->find(hash, key);
 }
 
 Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view key) {
@@ -116,6 +166,7 @@ Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view key) 
     const std::lock_guard lock(mutex_);
     if (const OverlayEntry* entry = overlaid(key)) {
       if (!entry->live) return Ref();
+      if (entry->record != nullptr) return entry->record;
       return Ref(std::make_shared<Record>(OM_TRY(record_of(*entry))));
     }
   }
@@ -415,6 +466,10 @@ Result<std::unique_ptr<Catalog>> Catalog::open(const std::string& directory, Opt
 Result<std::optional<Record>> Catalog::publish(const Record& record) {
   OM_TRY(check_limits(record));
   return impl_->change(EntryType::kPublish, record, false);
+}
+Result<std::vector<std::optional<Record>>> Catalog::publish_all(
+    const std::vector<Record>& records) {
+  return impl_->publish_all(records);
 }
 Result<std::optional<Record>> Catalog::remove(std::string_view key) {
   Record record;

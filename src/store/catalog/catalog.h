@@ -22,9 +22,10 @@
 //   - group_sync(sync_bodies): `sync_bodies` makes the bodies of all objects durable that were
 //     published or moved before group_sync() was entered.
 //
-// Threads: publish, move, remove, find, look, find_object, list, keys_with_tag, for_each and
-// mark_clean on one thread, the owner's. group_sync() on one other thread (or the owner's), one
-// call at a time. sync_removals() and status() on any. Callbacks must not call the catalog.
+// Threads: publish, publish_all, move, remove, find, look, find_object, list, keys_with_tag,
+// for_each and mark_clean on one thread, the owner's. group_sync() on one other thread (or the
+// owner's), one call at a time. sync_removals() and status() on any. Callbacks must not call the
+// catalog.
 #pragma once
 
 #include <cstdint>
@@ -102,6 +103,8 @@ class Catalog {
   // --- happened. Removals have 256 KiB of their own, so that space can be made.
   // Replaces what the key had, and returns it.
   Result<std::optional<Record>> publish(const Record& record);
+  // Many of different keys, with one write: all or none. What each key had, in order.
+  Result<std::vector<std::optional<Record>>> publish_all(const std::vector<Record>& records);
   // nullopt: there was none.
   Result<std::optional<Record>> remove(std::string_view key);
   // A new place for the same object; returns the record as it was. nullopt: the key has gone, or

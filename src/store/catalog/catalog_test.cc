@@ -398,11 +398,40 @@ void crash_schedule(std::uint64_t seed) {
     for (const auto& [key, id] : now) EXPECT_EQ(model.count(key), 1U) << key;
     journal.die_after(5 + random() % 60);
     while (!journal.dead()) {
-      const std::string key = "k" + std::to_string(random() % 12);
+      const auto number = random() % 12;
+      const std::string key = "k" + std::to_string(number);
       Expected& expected = model[key];
       const auto kind = random() % 10;
       if (kind < 8) expected.touched = true;
-      if (kind < 5) {
+      if (kind == 0) {
+        std::vector<Record> records;
+        for (std::uint64_t i = 0; i <= random() % 4; ++i)
+          records.push_back(make_record(next_id++, "k" + std::to_string((number + i) % 12),
+                                        random() % 4 == 0 ? kTierMemory : kTierDisk));
+        const auto done = catalog->publish_all(records);
+        const bool any_durable =
+            done && std::any_of(done->begin(), done->end(),
+                                [](const auto& old) { return old && old->durable; });
+        const bool synced = any_durable ? bool(catalog->sync_removals()) : bool(done);
+        for (std::size_t i = 0; i < records.size(); ++i) {
+          Expected& one = model[records[i].key];
+          one.touched = true;
+          if (!synced) {
+            one.doubtful = true;
+            one.doubtful_id = records[i].object_id;
+            one.durable_open = true;
+            continue;
+          }
+          one.id = records[i].object_id;
+          if ((*done)[i] && (*done)[i]->durable) {
+            one.durable_id = 0;
+            one.durable_open = false;
+          } else if (one.durable_id == 0) {
+            one.durable_open = false;
+          }
+        }
+        if (!synced) break;
+      } else if (kind < 5) {
         const std::uint64_t id = next_id++;
         const std::uint8_t tier = random() % 4 == 0 ? kTierMemory : kTierDisk;
         const auto done = catalog->publish(make_record(id, key, tier));

@@ -25,9 +25,12 @@ class HotRecords {
     return slot != nullptr && slot->key == key ? slot : nullptr;
   }
   void keep(const KeyHash& hash, const Ref& record) {
-    if (record->key.size() + record->metadata.size() <= kTextBytesMax && record->tags.empty() &&
-        record->place.extents.size() <= kExtentsKept)
-      slots_[hash.low % kSlots] = record;
+    if (is_short(*record)) slots_[hash.low % kSlots] = record;
+  }
+  // Worth keeping in memory.
+  static bool is_short(const Record& record) {
+    return record.key.size() + record.metadata.size() <= kTextBytesMax && record.tags.empty() &&
+           record.place.extents.size() <= kExtentsKept;
   }
   void forget(const KeyHash& hash) { slots_[hash.low % kSlots].reset(); }
 

@@ -29,6 +29,7 @@ class Catalog::Impl {
   Result<void> recover(const std::string& directory);
 
   Result<std::optional<Record>> change(EntryType type, Record record, bool expect_object);
+  Result<std::vector<std::optional<Record>>> publish_all(const std::vector<Record>& records);
   Result<std::optional<Record>> find(std::string_view key);
   Result<std::shared_ptr<const Record>> look(std::string_view key);
   Result<std::optional<Record>> find_object(std::uint64_t object_id);
@@ -49,6 +50,18 @@ class Catalog::Impl {
   const OverlayEntry* overlaid(std::string_view key) const;
   static Result<std::string> payload_of(const OverlayEntry& entry);
   static Result<Record> record_of(const OverlayEntry& entry);
+  // A change on its way into the journal.
+  struct Draft {
+    EntryType type{};
+    Record record;
+    std::optional<Record> old;
+    KeyHash hash;
+    bool hides_durable = false;
+    std::string payload;
+    EntryHeader header{};
+  };
+  void prepare(Draft& draft, std::uint64_t sequence) const;
+  void apply(Draft& draft, const Journal::Written& written);
 
   void thaw();  // frozen_ back into active_: the group sync failed
   Result<void> write_to_index(std::uint64_t cut);

@@ -183,18 +183,26 @@ void Journal::use_file(FilePtr file) {
   files_.push_back(std::move(file));
 }
 
-Result<Journal::Written> Journal::append(EntryHeader header, std::span<const std::byte> payload) {
-  OM_ASSERT(payload.size() <= kPayloadBytesMax);
+Result<std::vector<Journal::Written>> Journal::append_all(std::span<const Entry> entries) {
   File& file = *files_.back();
-  header.zero = 0;
-  header.payload_bytes = static_cast<std::uint32_t>(payload.size());
-  header.payload_checksum = checksum(payload);
-  header.header_checksum = header_checksum(header, file.salt);
-  buffer_.assign(reinterpret_cast<const char*>(&header), sizeof header);
-  buffer_.append(reinterpret_cast<const char*>(payload.data()), payload.size());
-  buffer_.resize(round_up(buffer_.size(), 8));
+  std::vector<Written> written;
+  written.reserve(entries.size());
+  buffer_.clear();
+  bool removal = true;
+  for (const Entry& entry : entries) {
+    OM_ASSERT(entry.payload.size() <= kPayloadBytesMax);
+    EntryHeader header = entry.header;
+    header.zero = 0;
+    header.payload_bytes = static_cast<std::uint32_t>(entry.payload.size());
+    header.payload_checksum = checksum(entry.payload);
+    header.header_checksum = header_checksum(header, file.salt);
+    written.push_back({&file, file.end + buffer_.size() + sizeof header});
+    buffer_.append(reinterpret_cast<const char*>(&header), sizeof header);
+    buffer_.append(reinterpret_cast<const char*>(entry.payload.data()), entry.payload.size());
+    buffer_.resize(round_up(buffer_.size(), 8));
+    removal = removal && header.type == static_cast<std::uint16_t>(EntryType::kRemove);
+  }
   const std::uint64_t needed = file.end + buffer_.size();
-  const bool removal = header.type == static_cast<std::uint16_t>(EntryType::kRemove);
   if (!removal && needed + kRemovalReserveBytes > file.reserved) {
     std::uint64_t wanted = needed + kRemovalReserveBytes + kReserveStepBytes;
     if (!file.log->reserve(wanted)) {
@@ -205,9 +213,8 @@ Result<Journal::Written> Journal::append(EntryHeader header, std::span<const std
   }
   OM_TRY(file.log->write_at(file.end,
                             {reinterpret_cast<const std::byte*>(buffer_.data()), buffer_.size()}));
-  const Written written{&file, file.end + sizeof header};
   file.end = needed;
-  file.last_sequence = header.sequence;
+  file.last_sequence = entries.back().header.sequence;
   return written;
 }
 

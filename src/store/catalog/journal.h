@@ -135,7 +135,16 @@ class Journal {
     std::uint64_t payload_offset = 0;
   };
   // Fills in the checksums and payload_bytes of `header`.
-  Result<Written> append(EntryHeader header, std::span<const std::byte> payload);
+  Result<Written> append(EntryHeader header, std::span<const std::byte> payload) {
+    const Entry entry{header, payload};
+    return OM_TRY(append_all({&entry, 1})).front();
+  }
+  struct Entry {
+    EntryHeader header{};
+    std::span<const std::byte> payload;
+  };
+  // All of them with one write, or none. Their numbers rise by one.
+  Result<std::vector<Written>> append_all(std::span<const Entry> entries);
 
   [[nodiscard]] const FilePtr& current() const { return files_.back(); }
   [[nodiscard]] const std::vector<FilePtr>& files() const { return files_; }

@@ -1,14 +1,16 @@
 // overlay.h: changes that are in the journal and not yet in the index. Keeps keys and places in the
-// journal, not the objects themselves: about 250 bytes a change.
+// journal: about 250 bytes a change, and as much again for a short record that is kept with it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 
 #include "store/catalog/journal.h"
+#include "store/catalog/record.h"
 
 namespace om::catalog {
 
@@ -19,6 +21,8 @@ struct OverlayEntry {
   Journal::File* file = nullptr;  // stays while an entry names it: see Catalog::Impl::group_sync
   std::uint64_t payload_offset = 0;
   std::uint32_t payload_bytes = 0;
+  // What the payload says, where that is short: for those who look before the index has it.
+  std::shared_ptr<const Record> record;
   bool live = false;  // else: removed
   bool tagged = false;
   bool survives_boot = false;
