@@ -29,6 +29,8 @@ LAYERS = {
     "get": ("bench/get", "objmapper base posix wire"),
     # The load generator and its origin.
     "load": ("bench/load", "base posix"),
+    # The bare server of files has that origin's server frame.
+    "cold": ("bench/cold", "base posix load"),
     # Replays a trace against the eviction policies, without a daemon.
     "trace": ("bench/trace", "base posix store"),
 }

@@ -96,7 +96,7 @@ std::vector<std::string> tags_of(struct worker* wrk, struct objcore* oc) {
       if (strncasecmp(line, name.data(), name.size()) == 0) split(line + name.size(), tags);
   }
   std::ranges::sort(tags);
-  tags.erase(std::ranges::unique(tags).begin(), tags.end());
+  tags.erase(std::unique(tags.begin(), tags.end()), tags.end());
   return tags;
 }
 

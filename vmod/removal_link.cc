@@ -412,7 +412,7 @@ std::vector<std::string> RemovalLink::Impl::bans_of_purge(const std::string& ste
     }
   }
   std::ranges::sort(prefixes);
-  prefixes.erase(std::ranges::unique(prefixes).begin(), prefixes.end());
+  prefixes.erase(std::unique(prefixes.begin(), prefixes.end()), prefixes.end());
   std::vector<std::string> bans;
   for (const std::string& prefix : prefixes) {
     if (!stem.starts_with(prefix)) continue;

@@ -207,8 +207,7 @@ std::optional<std::vector<std::string>> tags_of(const shared::Metadata& metadata
     }
   }
   std::ranges::sort(tags);
-  const auto twice = std::ranges::unique(tags);
-  tags.erase(twice.begin(), twice.end());
+  tags.erase(std::unique(tags.begin(), tags.end()), tags.end());
   if (tags.size() + 1 > kTagsMax) return std::nullopt;
   return tags;
 }

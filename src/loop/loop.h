@@ -56,7 +56,8 @@ class [[nodiscard]] Watch {
 class [[nodiscard]] Timer {
  public:
   Timer() = default;
-  Timer(Timer&& other) noexcept : loop_(std::exchange(other.loop_, nullptr)), key_(other.key_) {}
+  Timer(Timer&& other) noexcept
+      : loop_(std::exchange(other.loop_, nullptr)), key_(std::exchange(other.key_, {})) {}
   Timer& operator=(Timer&& other) noexcept {
     std::swap(loop_, other.loop_);
     std::swap(key_, other.key_);
