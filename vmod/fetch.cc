@@ -101,6 +101,27 @@ std::optional<region::Extent> allocate_piece(struct worker* wrk, Store& store, s
   }
 }
 
+bool first_piece(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fetch) {
+  region::Allocator& allocator = store.region()->allocator();
+  std::vector<region::Extent> found;
+  std::uint64_t left = std::min(fetch.expected, kExtentBytesMax);
+  while (left > 0) {
+    const auto extent = allocate_piece(wrk, store, left);
+    if (!extent) break;
+    found.push_back(*extent);
+    left -= std::min<std::uint64_t>(left, extent->capacity);
+  }
+  const std::size_t kept = left > 0 ? 0 : std::min<std::size_t>(found.size(), 1);
+  // The others are taken again when it is their turn.
+  for (std::size_t i = kept; i < found.size(); ++i) allocator.free(found[i]);
+  if (kept > 0) {
+    Lck_Lock(&oc->boc->mtx);
+    fetch.pieces.push_back({found.front(), found.front().capacity, 0});
+    Lck_Unlock(&oc->boc->mtx);
+  }
+  return left == 0;
+}
+
 bool more_space(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fetch,
                 std::uint64_t want, std::span<std::byte>& space) {
   region::Region& region = *store.region();
@@ -171,6 +192,7 @@ void settle(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& f
   list.reserve(fetch.pieces.size());
   for (const Fetch::Piece& piece : fetch.pieces)
     if (piece.extent.length > 0) list.push_back(piece.extent);
+  if (fetch.file_from > 0 && !list.empty()) count(store.counters().c_disk_small);
   std::optional<std::uint64_t> checksum;
   if (lasts && fetch.checksum) checksum = region.body_checksum(list);
   bool attached = region.attach_body(record, list, checksum);

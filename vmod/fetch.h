@@ -81,6 +81,9 @@ StreamedBytes streamed_bytes(const Fetch& fetch, const region::Region& region, s
 
 // --- fetch.cc, for methods.cc: on the fetching worker, without boc->mtx
 
+// The first piece of a body in memory, while the object can still go elsewhere. False: no room for
+// the first 2 MiB of it.
+bool first_piece(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fetch);
 // Room for more. False: there is none, the fetch fails.
 bool more_space(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fetch,
                 std::uint64_t want, std::span<std::byte>& space);

@@ -2,11 +2,13 @@
 
 #include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
 
 #include "base/assert.h"
+#include "base/units.h"
 #include "lane_choice.h"
 #include "settings.h"
 
@@ -33,6 +35,11 @@ const std::byte* window() {
 constexpr std::uint64_t kPieceBytes = 1024 * 1024;
 constexpr std::uint64_t kPieceBytesSlow = 64 * 1024;
 constexpr double kSlow_s = 1;
+
+// What O_DIRECT reads at multiples of.
+constexpr std::uint64_t kBlock = 4096;
+// Large bodies are asked for in parts, each of which is as popular as it is.
+constexpr std::uint64_t kPartBytes = std::uint64_t{8} << 20;
 
 struct vdp_entry* last_of(struct vdp_ctx* vdc) {
   return VTAILQ_LAST(&vdc->vdp, vdp_entry_s);
@@ -98,7 +105,7 @@ const struct vdp Delivery::kProcessor = {
 
 Delivery::Delivery(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func,
                    Store& store, std::span<const BodyPart> parts) noexcept
-    : wrk_(wrk), priv_(priv), func_(func), store_(store) {
+    : wrk_(wrk), priv_(priv), func_(func), store_(store), oc_(oc) {
   // Varnish copies bodies and reads them for itself by the same iterator: `priv` is its own then.
   struct req* req = varnish.THR_GetRequest();
   if (req == nullptr || priv != req->vdc || req->objcore != oc) return;
@@ -127,13 +134,33 @@ Delivery::~Delivery() {
     leave_chain();
     count(counters.c_lane_file);
     count(counters.c_lane_file_bytes, taken);
+    if (past_) count(counters.c_lane_past_cache);
   } else {
     count(counters.c_lane_mapped);
     count(counters.c_lane_mapped_bytes, taken);
   }
+  if (store_.is_on_disk(oc_)) count(counters.c_disk_served, taken);
 }
 
-bool Delivery::chosen(struct req* req, std::span<const BodyPart> parts) const {
+// Counts that it was asked for; and opens it otherwise when it is to be read past the page cache.
+bool Delivery::worth_keeping(const struct req* req, std::span<const BodyPart> parts) {
+  if (oc_->boc != nullptr || attached_body(oc_) != nullptr || parts.size() != 1) return true;
+  const auto ref = file_of(record_of(oc_));
+  if (!ref) return true;
+  const std::uint64_t begin = first_byte_of(req->resp);
+  const auto bytes = static_cast<std::uint64_t>(req->resp_len);
+  const auto resident = mostly_resident(parts.front().file, begin, bytes);
+  if (!resident) return true;
+  if (store_.popularity().admit(ref->number * 4099 + begin / kPartBytes, bytes, *resident))
+    return true;
+  auto file = store_.region()->files()->open_past_cache(*ref);
+  if (!file) return true;
+  past_.emplace(*std::move(file));
+  if (past_->buffer == nullptr) past_.reset();
+  return !past_;
+}
+
+bool Delivery::chosen(struct req* req, std::span<const BodyPart> parts) {
   lane::Facts facts;
   facts.setting = settings::of(req->vcl, store_).delivery;
   facts.http1 = is_http1(wrk_, req, vdc_);
@@ -147,7 +174,11 @@ bool Delivery::chosen(struct req* req, std::span<const BodyPart> parts) const {
     facts.residency = residency_of(parts, first_byte_of(req->resp), facts.bytes);
     choice = lane::choose(facts);
   }
-  bool file = choice.lane == lane::Lane::kFile;
+  if (choice.lane == lane::Lane::kDependsOnPopularity) {
+    facts.worth_keeping = worth_keeping(req, parts);
+    choice = lane::choose(facts);
+  }
+  bool file = choice.lane == lane::Lane::kFile || choice.lane == lane::Lane::kPast;
   if (file && window() == nullptr) {
     file = false;
     choice.because = "no address space";
@@ -203,6 +234,27 @@ int Delivery::bytes(struct vdp_ctx* vdc, enum vdp_action act, void** priv, const
   return act == VDP_END ? VDP_bytes(vdc, VDP_END, nullptr, 0) : 0;
 }
 
+ssize_t Delivery::send_some(off_t& at, std::uint64_t most, std::uint64_t left) {
+  if (past_ && (at < past_->begin || at >= past_->end)) {
+    const off_t begin = at - at % static_cast<off_t>(kBlock);
+    const std::uint64_t wanted = left + static_cast<std::uint64_t>(at - begin);
+    const ssize_t got =
+        ::pread(past_->file.raw(), past_->buffer,
+                std::min<std::uint64_t>(round_up(wanted, kBlock), buffers::kWholeBytes), begin);
+    if (got < 0 && errno == EINTR) return -1;
+    past_->begin = begin;
+    past_->end = begin + got;
+    // What is wrong with it shows there.
+    if (got <= at - begin) past_.reset();
+  }
+  if (!past_) return ::sendfile(socket_, file_, &at, most);
+  const std::uint64_t there = static_cast<std::uint64_t>(past_->end - at);
+  const ssize_t sent =
+      ::send(socket_, past_->buffer + (at - past_->begin), std::min(most, there), MSG_NOSIGNAL);
+  if (sent > 0) at += sent;
+  return sent;
+}
+
 // Says and does what V1L_Flush does where writev would not go on.
 int Delivery::send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t length) {
   // The headers, and memory that came before.
@@ -222,7 +274,7 @@ int Delivery::send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t leng
       answer = -1;
       break;
     }
-    sent = ::sendfile(socket_, file_, &at, std::min(left, piece));
+    sent = send_some(at, std::min(left, piece), left);
     const int error = errno;
     const double then = now;
     now = VTIM_real();

@@ -62,12 +62,15 @@ class Delivery {
   [[nodiscard]] bool file_failed() const { return file_failed_; }
 
  private:
-  [[nodiscard]] bool chosen(struct req* req, std::span<const BodyPart> parts) const;
+  [[nodiscard]] bool chosen(struct req* req, std::span<const BodyPart> parts);
   void enter_chain();
   void leave_chain();
   static int bytes(struct vdp_ctx* vdc, enum vdp_action act, void** priv, const void* ptr,
                    ssize_t length) noexcept;
   int send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t length);
+  bool worth_keeping(const struct req* req, std::span<const BodyPart> parts);
+  // As sendfile(2) does it, from `at` on at most `most` of the `left` bytes that are to be sent.
+  ssize_t send_some(off_t& at, std::uint64_t most, std::uint64_t left);
   bool file_is_readable(std::uint64_t offset) const;
   void failed(stream_close_t why);
 
@@ -77,6 +80,7 @@ class Delivery {
   void* priv_;
   objiterate_f* func_;
   Store& store_;
+  struct objcore* oc_;
   struct vdp_ctx* vdc_ = nullptr;  // of the client that this is for; nullptr: no delivery
   std::uint64_t taken_before_ = 0;
 
@@ -88,6 +92,22 @@ class Delivery {
   int file_ = -1;                  // of the bytes on their way
   std::uint64_t file_offset_ = 0;  // of the first byte of the window
   bool file_failed_ = false;
+
+  // Past the page cache.
+  struct Past {
+    explicit Past(UniqueFd descriptor) noexcept : file(std::move(descriptor)) {}
+    Past(const Past&) = delete;
+    Past& operator=(const Past&) = delete;
+    ~Past() {
+      if (buffer != nullptr) buffers::give_back(buffer, buffers::kWholeBytes);
+    }
+    UniqueFd file;
+    std::byte* buffer = buffers::take_whole();
+    // What of the file is in it.
+    off_t begin = 0;
+    off_t end = 0;
+  };
+  std::optional<Past> past_;
 };
 
 }  // namespace om::vmod

@@ -20,7 +20,11 @@ Choice choose(const Facts& facts) {
   if (!facts.length_known) return {Lane::kMapped, "chunked"};
   if (facts.setting == DeliverySetting::kFile) return {Lane::kFile, "delivery=file"};
 
-  if (facts.bytes >= kFileBytesMin) return {Lane::kFile, "large"};
+  if (facts.bytes >= kFileBytesMin) {
+    if (!facts.worth_keeping) return {Lane::kDependsOnPopularity, ""};
+    if (!*facts.worth_keeping) return {Lane::kPast, "asked for too rarely"};
+    return {Lane::kFile, "large"};
+  }
   if (!facts.residency) return {Lane::kDependsOnResidency, ""};
   switch (*facts.residency) {
     case Residency::kAbsent: return {Lane::kFile, "not resident"};

@@ -2,6 +2,9 @@
 //
 //   mapped   through memory: what Varnish does with any storage. Always possible
 //   file     sendfile(2) from the file to the client's socket, past all of Varnish's memory
+//   past     the same, of a body that is not in the page cache and not to get there either: read
+//   into
+//            a buffer past it (O_DIRECT), and written (popularity.h)
 //
 // Bytes in memory have no choice: a page that sendfile was given must never change until the peer
 // has acknowledged it, and our memory is recycled.
@@ -21,7 +24,7 @@ std::string_view to_string(DeliverySetting setting);
 
 namespace lane {
 
-// What is known of a delivery. `residency` only once choose() asked for it.
+// What is known of a delivery. `residency` and `worth_keeping` only once choose() asked for it.
 struct Facts {
   DeliverySetting setting = DeliverySetting::kAuto;
   bool http1 = false;         // a client's own request, written to its socket as it is
@@ -29,6 +32,7 @@ struct Facts {
   bool length_known = false;  // Content-Length, not chunks
   std::uint64_t bytes = 0;    // that this client gets
   std::optional<Residency> residency{};
+  std::optional<bool> worth_keeping{};  // in the page cache, or there already
 };
 
 // From here on the file lane is cheaper for bytes that are in the page cache, too, whether the
@@ -36,7 +40,7 @@ struct Facts {
 // copies them once more (bench/lanes measures it). Below it the two cost the same.
 inline constexpr std::uint64_t kFileBytesMin = 64 * 1024;
 
-enum class Lane : std::uint8_t { kMapped, kFile, kDependsOnResidency };
+enum class Lane : std::uint8_t { kMapped, kFile, kPast, kDependsOnResidency, kDependsOnPopularity };
 
 struct Choice {
   Lane lane = Lane::kMapped;

@@ -16,6 +16,7 @@ Facts good(DeliverySetting setting, std::uint64_t bytes, std::optional<Residency
   facts.http1 = facts.plain = facts.length_known = true;
   facts.bytes = bytes;
   facts.residency = residency;
+  facts.worth_keeping = true;
   return facts;
 }
 
@@ -29,6 +30,19 @@ TEST(LaneChoice, FileIsTheFileLaneWheneverItCanBe) {
   for (const std::uint64_t bytes : kSizes)
     for (const auto residency : kResidencies)
       EXPECT_EQ(choose(good(DeliverySetting::kFile, bytes, residency)).lane, Lane::kFile);
+}
+
+TEST(LaneChoice, LargeBodiesThatAreAskedForTooRarelyGoPastThePageCache) {
+  for (const std::uint64_t bytes : kSizes)
+    for (const auto residency : kResidencies) {
+      Facts facts = good(DeliverySetting::kAuto, bytes, residency);
+      facts.worth_keeping = std::nullopt;
+      EXPECT_EQ(choose(facts).lane == Lane::kDependsOnPopularity, bytes >= kFileBytesMin);
+      facts.worth_keeping = false;
+      EXPECT_EQ(choose(facts).lane == Lane::kPast, bytes >= kFileBytesMin);
+      facts.setting = DeliverySetting::kFile;
+      EXPECT_EQ(choose(facts).lane, Lane::kFile);
+    }
 }
 
 TEST(LaneChoice, EveryConditionIsNeededWhateverIsSet) {

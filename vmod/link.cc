@@ -180,6 +180,7 @@ void Link::watch(Client& client) {
     }
     struct pollfd fd = {client.native_handle(), POLLIN | POLLRDHUP, 0};
     (void)poll(&fd, 1, static_cast<int>(kWatchInterval.count()));
+    store_.update_gauges();  // of what nobody's request changes: files being removed
     if ((fd.revents & POLLIN) != 0 && !client.closed()) (void)client.next_event(milliseconds(0));
   }
 }

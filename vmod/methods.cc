@@ -291,11 +291,14 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
   fetch->checksum = store.config().verify != Verify::kNone;
   oc->stobj->stevedore = store.stv();
   // Now, while the object can still go elsewhere.
-  if (to_disk && !disk::start(wrk, store, oc, *fetch) && !fits_memory) {
+  if (to_disk && !disk::start(wrk, store, oc, *fetch) &&
+      !(fits_memory && first_piece(wrk, store, oc, *fetch))) {
     region->destroy(record);
     delete fetch;
     std::memset(oc->stobj, 0, sizeof oc->stobj);
-    return Refusal::kTooLarge;
+    if (!fits_memory) return Refusal::kTooLarge;
+    count(counters.c_fail);
+    return Refusal::kNoSpace;
   }
   count(counters.g_objects);
   oc->boc->stevedore_priv = fetch;

@@ -91,6 +91,11 @@ void Store::place(const struct objcore* oc, Place place) {
       .store(stv(place), std::memory_order_release);
 }
 
+bool Store::is_on_disk(const struct objcore* oc) const {
+  return std::atomic_ref(const_cast<struct storeobj*>(oc->stobj)->stevedore)
+             .load(std::memory_order_relaxed) == &stvs_[static_cast<unsigned>(Place::kDisk)];
+}
+
 Store::~Store() {
   link_.reset();
   if (counters_segment_ != nullptr) VSC_objm_Destroy(&counters_segment_);
@@ -133,7 +138,12 @@ void Store::update_gauges() {
   gauge(counters_->g_disk_space, files->capacity() > on_disk ? files->capacity() - on_disk : 0);
   gauge(counters_->g_disk_bodies, files->files());
   gauge(counters_->g_disk_fds, files->descriptors());
-  gauge(counters_->c_disk_written, files->counters().written_bytes.load());
+  const std::uint64_t written = files->counters().written_bytes.load();
+  const std::uint64_t served =
+      std::atomic_ref(counters_->c_disk_served).load(std::memory_order_relaxed);
+  gauge(counters_->c_disk_written, written);
+  gauge(counters_->g_disk_written_per_1000, served == 0 ? 0 : written * 1000 / served);
+  gauge(counters_->g_page_cache_budget, popularity_.budget_bytes());
   gauge(counters_->c_disk_reopened, files->counters().reopened.load());
   gauge(counters_->c_disk_write_errors, files->counters().write_errors.load());
   gauge(counters_->c_disk_orphans, files->counters().orphans.load());

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "abi/abi.h"
+#include "popularity.h"
 #include "region/region.h"
 
 extern "C" {
@@ -77,6 +78,7 @@ class Store {
   }
   // Where the body of a busy object is, from now on.
   void place(const struct objcore* oc, Place place);
+  [[nodiscard]] bool is_on_disk(const struct objcore* oc) const;
   // What is at Place::kLease.
   struct Lent {
     std::atomic<std::uint64_t> leases{0};
@@ -84,6 +86,8 @@ class Store {
   };
   Lent& lent() { return lent_; }
   VSC_objm& counters() { return *counters_; }
+  // Of its bodies in files.
+  Popularity& popularity() { return popularity_; }
   Link& link() { return *link_; }
   // After bytes came or went: the gauges of varnishstat.
   void update_gauges();
@@ -104,6 +108,7 @@ class Store {
   std::unique_ptr<region::Region> owned_region_;
   std::uint64_t adopted_bytes_ = 0;
   std::atomic<region::Region*> region_{nullptr};
+  Popularity popularity_;
   std::unique_ptr<Link> link_;
 };
 

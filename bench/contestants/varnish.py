@@ -5,7 +5,8 @@
                     that is what those have who write `-s file` into their unit.
 
 nuke_limit: 50 by default, which makes a store full of small objects refuse a large one; 5000 for every
-varnishd here, ours included, since refusals are no measure of speed. All else is the default.
+varnishd here, ours included, since refusals are no measure of speed. Inside a memory cgroup the log gets a 128th of
+the limit (vsl_space: 80 MiB by default, locked in memory). All else is the default.
 """
 
 import json
@@ -24,6 +25,11 @@ class Varnish(base.Server):
     def storage(self):
         raise NotImplementedError
 
+    def all_parameters(self):
+        # The log is locked in memory. Where that is short, nobody would give it 80 MiB.
+        limit = self.setup.group.limit if self.setup.group else None
+        return (*self.parameters, *(["vsl_space=%d" % max(limit // 128, 1 << 20)] if limit else []))
+
     def vcl(self):
         return 'vcl 4.1;\nbackend default { .host = "127.0.0.1"; .port = "%d"; }\n' % self.origin.port
 
@@ -33,7 +39,7 @@ class Varnish(base.Server):
                    "-a", "127.0.0.1:%d" % self.port, "-a", "%s,mode=666" % self.unix, "-s", self.storage()]
         if self.address:
             command += ["-a", "%s:%d" % (self.address, self.port)]
-        for parameter in self.parameters:
+        for parameter in self.all_parameters():
             command += ["-p", parameter]
         self.spawn(*command)
 

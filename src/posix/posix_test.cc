@@ -222,6 +222,20 @@ TEST(Residency, SaysWhatIsInThePageCacheWithoutReadingIt) {
   EXPECT_EQ(residency(file.borrow(), 4096, 10), Residency::kResident);
 }
 
+TEST(Residency, OfMostOfAFileIsFoundWithoutReadingAnything) {
+  const Folder folder;
+  constexpr std::size_t kBytes = 8 * 1024 * 1024;
+  const UniqueFd file = written_out(folder / "body", kBytes);
+  const auto cold = mostly_resident(file.borrow(), 0, kBytes);
+  if (!cold || *cold) GTEST_SKIP() << "this kernel does not say, or the file system keeps it";
+  EXPECT_EQ(mostly_resident(file.borrow(), 0, kBytes), false);
+  std::string block(kBytes, 0);
+  ASSERT_EQ(::pread(file.raw(), block.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
+  EXPECT_EQ(mostly_resident(file.borrow(), 0, kBytes), true);
+  EXPECT_EQ(mostly_resident(file.borrow(), 4096, 10), true);
+  EXPECT_EQ(mostly_resident(BorrowedFd(-1), 0, 10), std::nullopt);
+}
+
 TEST(Residency, OfAFileThatIsMemoryIsNoQuestion) {
   const auto memfd = *make_memfd("m", 65536);
   EXPECT_EQ(residency(memfd.borrow(), 0, 65536), Residency::kResident);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "posix/unique_fd.h"
 
@@ -15,5 +16,10 @@ enum class Residency { kResident, kAbsent, kUnknown };
 // Looks at one byte in every megabyte, at the first one in any case and at four at most, and stops
 // at the first that is absent. kUnknown: this file system does not say.
 Residency residency(BorrowedFd file, std::uint64_t offset, std::uint64_t length);
+
+// Whether most of it is, found without starting to read what is not, as RWF_NOWAIT does: by
+// cachestat(2), of Linux 6.5, which later ones allow the owner of the file alone. Eight places are
+// looked at, at most. nullopt: it does not say.
+std::optional<bool> mostly_resident(BorrowedFd file, std::uint64_t offset, std::uint64_t length);
 
 }  // namespace om

@@ -1,6 +1,7 @@
 #include "region/body_files.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -45,6 +46,11 @@ std::optional<std::uint64_t> number_of(const std::string& name) {
   return number;
 }
 
+// No fault of the disk.
+bool out_of_descriptors(const Error& error) {
+  return error.sys_errno == EMFILE || error.sys_errno == ENFILE;
+}
+
 }  // namespace
 
 BodyFile::~BodyFile() {
@@ -62,7 +68,10 @@ std::string BodyFiles::name_of(std::uint64_t number) {
   return hex(number & 255, 2) + "/" + hex(number, 16);
 }
 
-BodyFiles::~BodyFiles() = default;
+BodyFiles::~BodyFiles() {
+  stopping_.store(true);
+  wait_until_removed();
+}
 
 Result<std::unique_ptr<BodyFiles>> BodyFiles::open(UniqueFd directory, Options options) {
   std::unique_ptr<BodyFiles> files(new BodyFiles(std::move(directory), options));
@@ -103,11 +112,30 @@ void BodyFiles::keep(const FileRef& ref) {
   files_.fetch_add(1, std::memory_order_relaxed);
 }
 
-void BodyFiles::remove_others(std::span<const std::uint64_t> kept) {
+void BodyFiles::remove_others(std::vector<std::uint64_t> kept) {
+  wait_until_removed();
+  // Signals are for the threads of whoever uses us.
+  sigset_t all;
+  sigset_t before;
+  (void)sigfillset(&all);
+  (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+  remover_ = std::thread([this, kept = std::move(kept), end = next_->load()] {
+    (void)pthread_setname_np(pthread_self(), "objmapper-files");
+    remove_all_but(kept, end);
+  });
+  (void)pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void BodyFiles::wait_until_removed() {
+  if (remover_.joinable()) remover_.join();
+}
+
+void BodyFiles::remove_all_but(const std::vector<std::uint64_t>& kept, std::uint64_t before) {
   const auto numbers = list();
   if (!numbers) return;
   for (const std::uint64_t number : *numbers) {
-    if (std::binary_search(kept.begin(), kept.end(), number)) continue;
+    if (stopping_.load(std::memory_order_relaxed)) return;
+    if (number >= before || std::ranges::binary_search(kept, number)) continue;
     if (::unlinkat(directory_.raw(), name_of(number).c_str(), 0) == 0)
       counters_.orphans.fetch_add(1, std::memory_order_relaxed);
   }
@@ -133,7 +161,7 @@ bool BodyFiles::usable() const {
 Error BodyFiles::failed(Error error) {
   counters_.write_errors.fetch_add(1, std::memory_order_relaxed);
   // One that is full is asked again: the caller makes room.
-  if (error.code != Errc::kNoSpace)
+  if (error.code != Errc::kNoSpace && !out_of_descriptors(error))
     leave_alone_until_ns_.store(clock_ns(CLOCK_MONOTONIC) + kFailedPauseNs,
                                 std::memory_order_relaxed);
   return error;
@@ -148,7 +176,7 @@ void BodyFiles::stays_full() {
 Result<UniqueFd> BodyFiles::open_new(std::uint64_t number) {
   const std::string name = name_of(number);
   constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW;
-  auto file = open_at(directory(), name, kFlags, 0600);
+  auto file = open_named(name, kFlags);
   if (!file && file.error().sys_errno == ENOENT) {
     const std::string sub = name.substr(0, 2);
     if (::mkdirat(directory_.raw(), sub.c_str(), 0777) != 0 && errno != EEXIST)
@@ -156,7 +184,7 @@ Result<UniqueFd> BodyFiles::open_new(std::uint64_t number) {
     // The daemon, another user, removes what is in it when the region is dropped; nobody else gets
     // here, the way to the region's directory is the daemon's.
     (void)::fchmodat(directory_.raw(), sub.c_str(), 0777, 0);
-    file = open_at(directory(), name, kFlags, 0600);
+    file = open_named(name, kFlags);
   }
   return file;
 }
@@ -247,6 +275,27 @@ void BodyFiles::discard(BodyFile& file) {
 
 // --- reading ---
 
+bool BodyFiles::close_idle() {
+  std::vector<std::shared_ptr<BodyFile>> closed;  // outside the lock
+  const std::lock_guard lock(mutex_);
+  const std::size_t wanted = (open_.size() + 1) / 2;
+  for (auto at = recent_.end(); at != recent_.begin() && closed.size() < wanted;) {
+    const auto found = open_.find(*--at);
+    if (found->second.file.use_count() > 1) continue;
+    closed.push_back(std::move(found->second.file));
+    open_.erase(found);
+    at = recent_.erase(at);
+  }
+  return !closed.empty();
+}
+
+Result<UniqueFd> BodyFiles::open_named(const std::string& name, int flags) {
+  auto file = open_at(directory(), name, flags, 0600);
+  while (!file && out_of_descriptors(file.error()) && close_idle())
+    file = open_at(directory(), name, flags, 0600);
+  return file;
+}
+
 void BodyFiles::remember(const std::shared_ptr<BodyFile>& file) {
   std::vector<std::shared_ptr<BodyFile>> closed;  // outside the lock
   const std::lock_guard lock(mutex_);
@@ -267,6 +316,16 @@ void BodyFiles::remember(const std::shared_ptr<BodyFile>& file) {
   }
 }
 
+Result<UniqueFd> BodyFiles::open_checked(const FileRef& ref, int flags) {
+  auto fd = OM_TRY(open_named(name_of(ref.number), O_RDONLY | O_NOFOLLOW | flags));
+  struct stat st {};
+  if (::fstat(fd.raw(), &st) != 0) return file_error("look at a body's file");
+  if (!S_ISREG(st.st_mode) || st.st_ino != ref.inode ||
+      static_cast<std::uint64_t>(st.st_size) != ref.length)
+    return Error{Errc::kCorrupt, 0, "a body's file is another one"};
+  return fd;
+}
+
 Result<std::shared_ptr<const BodyFile>> BodyFiles::pin(const FileRef& ref) {
   {
     const std::lock_guard lock(mutex_);
@@ -275,22 +334,20 @@ Result<std::shared_ptr<const BodyFile>> BodyFiles::pin(const FileRef& ref) {
       return std::shared_ptr<const BodyFile>(found->second.file);
     }
   }
-  const auto bad = [this](Error error) {
+  auto fd = open_checked(ref, 0);
+  if (!fd) {
     counters_.read_errors.fetch_add(1, std::memory_order_relaxed);
-    return error;
-  };
-  auto fd = open_at(directory(), name_of(ref.number), O_RDONLY | O_NOFOLLOW);
-  if (!fd) return bad(std::move(fd).error());
-  struct stat st {};
-  if (::fstat(fd->raw(), &st) != 0) return bad(file_error("look at a body's file"));
-  if (!S_ISREG(st.st_mode) || st.st_ino != ref.inode ||
-      static_cast<std::uint64_t>(st.st_size) != ref.length)
-    return bad(Error{Errc::kCorrupt, 0, "a body's file is another one"});
+    return std::move(fd).error();
+  }
   descriptors_.fetch_add(1, std::memory_order_relaxed);
   counters_.reopened.fetch_add(1, std::memory_order_relaxed);
   auto file = std::make_shared<BodyFile>(*this, *std::move(fd), ref);
   remember(file);
   return std::shared_ptr<const BodyFile>(std::move(file));
+}
+
+Result<UniqueFd> BodyFiles::open_past_cache(const FileRef& ref) {
+  return open_checked(ref, O_DIRECT);
 }
 
 void BodyFiles::remove(const FileRef& ref) {

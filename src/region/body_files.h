@@ -13,8 +13,10 @@
 // were read least recently are closed, and opened again by name when a body is asked for; the file
 // is then checked against inode and length, so that none is taken for another.
 //
-// A directory whose file system failed is left alone for a while. Any thread; one mutex for the
-// table of descriptors, held for no system call.
+// A directory whose file system failed is left alone for a while. Where the process has no
+// descriptors left, those of files that nobody reads are given up first. Any thread; one mutex for
+// the table of descriptors, held for no system call. Files that belong to no object are removed by
+// a thread of its own: there may be as many as there were objects.
 #pragma once
 
 #include <atomic>
@@ -26,6 +28,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -86,8 +89,12 @@ class BodyFiles {
   [[nodiscard]] bool check(const FileRef& ref) const;
   // After check(): counted as used. Once for each file.
   void keep(const FileRef& ref);
-  // Removes every file that is not in `kept` (sorted).
-  void remove_others(std::span<const std::uint64_t> kept);
+  // Removes every file of before that is not in `kept` (sorted), in the background: what create()
+  // makes meanwhile has a higher number. The disk has more bytes than are counted until it is done;
+  // it is faster than whoever writes.
+  void remove_others(std::vector<std::uint64_t> kept);
+  // Returns when it is done.
+  void wait_until_removed();
 
   // --- writing: one thread for a file
   // Takes `bytes` of space and sets blocks aside on the disk. kNoSpace: the capacity is used up
@@ -103,6 +110,9 @@ class BodyFiles {
 
   // --- reading
   Result<std::shared_ptr<const BodyFile>> pin(const FileRef& ref);
+  // For reading past the page cache, at multiples of 4096 (O_DIRECT). Beside the budget, and for
+  // one delivery. An error: not on this file system, or it is gone; pin() has it nevertheless.
+  Result<UniqueFd> open_past_cache(const FileRef& ref);
   // Whoever has it pinned goes on reading. Idempotent only as far as the name goes: call it once.
   void remove(const FileRef& ref);
 
@@ -132,7 +142,14 @@ class BodyFiles {
   Error failed(Error error);
   Result<UniqueFd> open_new(std::uint64_t number);
   void remember(const std::shared_ptr<BodyFile>& file);
+  // Closes half of the files that nobody reads. False: there was none.
+  bool close_idle();
+  // open(2), again when there was no descriptor and close_idle() had some.
+  Result<UniqueFd> open_named(const std::string& name, int flags);
+  // For reading: the very file.
+  Result<UniqueFd> open_checked(const FileRef& ref, int flags);
   Result<std::vector<std::uint64_t>> list() const;
+  void remove_all_but(const std::vector<std::uint64_t>& kept, std::uint64_t before);
 
   UniqueFd directory_;
   Options options_;
@@ -151,6 +168,9 @@ class BodyFiles {
   std::mutex mutex_;
   std::unordered_map<std::uint64_t, Open> open_;
   std::list<std::uint64_t> recent_;  // numbers, most recently read first
+
+  std::atomic<bool> stopping_{false};
+  std::thread remover_;  // last: it uses the rest
 };
 
 }  // namespace om::region

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -166,12 +167,70 @@ TEST_F(BodyFilesTest, NumbersAreNeverUsedAgainAndFilesWithoutObjectGo) {
   files->count_in(next);
   EXPECT_TRUE(files->check(kept));
   files->keep(kept);
-  files->remove_others(std::span(&kept.number, 1));
+  files->remove_others({kept.number});
+  files->wait_until_removed();
   EXPECT_EQ(on_disk(), 1U);
   EXPECT_EQ(files->counters().orphans.load(), 1U);
   EXPECT_EQ(files->used_bytes(), 4096U);
   EXPECT_GT(make(*files, 100).number, highest);
   EXPECT_TRUE(good(*files, kept));
+}
+
+TEST_F(BodyFilesTest, FilesWithoutObjectGoInTheBackgroundAndNoNewOneWithThem) {
+  {
+    auto files = open(64 * kMiB);
+    for (int i = 0; i < 2000; ++i) (void)make(*files, 1);
+  }
+  auto files = open(64 * kMiB);
+  files->remove_others({});
+  std::vector<FileRef> made;
+  for (int i = 0; i < 200; ++i) made.push_back(make(*files, 500));
+  files->wait_until_removed();
+  EXPECT_EQ(files->counters().orphans.load(), 2000U);
+  EXPECT_EQ(on_disk(), 200U);
+  for (const FileRef& ref : made) EXPECT_TRUE(good(*files, ref));
+}
+
+// Of this process: the limit is lowered to what is in use now, and `more`.
+class DescriptorLimit {
+ public:
+  explicit DescriptorLimit(rlim_t more) {
+    (void)::getrlimit(RLIMIT_NOFILE, &before_);
+    const UniqueFd lowest = UniqueFd::adopt(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    rlimit now = before_;
+    now.rlim_cur = static_cast<rlim_t>(lowest.raw()) + more;
+    EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &now), 0);
+  }
+  DescriptorLimit(const DescriptorLimit&) = delete;
+  DescriptorLimit& operator=(const DescriptorLimit&) = delete;
+  ~DescriptorLimit() { (void)::setrlimit(RLIMIT_NOFILE, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+TEST_F(BodyFilesTest, WithoutADescriptorLeftThoseOfFilesThatNobodyReadsAreGivenUp) {
+  std::vector<FileRef> refs;
+  {
+    auto files = open(kMiB, 64);
+    for (int i = 0; i < 10; ++i) refs.push_back(make(*files, 3000));
+  }
+  auto files = open(kMiB, 64);
+  const DescriptorLimit limit(4);
+  for (const FileRef& ref : refs) EXPECT_TRUE(good(*files, ref));
+  EXPECT_LE(files->descriptors(), 4U);
+  const FileRef one = make(*files, 3000);
+  EXPECT_TRUE(good(*files, one));
+  EXPECT_TRUE(files->usable());
+  EXPECT_EQ(files->counters().read_errors.load() + files->counters().write_errors.load(), 0U);
+  // All of them in use: an error, which is not the disk's.
+  std::vector<std::shared_ptr<const BodyFile>> pins;
+  for (std::size_t i = 0; i < 4; ++i) pins.push_back(*files->pin(refs[i]));
+  EXPECT_EQ(files->pin(refs[5]).error().sys_errno, EMFILE);
+  EXPECT_EQ(files->create(100).error().sys_errno, EMFILE);
+  EXPECT_TRUE(files->usable());
+  pins.clear();
+  EXPECT_TRUE(good(*files, refs[5]));
 }
 
 // --- in records ---
@@ -222,6 +281,7 @@ TEST_F(FileRecords, ComeBackWithTheirFilesAndOthersAreDropped) {
   EXPECT_EQ(vxids(report), (std::vector<std::uint64_t>{1, 2, 3, 4}));
   EXPECT_EQ(report.dropped[static_cast<std::size_t>(Drop::kBadFile)], 1U);
   region->finish_scan(slots_of(report));
+  region->files()->wait_until_removed();
   EXPECT_EQ(on_disk(), 4U) << "the removed one's file is an orphan";
   EXPECT_EQ(region->files()->used_bytes(), 4 * 8192U);
   for (const auto& candidate : report.candidates) {
@@ -282,6 +342,7 @@ TEST_F(FileRecords, ASnapshotBringsThemBackOnceWhenTheMemoryIsGone) {
     EXPECT_EQ(total_dropped(report), 0U);
     ASSERT_EQ(report.candidates.size(), 300U);
     region->finish_scan(slots_of(report));
+    region->files()->wait_until_removed();
     EXPECT_EQ(on_disk(), 300U);
     for (const auto& candidate : report.candidates) {
       const Record& record = *candidate.record;
@@ -295,6 +356,7 @@ TEST_F(FileRecords, ASnapshotBringsThemBackOnceWhenTheMemoryIsGone) {
   memory = make_region_file(4 * kMiB);
   auto region = open_with_files(true);
   EXPECT_TRUE(region->formatted());
+  region->files()->wait_until_removed();
   EXPECT_EQ(on_disk(), 0U);
 }
 

@@ -452,7 +452,7 @@ void Region::finish_scan(std::span<const std::uint64_t> kept) {
   published_.store(count);
   if (files_ != nullptr) {
     std::ranges::sort(kept_files);
-    files_->remove_others(kept_files);
+    files_->remove_others(std::move(kept_files));
   }
 
   free_slots_.clear();

@@ -10,7 +10,8 @@
                                                  byte of it)
     run_vtc.py ctl DIR cut-files N               truncates every body of the region that lies in a file to N bytes
     run_vtc.py ctl DIR cold                      drops those files from the page cache
-    run_vtc.py ctl DIR flip-files                a bit of every body that lies in a file
+    run_vtc.py ctl DIR flip-files [N]            a bit of every body that lies in a file, or of the first N of them
+    run_vtc.py ctl DIR descriptors PID N         lets the child of the varnishd PID open N more files than it has open
     run_vtc.py ctl DIR until TEXT -- COMMAND     runs COMMAND until its output has TEXT (10 s at most)
 
 Another cache is played by `${om_put} KEY ...` (put_shared.cc), a director is made by `${om_director}`.
@@ -45,6 +46,7 @@ counter is zero at the end. With --plain the same file runs on `-s malloc`, to p
 import glob
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -226,7 +228,7 @@ def body_files(directory):
               if os.path.isfile(path) and re.fullmatch("[0-9a-f]{16}", os.path.basename(path))]
     if not bodies:
         raise SystemExit("no body lies in a file")
-    return bodies
+    return sorted(bodies, key=os.path.basename)
 
 
 def make_cold(path):
@@ -236,9 +238,26 @@ def make_cold(path):
     os.close(file)
 
 
-def flip_files(directory):
+def leave_descriptors(pid, free):
+    child, = child_of(pid)
+    used = {int(name) for name in os.listdir(f"/proc/{child}/fd")}
+    limit = 0
+    while free > 0 or limit in used:
+        free -= limit not in used
+        limit += 1
+    # The limits of a process are its own user's to change.
+    with open(f"/proc/{child}/status", encoding="utf-8") as file:
+        ids = {line.split()[0]: int(line.split()[1]) for line in file if line.startswith(("Uid:", "Gid:"))}
+    if os.getuid() != ids["Uid:"]:
+        os.setresgid(*[ids["Gid:"]] * 3)
+        os.setresuid(*[ids["Uid:"]] * 3)
+    _, hard = resource.prlimit(child, resource.RLIMIT_NOFILE)
+    resource.prlimit(child, resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def flip_files(directory, first=None):
     """A bit in the middle of each, as a disk that lies."""
-    for path in body_files(directory):
+    for path in body_files(directory)[:first]:
         with open(path, "r+b") as file:
             middle = os.path.getsize(path) // 2
             file.seek(middle)
@@ -267,10 +286,12 @@ def control(arguments):
     elif verb == "kill-child":
         for pid in child_of(int(rest[0])):
             os.kill(pid, signal.SIGKILL)
+    elif verb == "descriptors":
+        leave_descriptors(*map(int, rest))
     elif verb == "hurt":
         hurt(directory, *rest)
     elif verb == "flip-files":
-        flip_files(directory)
+        flip_files(directory, *map(int, rest))
     elif verb == "cut-files":
         # The daemon is not asked, nor told: as a file system that lost the end of its files would.
         for path in body_files(directory):
