@@ -125,22 +125,19 @@ namespace buffers {
 namespace {
 // What is kept when nobody needs it; and from where on they get smaller.
 constexpr std::size_t kIdleMax = 32;
-constexpr std::size_t kIdleWholeMax = 16;
 constexpr std::uint64_t kPlenty = std::uint64_t{64} << 20;
 std::mutex mutex;
+// By size. Never destroyed: threads use them until the process ends.
+auto& idle = *new std::array<std::vector<std::byte*>, 2>;
 std::atomic<std::uint64_t> in_use{0};
+}  // namespace
 
-// Never destroyed: threads use them until the process ends.
-std::vector<std::byte*>& idle(std::size_t bytes) {
-  static auto& lists = *new std::array<std::vector<std::byte*>, 3>;
-  return lists[bytes == kSmallBytes ? 0 : bytes == kLargeBytes ? 1 : 2];
-}
-
-std::byte* take_one(std::size_t bytes) {
+std::byte* take(std::size_t& bytes) {
+  bytes = in_use.load(std::memory_order_relaxed) < kPlenty ? kLargeBytes : kSmallBytes;
   std::byte* buffer = nullptr;
   {
     const std::lock_guard lock(mutex);
-    auto& ready = idle(bytes);
+    auto& ready = idle[bytes == kLargeBytes ? 1 : 0];
     if (!ready.empty()) {
       buffer = ready.back();  // the one that was used last: still in the processor's cache
       ready.pop_back();
@@ -155,23 +152,13 @@ std::byte* take_one(std::size_t bytes) {
   in_use.fetch_add(bytes, std::memory_order_relaxed);
   return buffer;
 }
-}  // namespace
-
-std::byte* take(std::size_t& bytes) {
-  bytes = in_use.load(std::memory_order_relaxed) < kPlenty ? kLargeBytes : kSmallBytes;
-  return take_one(bytes);
-}
-
-std::byte* take_whole() {
-  return in_use.load(std::memory_order_relaxed) < kPlenty ? take_one(kWholeBytes) : nullptr;
-}
 
 void give_back(std::byte* buffer, std::size_t bytes) {
   in_use.fetch_sub(bytes, std::memory_order_relaxed);
   {
     const std::lock_guard lock(mutex);
-    auto& ready = idle(bytes);
-    if (ready.size() < (bytes == kWholeBytes ? kIdleWholeMax : kIdleMax)) {
+    auto& ready = idle[bytes == kLargeBytes ? 1 : 0];
+    if (ready.size() < kIdleMax) {
       ready.push_back(buffer);
       return;
     }

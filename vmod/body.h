@@ -121,9 +121,6 @@ inline constexpr std::size_t kLargeBytes = std::size_t{256} << 10;
 inline constexpr std::size_t kSmallBytes = std::size_t{64} << 10;
 // nullptr: no memory. `bytes` says which of the two sizes it has.
 std::byte* take(std::size_t& bytes);
-// For whoever can do without when many are in use; nullptr then.
-inline constexpr std::size_t kWholeBytes = std::size_t{1} << 20;
-std::byte* take_whole();
 void give_back(std::byte* buffer, std::size_t bytes);
 // For counters.
 std::uint64_t in_use_bytes();

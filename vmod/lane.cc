@@ -1,15 +1,18 @@
 #include "lane.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
-#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 
 #include "base/assert.h"
 #include "base/units.h"
 #include "lane_choice.h"
+#include "posix/pipe_pool.h"
 #include "settings.h"
 
 namespace om::vmod {
@@ -40,6 +43,13 @@ constexpr double kSlow_s = 1;
 constexpr std::uint64_t kBlock = 4096;
 // Large bodies are asked for in parts, each of which is as popular as it is.
 constexpr std::uint64_t kPartBytes = std::uint64_t{8} << 20;
+
+// A MiB each: as many as an unprivileged user may have, less some. Never destroyed: threads use
+// them until the process ends.
+PipePool& pipes() {
+  static auto& pool = *new PipePool(48);
+  return pool;
+}
 
 struct vdp_entry* last_of(struct vdp_ctx* vdc) {
   return VTAILQ_LAST(&vdc->vdp, vdp_entry_s);
@@ -100,6 +110,59 @@ const char* to_string(const std::optional<Residency>& residency) {
 
 }  // namespace
 
+class Delivery::Past {
+ public:
+  Past(UniqueFd file, Pipe pipe) noexcept : file_(std::move(file)), pipe_(std::move(pipe)) {}
+  Past(const Past&) = delete;
+  Past& operator=(const Past&) = delete;
+  ~Past() { pipes().give_back(std::move(pipe_), empty()); }
+
+  [[nodiscard]] bool empty() const { return filled_ == 0; }
+
+  // From the block on in which `at` is. False: errno, or the file ends there (0).
+  bool read(off_t at, std::uint64_t left) {
+    const off_t before = at % static_cast<off_t>(kBlock);
+    off_t from = at - before;
+    errno = 0;
+    const ssize_t got =
+        ::splice(file_.raw(), &from, pipe_.in.raw(), nullptr,
+                 std::min<std::uint64_t>(
+                     round_up(left + static_cast<std::uint64_t>(before), kBlock), PipePool::kBytes),
+                 0);
+    if (got <= 0) return false;
+    filled_ = static_cast<std::uint64_t>(got);
+    return got > before && drop(static_cast<std::uint64_t>(before));
+  }
+
+  // As sendfile(2). What the last block has beyond that stays in the pipe.
+  ssize_t send(int socket, off_t& at, std::uint64_t most, std::uint64_t left) {
+    const std::uint64_t now = std::min(most, filled_);
+    const ssize_t sent =
+        ::splice(pipe_.out.raw(), nullptr, socket, nullptr, now, now < left ? SPLICE_F_MORE : 0);
+    if (sent > 0) {
+      at += sent;
+      filled_ -= static_cast<std::uint64_t>(sent);
+    }
+    return sent;
+  }
+
+ private:
+  bool drop(std::uint64_t bytes) {
+    std::array<std::byte, kBlock> rest;
+    while (bytes > 0) {
+      const ssize_t n = ::read(pipe_.out.raw(), rest.data(), bytes);
+      if (n <= 0) return false;
+      bytes -= static_cast<std::uint64_t>(n);
+      filled_ -= static_cast<std::uint64_t>(n);
+    }
+    return true;
+  }
+
+  UniqueFd file_;
+  Pipe pipe_;
+  std::uint64_t filled_ = 0;  // bytes that are in it
+};
+
 const struct vdp Delivery::kProcessor = {
     .name = "objmapper", .init = nullptr, .bytes = Delivery::bytes, .fini = nullptr};
 
@@ -155,9 +218,10 @@ bool Delivery::worth_keeping(const struct req* req, std::span<const BodyPart> pa
     return true;
   auto file = store_.region()->files()->open_past_cache(*ref);
   if (!file) return true;
-  past_.emplace(*std::move(file));
-  if (past_->buffer == nullptr) past_.reset();
-  return !past_;
+  auto pipe = pipes().take();
+  if (!pipe) return true;
+  past_ = std::make_unique<Past>(*std::move(file), *std::move(pipe));
+  return false;
 }
 
 bool Delivery::chosen(struct req* req, std::span<const BodyPart> parts) {
@@ -235,24 +299,11 @@ int Delivery::bytes(struct vdp_ctx* vdc, enum vdp_action act, void** priv, const
 }
 
 ssize_t Delivery::send_some(off_t& at, std::uint64_t most, std::uint64_t left) {
-  if (past_ && (at < past_->begin || at >= past_->end)) {
-    const off_t begin = at - at % static_cast<off_t>(kBlock);
-    const std::uint64_t wanted = left + static_cast<std::uint64_t>(at - begin);
-    const ssize_t got =
-        ::pread(past_->file.raw(), past_->buffer,
-                std::min<std::uint64_t>(round_up(wanted, kBlock), buffers::kWholeBytes), begin);
-    if (got < 0 && errno == EINTR) return -1;
-    past_->begin = begin;
-    past_->end = begin + got;
-    // What is wrong with it shows there.
-    if (got <= at - begin) past_.reset();
+  if (past_ && past_->empty() && !past_->read(at, left)) {
+    if (errno == EINTR) return -1;
+    past_.reset();  // what is wrong with it shows there
   }
-  if (!past_) return ::sendfile(socket_, file_, &at, most);
-  const std::uint64_t there = static_cast<std::uint64_t>(past_->end - at);
-  const ssize_t sent =
-      ::send(socket_, past_->buffer + (at - past_->begin), std::min(most, there), MSG_NOSIGNAL);
-  if (sent > 0) at += sent;
-  return sent;
+  return past_ ? past_->send(socket_, at, most, left) : ::sendfile(socket_, file_, &at, most);
 }
 
 // Says and does what V1L_Flush does where writev would not go on.

@@ -17,6 +17,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 
@@ -93,21 +94,9 @@ class Delivery {
   std::uint64_t file_offset_ = 0;  // of the first byte of the window
   bool file_failed_ = false;
 
-  // Past the page cache.
-  struct Past {
-    explicit Past(UniqueFd descriptor) noexcept : file(std::move(descriptor)) {}
-    Past(const Past&) = delete;
-    Past& operator=(const Past&) = delete;
-    ~Past() {
-      if (buffer != nullptr) buffers::give_back(buffer, buffers::kWholeBytes);
-    }
-    UniqueFd file;
-    std::byte* buffer = buffers::take_whole();
-    // What of the file is in it.
-    off_t begin = 0;
-    off_t end = 0;
-  };
-  std::optional<Past> past_;
+  // Past the page cache: read into pages of its own in a pipe, which go from there to the socket.
+  class Past;
+  std::unique_ptr<Past> past_;
 };
 
 }  // namespace om::vmod

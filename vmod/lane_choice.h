@@ -3,8 +3,7 @@
 //   mapped   through memory: what Varnish does with any storage. Always possible
 //   file     sendfile(2) from the file to the client's socket, past all of Varnish's memory
 //   past     the same, of a body that is not in the page cache and not to get there either: read
-//   into
-//            a buffer past it (O_DIRECT), and written (popularity.h)
+//            past it (O_DIRECT) into pages of its own, which go to the socket (popularity.h)
 //
 // Bytes in memory have no choice: a page that sendfile was given must never change until the peer
 // has acknowledged it, and our memory is recycled.

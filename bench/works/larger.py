@@ -69,6 +69,10 @@ def run(bench, plan):
         field.each("cold", lambda c: cold(bench, c))
         rate = None
         for case, options in LOADS:
+            # What a cache keeps, it has learned from what was asked for.
+            field.each(case, lambda c, options=options: machine.load(
+                c, urls, seconds=plan["each"] * 4, connections=16, seed=4711, **options))
+
             def once(contestant, number):
                 before = field.origin.count()
                 got = machine.load(contestant, urls, seconds=bench.seconds_wanted or plan["each"], connections=16,

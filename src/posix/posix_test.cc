@@ -12,6 +12,7 @@
 #include "posix/file.h"
 #include "posix/mapping.h"
 #include "posix/memfd.h"
+#include "posix/pipe_pool.h"
 #include "posix/range_lock.h"
 #include "posix/residency.h"
 #include "posix/unix_socket.h"
@@ -239,6 +240,22 @@ TEST(Residency, OfMostOfAFileIsFoundWithoutReadingAnything) {
 TEST(Residency, OfAFileThatIsMemoryIsNoQuestion) {
   const auto memfd = *make_memfd("m", 65536);
   EXPECT_EQ(residency(memfd.borrow(), 0, 65536), Residency::kResident);
+}
+
+TEST(PipePool, HasSoManyLargeOnesAndGivesEmptyOnesOutAgain) {
+  PipePool pool(2);
+  auto one = pool.take();
+  auto two = pool.take();
+  ASSERT_TRUE(one && two);
+  EXPECT_FALSE(pool.take());
+  const std::string block(PipePool::kBytes, 'x');
+  EXPECT_EQ(::write(one->in.raw(), block.data(), block.size()),
+            static_cast<ssize_t>(PipePool::kBytes));
+  const int empty = two->in.raw();
+  pool.give_back(*std::move(one), false);
+  pool.give_back(*std::move(two), true);
+  EXPECT_EQ(pool.take()->in.raw(), empty);
+  EXPECT_TRUE(pool.take());
 }
 
 TEST(Residency, IsUnknownWhereItCannotBeAsked) {
