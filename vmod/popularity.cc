@@ -11,7 +11,7 @@ namespace om::vmod {
 namespace {
 
 constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
-constexpr std::uint64_t kBudgetMin = std::uint64_t{16} << 20;
+constexpr std::uint64_t kBudgetMin = std::uint64_t{4} << 20;
 // Counters are halved when each body was asked for so often, on an average. Less is noise: which of
 // two is asked for more shows from some ten times on.
 constexpr std::uint64_t kAskedForEach = 32;
