@@ -93,7 +93,7 @@ void Store::place(const struct objcore* oc, Place place) {
 
 bool Store::is_on_disk(const struct objcore* oc) const {
   return std::atomic_ref(const_cast<struct storeobj*>(oc->stobj)->stevedore)
-             .load(std::memory_order_relaxed) == &stvs_[static_cast<unsigned>(Place::kDisk)];
+             .load(std::memory_order_relaxed) == &stvs_[static_cast<unsigned>(Place::kFile)];
 }
 
 Store::~Store() {
