@@ -102,7 +102,7 @@ class Install(unittest.TestCase):
         for name in names:
             self.assertTrue(name.startswith(("om_", "om::Client::", "om::Lease::", "om::Writer::",
                                              "om::Pool::", "om::Follower::", "om::RemovalHead::",
-                                             "om::expires_in",
+                                             "om::expires_in", "om::commit(",
                                              "om::release(", "om::describe",
                                              "om::to_string", "OBJMAPPER_0")), name)
         self.assertIn("om_client_open@@OBJMAPPER_0", names)
