@@ -268,6 +268,7 @@ class StoreImpl final : public Store {
   void expire();
   void start_sync();
   Result<void> sync_bodies(std::vector<DirtyFailure>& failed);
+  Result<void> still_works(std::uint16_t disk) const;
   void body_sync_failed(const std::vector<DirtyFailure>& failed);
   void demote();
   void compact();

@@ -165,8 +165,10 @@ Result<void> StoreImpl::recover_objects() {
       memory_policy_->insert(record.object_id, record.length, hash_key(record.key).low);
     } else {
       if (!disks_->recover(record.object_id, extents, rebooted)) {
-        // A directory that is away just now may be back at the next start, with its objects.
-        if (extents.empty() || !disks_->may_return(extents.front().segment))
+        // A directory that is away just now may be back at the next start, with its objects: those
+        // that are known to be on it. What no group sync covered is nowhere but in a page cache
+        // that may go with the mount, and the next group sync would vouch for it.
+        if (extents.empty() || !record.durable || !disks_->may_return(extents.front().segment))
           broken.push_back(record.key);
         return;
       }
@@ -210,6 +212,7 @@ Result<void> StoreImpl::shutdown() {
   worker_.reset();
   removal_worker_.reset();
   (void)removal_log_->save_applied();
+  sync_directories_ = disks_->directories();
   std::vector<DirtyFailure> failed;
   auto marked = catalog_->mark_clean([&] { return sync_bodies(failed); });
   leases_.reset();

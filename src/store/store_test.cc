@@ -566,6 +566,70 @@ TEST_F(StoreTest, WhatAKillLeftUnsyncedIsSyncedAfterTheStart) {
   EXPECT_GE(synced, 2);  // a pack and a file; the pack may have been compacted meanwhile
 }
 
+// ext4 that is shut down while it syncs says that all went well, and has zeros afterwards.
+TEST_F(StoreTest, ASyncHoldsOnceTheDiskIsSeenToWorkAfterIt) {
+  with_disk();
+  std::atomic<bool> shut_down = false;
+  config.disk_fault = [&](const char* operation, const std::string&) {
+    return shut_down && std::string_view(operation) == "still works" ? EIO : 0;
+  };
+  open();
+  const auto put_on_disk = [&](const std::string& key) {
+    auto wanted = request(key, 1000);
+    wanted.disk = true;
+    ASSERT_TRUE(put(wanted, body_of(1000, 1)));
+  };
+  put_on_disk("synced");
+  const auto group_syncs = status("catalog.group_syncs");
+  until([&] {
+    clock.now_ns += 100'000'000;
+    return status("catalog.group_syncs") > group_syncs;
+  });
+  shut_down = true;
+  put_on_disk("not synced");
+  until([&] {
+    clock.now_ns += 100'000'000;
+    return status("disk.failed") == 1;
+  });
+  shut_down = false;
+  crash();
+  EXPECT_EQ(get("synced"), body_of(1000, 1));
+  EXPECT_EQ(get("not synced"), std::nullopt);
+}
+
+TEST_F(StoreTest, WhatNoSyncCoveredDoesNotWaitForADiskThatIsAway) {
+  with_disk();
+  std::atomic<bool> away = false;
+  config.disk_fault = [&](const char* operation, const std::string&) {
+    return away && std::string_view(operation) == "open" ? EIO : 0;
+  };
+  open();
+  const auto put_on_disk = [&](const std::string& key) {
+    auto wanted = request(key, 1000);
+    wanted.disk = true;
+    ASSERT_TRUE(put(wanted, body_of(1000, 1)));
+  };
+  const auto sync = [&] {
+    const auto group_syncs = status("catalog.group_syncs");
+    until([&] {
+      clock.now_ns += 100'000'000;
+      return status("catalog.group_syncs") > group_syncs;
+    });
+  };
+  put_on_disk("synced");
+  sync();
+  put_on_disk("not synced");
+  away = true;
+  crash();
+  EXPECT_EQ(status("disk.failed"), 1U);
+  ASSERT_TRUE(put("other", "o"));
+  sync();
+  away = false;
+  crash();
+  EXPECT_EQ(get("synced"), body_of(1000, 1));
+  EXPECT_EQ(get("not synced"), std::nullopt);
+}
+
 TEST_F(StoreTest, NoPackHasTheNumberOfAnEarlierOne) {
   with_disk();
   open();
