@@ -180,7 +180,8 @@ bool connect_body(struct busyobj* bo, struct http_conn* htc, std::unique_ptr<Hit
 
 }  // namespace
 
-bool respond_with_body(struct busyobj* bo, std::unique_ptr<Hit>& hit) {
+bool respond_with_body(VRT_CTX, VCL_BACKEND real, VCL_BACKEND ours, std::unique_ptr<Hit>& hit) {
+  struct busyobj* bo = ctx->bo;
   const auto length = length_of(*hit);
   if (!has_room(bo, 64) || bo->beresp->nhd + 2 > bo->beresp->shd) return false;
   auto* htc = static_cast<struct http_conn*>(WS_Alloc(bo->ws, sizeof(struct http_conn)));
@@ -190,7 +191,14 @@ bool respond_with_body(struct busyobj* bo, std::unique_ptr<Hit>& hit) {
   if (length)
     http_PrintfHeader(bo->beresp, "Content-Length: %ju", static_cast<std::uintmax_t>(*length));
   const bool with_body = has_body(bo->beresp->status) && length != std::uint64_t{0};
-  return connect_body(bo, htc, std::move(hit), with_body);
+  struct http_conn* connection = bo->htc;
+  if (!connect_body(bo, htc, std::move(hit), with_body)) return false;
+  struct http_conn* made = bo->htc;
+  bo->htc = connection;
+  real->vdir->methods->finish(ctx, real);
+  bo->htc = made;
+  VRT_Assign_Backend(&bo->director_resp, ours);
+  return true;
 }
 
 bool respond(struct busyobj* bo, std::unique_ptr<Hit> hit) {

@@ -35,9 +35,10 @@ struct Hit {
 
 // Fills bo->beresp and bo->htc. False: it does not fit; nothing was changed.
 bool respond(struct busyobj* bo, std::unique_ptr<Hit> hit);
-// The same for a response that is in bo->beresp already, of a connection in bo->htc: the hit is its
-// body. bo->htc is replaced. False: it does not fit; nothing was changed, and `hit` is still there.
-bool respond_with_body(struct busyobj* bo, std::unique_ptr<Hit>& hit);
+// The same for a response of `real` that is in bo->beresp already: the hit is its body. The
+// connection in bo->htc goes back to `real` and is replaced, and the response is from `ours` now,
+// which finishes it. False: it does not fit; nothing was changed, and `hit` is still there.
+bool respond_with_body(VRT_CTX, VCL_BACKEND real, VCL_BACKEND ours, std::unique_ptr<Hit>& hit);
 // The fetch is over, one way or the other.
 void finish(struct busyobj* bo);
 

@@ -141,18 +141,9 @@ int take(VRT_CTX, const director::Backend& backend, VCL_BACKEND real, VCL_BACKEN
          real->vcl_name);
     count(counters.c_handoff_denied);
   }
-  if (hit != nullptr) {
-    // Its connection is free again; the rest is between the store and us.
-    struct http_conn* connection = bo->htc;
-    if (director::respond_with_body(bo, hit)) {
-      struct http_conn* made = bo->htc;
-      bo->htc = connection;
-      real->vdir->methods->finish(ctx, real);
-      bo->htc = made;
-      VRT_Assign_Backend(&bo->director_resp, ours);
-      count(counters.c_handoff);
-      return 0;
-    }
+  if (hit != nullptr && director::respond_with_body(ctx, real, ours, hit)) {
+    count(counters.c_handoff);
+    return 0;
   }
   count(counters.c_handoff_gone);
   ask_again(ctx, real);

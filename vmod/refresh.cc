@@ -188,14 +188,7 @@ int take(VRT_CTX, VCL_BACKEND real, VCL_BACKEND ours, Stale stale,
     hit->lease = std::move(stale.lease);
     hit->metadata = std::move(stale.metadata);
     hit->handed_off = true;  // its timers are the backend's
-    // Its connection is free again.
-    struct http_conn* connection = bo->htc;
-    if (director::respond_with_body(bo, hit)) {
-      struct http_conn* made = bo->htc;
-      bo->htc = connection;
-      real->vdir->methods->finish(ctx, real);
-      bo->htc = made;
-      VRT_Assign_Backend(&bo->director_resp, ours);
+    if (director::respond_with_body(ctx, real, ours, hit)) {
       count(share->director->counters().c_revalidated);
       add(ctx, std::move(share));
       return 0;

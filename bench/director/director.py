@@ -20,7 +20,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from kit import machine, stats, store  # noqa: E402
@@ -122,9 +121,7 @@ def publish(cache, files, size):
 def compare(cache, files, size):
     want = (files / "o" / str(size) / "0").read_bytes()
     for way in ("origin", "hit", "miss"):
-        with urllib.request.urlopen("http://127.0.0.1:%d/o/%d/0?%s-first" % (cache.port, size, way)) as answer:
-            if answer.read() != want:
-                sys.exit("%s: another body" % way)
+        machine.same_body(cache.port, "/o/%d/0?%s-first" % (size, way), want)
 
 
 def main():

@@ -8,8 +8,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
+import urllib.request
 
 TICK = os.sysconf("SC_CLK_TCK")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -106,6 +108,13 @@ def scratch():
         files = folder / "files"
         files.mkdir()
         yield folder, files
+
+
+def same_body(port, path, want):
+    """Ends the run when what lies at `path` is anything but `want`."""
+    with urllib.request.urlopen("http://127.0.0.1:%d%s" % (port, path)) as answer:
+        if answer.read() != want:
+            sys.exit("%s: another body" % path)
 
 
 class Contestant:

@@ -16,7 +16,6 @@ import argparse
 import json
 import pathlib
 import sys
-import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "director"))
@@ -67,9 +66,7 @@ def compare(cache, files, size):
     want = (files / "o" / str(size) / "0").read_bytes()
     for way in ("origin", "tee", "director"):
         for _ in range(2):
-            with urllib.request.urlopen("http://127.0.0.1:%d/o/%d/0?%s-first" % (cache.port, size, way)) as answer:
-                if answer.read() != want:
-                    sys.exit("%s: another body" % way)
+            machine.same_body(cache.port, "/o/%d/0?%s-first" % (size, way), want)
 
 
 def main():

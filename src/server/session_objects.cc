@@ -432,11 +432,12 @@ void Session::put(std::uint64_t id, wire::Put request) {
   if (request.bodies.empty()) return refuse(kType, id, {Errc::kMalformed, 0, "PUT names no body"});
   std::vector<store::RoomBody> bodies;
   bodies.reserve(request.bodies.size());
-  std::uint64_t bytes = 0;
+  std::vector<std::uint64_t> lengths;
+  lengths.reserve(request.bodies.size());
   for (wire::PutBody& body : request.bodies) {
     if ((body.flags & ~wire::kReserveEphemeral) != 0)
       return refuse(kType, id, {Errc::kUnsupported, 0, "this daemon knows no such flag"});
-    bytes += body.length;
+    lengths.push_back(body.length);
     store::RoomBody& one = bodies.emplace_back();
     one.segment = body.segment;
     one.offset = body.offset;
@@ -449,17 +450,19 @@ void Session::put(std::uint64_t id, wire::Put request) {
   }
   shared_.store.put_in_room(
       *holder_, request.room_id, std::move(bodies),
-      [weak = weak_from_this(), id, bytes](std::vector<Result<store::Committed>> done) {
+      [weak = weak_from_this(), id,
+       lengths = std::move(lengths)](std::vector<Result<store::Committed>> done) {
         const auto self = weak.lock();
         if (!self || self->closed_) return;
-        self->shared_.statistics.put_bytes += bytes;
         wire::PutReply message;
         message.items.reserve(done.size());
-        for (const auto& one : done) {
-          if (one)
-            message.items.push_back({0, one->object_id, one->created_ns});
-          else
-            message.items.push_back({static_cast<std::uint32_t>(one.error().code), 0, 0});
+        for (std::size_t i = 0; i < done.size(); ++i) {
+          if (done[i]) {
+            self->shared_.statistics.put_bytes += lengths[i];
+            message.items.push_back({0, done[i]->object_id, done[i]->created_ns});
+          } else {
+            message.items.push_back({static_cast<std::uint32_t>(done[i].error().code), 0, 0});
+          }
         }
         self->reply(kType, id, message);
       });

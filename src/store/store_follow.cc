@@ -134,16 +134,7 @@ void StoreImpl::announce(Put& put, std::uint64_t bytes) {
     wake_followers(follow->second);
 }
 
-void StoreImpl::wake_followers(Follow& follow) {
-  for (const WaitToken token : std::exchange(follow.waiters, {}))
-    worker_->post([this, token] {
-      const auto waiting = waits_.find(token);
-      if (waiting == waits_.end()) return;
-      const auto wake = std::move(waiting->second.wake);
-      waits_.erase(waiting);
-      if (wake) wake();
-    });
-}
+void StoreImpl::wake_followers(Follow& follow) { wake(std::exchange(follow.waiters, {})); }
 
 void StoreImpl::end_follow(Put& put, bool published) {
   if (!put.was_followed) return;

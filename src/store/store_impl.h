@@ -242,6 +242,7 @@ class StoreImpl final : public Store {
   static catalog::Record record_of(ObjectId object, const RoomBody& body, const Extent& place,
                                    std::uint64_t created_ns);
   void wake_waiters(const std::string& key);
+  void wake(const std::vector<WaitToken>& tokens);
   [[nodiscard]] bool wants_disk(const ReserveRequest& request, std::uint64_t length) const;
   void trim_memory(std::vector<Extent>& extents, std::uint64_t length);
 

@@ -622,15 +622,19 @@ void StoreImpl::end_put(Put& put, bool published) {
 }
 
 void StoreImpl::wake_waiters(const std::string& key) {
-  const auto writers = writers_.find(key);
-  if (writers == writers_.end()) return;
-  for (const WaitToken token : std::exchange(writers->second.waiters, {}))
+  if (const auto writers = writers_.find(key); writers != writers_.end())
+    wake(std::exchange(writers->second.waiters, {}));
+}
+
+// Later: what they do may change what the caller has in hand.
+void StoreImpl::wake(const std::vector<WaitToken>& tokens) {
+  for (const WaitToken token : tokens)
     worker_->post([this, token] {
       const auto waiting = waits_.find(token);
       if (waiting == waits_.end()) return;
-      const auto wake = std::move(waiting->second.wake);
+      const auto answer = std::move(waiting->second.wake);
       waits_.erase(waiting);
-      if (wake) wake();
+      if (answer) answer();
     });
 }
 

@@ -575,10 +575,14 @@ class RoomAhead(ProtocolCase):
         lengths = [len(body) for body in bodies]
         lengths[7] = 2**40  # is nowhere: that one is malformed, the others are there all the same
         names[9] = ""
+        counted = connection.status()["put.bytes_total"]
         items = connection.put_bodies(number, [
             connection.body(extent, *row) for row in zip(places, lengths, names)])
         self.assertEqual([n for n, item in enumerate(items) if item["status"]], [7, 9])
         self.assertEqual({items[n]["status"] for n in (7, 9)}, {c.MALFORMED})
+        # What was not taken is not counted.
+        self.assertEqual(connection.status()["put.bytes_total"] - counted,
+                         sum(len(body) for n, body in enumerate(bodies) if n not in (7, 9)))
         self.assertEqual(len({item["object_id"] for item in items}), 63)
         for n, (name, body) in enumerate(zip(names, bodies)):
             if n not in (3, 7, 9):
