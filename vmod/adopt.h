@@ -25,6 +25,9 @@ inline constexpr std::size_t kReasons = 8;
 
 struct Plan {
   std::vector<region::ScanReport::Candidate> keep;  // least recently used first
+  // Their places in `keep` in the order of their digests, in which they are attached: one that was
+  // looked up just now has brought most of the way to the next into the cache.
+  std::vector<std::size_t> by_digest;
   std::array<std::uint64_t, kReasons> dropped{};
 };
 // `now` in seconds; `oldest_ban`: an object that was not tested against it lost its place in the

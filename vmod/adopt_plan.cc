@@ -2,15 +2,19 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <span>
 #include <unordered_set>
 
 #include "adopt.h"
+#include "base/prefetch.h"
+#include "radix_sort.h"
 #include "region/record.h"
 
 namespace om::vmod::adoption {
 
 namespace {
 
+constexpr std::size_t kAhead = 8;           // records that are on their way into the cache
 constexpr std::uint32_t kAttributeLen = 1;  // bit of OA_LEN in oa_present
 constexpr std::uint32_t kAttributeHeaders = 1U << 6;
 
@@ -31,12 +35,28 @@ bool usable(const region::Record& record) {
   return big_endian(record.fixed.len) == record.body_length;
 }
 
+// What the decision takes of a candidate, so that its record is read once.
 struct Ranked {
-  std::uint64_t key;  // start of the digest: sorting touches the record only on a tie
-  double last_used;
-  double t_origin;
   region::ScanReport::Candidate candidate;
+  double t_origin;
+  double last_used;
+  Reason if_newest;  // why it goes nevertheless
+  bool stays;
 };
+
+// In the order of Varnish's tree, which begins at the top bit of the first byte.
+std::uint64_t start_of_digest(const region::Record& record) {
+  std::array<std::uint8_t, 8> bytes{};
+  std::copy_n(record.digest.begin(), bytes.size(), bytes.begin());
+  return big_endian(bytes);
+}
+
+// Keeps the order of all numbers; what is no number comes first or last.
+std::uint64_t ordered_bits(double value) {
+  const auto bits = std::bit_cast<std::uint64_t>(value);
+  constexpr std::uint64_t kSign = std::uint64_t{1} << 63;
+  return (bits & kSign) != 0 ? ~bits : bits | kSign;
+}
 
 int compare_variant(const region::Record& a, const region::Record& b) {
   if (const int by = std::memcmp(a.digest.data(), b.digest.data(), a.digest.size()); by != 0)
@@ -52,52 +72,71 @@ int compare_variant(const region::Record& a, const region::Record& b) {
 Plan plan(const region::ScanReport& scan, double now, double oldest_ban, double lost_until) {
   Plan plan;
   const auto drop = [&plan](Reason reason) { ++plan.dropped[static_cast<std::size_t>(reason)]; };
-  std::vector<Ranked> ranked;
-  ranked.reserve(scan.candidates.size());
-  for (const auto& candidate : scan.candidates) {
+  std::vector<Ranked> all;
+  std::vector<SortKey> by_digest;
+  all.reserve(scan.candidates.size());
+  by_digest.reserve(scan.candidates.size());
+  for (std::size_t i = 0; i < scan.candidates.size(); ++i) {
+    if (i + kAhead < scan.candidates.size())
+      prefetch(scan.candidates[i + kAhead].record, sizeof(region::Record));
+    const auto& candidate = scan.candidates[i];
     const region::Record& record = *candidate.record;
     if (!usable(record)) {
       drop(Reason::kUnusable);
       continue;
     }
-    Ranked one{};
-    std::memcpy(&one.key, record.digest.data(), sizeof one.key);
-    one.last_used = region::load_double(record.last_used);
-    one.t_origin = timers(record).t_origin;
-    one.candidate = candidate;
-    ranked.push_back(one);
+    const region::Timers t = timers(record);
+    const double tested = region::load_double(record.ban_time);
+    const bool expired = t.t_origin + t.ttl + t.grace + t.keep <= now;
+    by_digest.push_back({start_of_digest(record), all.size()});
+    all.push_back({candidate, t.t_origin, region::load_double(record.last_used),
+                   expired ? Reason::kExpired : Reason::kBanLost,
+                   !expired && tested >= lost_until && tested >= oldest_ban});
   }
+  radix_sort(by_digest);
+
   // The newest of each variant first. One that is no good any more still proves the older ones
   // replaced.
-  std::ranges::sort(ranked, [](const Ranked& a, const Ranked& b) {
-    if (a.key != b.key) return a.key < b.key;
+  const auto newest_first = [&all](const SortKey& x, const SortKey& y) {
+    const Ranked& a = all[x.place];
+    const Ranked& b = all[y.place];
     if (const int by = compare_variant(*a.candidate.record, *b.candidate.record); by != 0)
       return by < 0;
     if (a.t_origin != b.t_origin) return a.t_origin > b.t_origin;
     return a.candidate.record->vxid > b.candidate.record->vxid;
-  });
-  std::vector<Ranked> keep;
-  keep.reserve(ranked.size());
-  const Ranked* newest = nullptr;
-  for (const Ranked& one : ranked) {
-    const region::Record& record = *one.candidate.record;
-    const bool older = newest != nullptr && newest->key == one.key &&
-                       compare_variant(*newest->candidate.record, record) == 0;
-    newest = older ? newest : &one;
-    const region::Timers t = timers(record);
-    const double tested = region::load_double(record.ban_time);
-    if (older)
-      drop(Reason::kReplaced);
-    else if (t.t_origin + t.ttl + t.grace + t.keep <= now)
-      drop(Reason::kExpired);
-    else if (tested < lost_until || tested < oldest_ban)
-      drop(Reason::kBanLost);
-    else
-      keep.push_back(one);
+  };
+  std::vector<SortKey> by_use;
+  std::vector<region::ScanReport::Candidate> kept;  // by digest
+  by_use.reserve(all.size());
+  kept.reserve(all.size());
+  for (std::size_t begin = 0, end = 0; begin < by_digest.size(); begin = end) {
+    if (begin + kAhead < by_digest.size())
+      prefetch(&all[by_digest[begin + kAhead].place], sizeof(Ranked));
+    end = begin + 1;
+    while (end < by_digest.size() && by_digest[end].key == by_digest[begin].key) ++end;
+    const auto same = std::span(by_digest).subspan(begin, end - begin);
+    if (same.size() > 1) std::ranges::sort(same, newest_first);
+    const Ranked* newest = nullptr;
+    for (const SortKey& item : same) {
+      const Ranked& one = all[item.place];
+      const bool older = newest != nullptr &&
+                         compare_variant(*newest->candidate.record, *one.candidate.record) == 0;
+      newest = older ? newest : &one;
+      if (older || !one.stays) {
+        drop(older ? Reason::kReplaced : one.if_newest);
+        continue;
+      }
+      by_use.push_back({ordered_bits(one.last_used), kept.size()});
+      kept.push_back(one.candidate);
+    }
   }
-  std::ranges::sort(keep, {}, &Ranked::last_used);
-  plan.keep.reserve(keep.size());
-  for (const Ranked& one : keep) plan.keep.push_back(one.candidate);
+  radix_sort(by_use);
+  plan.keep.reserve(by_use.size());
+  plan.by_digest.resize(by_use.size());
+  for (const SortKey& item : by_use) {
+    plan.by_digest[item.place] = plan.keep.size();
+    plan.keep.push_back(kept[item.place]);
+  }
   return plan;
 }
 
@@ -105,22 +144,28 @@ void fit_to_disk(Plan& plan, std::uint64_t disk_bytes) {
   // From the most recently used on; a file that several name counts once.
   std::unordered_set<std::uint64_t> kept;
   std::uint64_t used = 0;
-  std::vector<region::ScanReport::Candidate> keep;
-  keep.reserve(plan.keep.size());
-  for (auto it = plan.keep.rbegin(); it != plan.keep.rend(); ++it) {
-    if (const auto file = file_of(*it->record); file && !kept.contains(file->number)) {
+  std::vector<bool> stays(plan.keep.size(), true);
+  for (std::size_t i = plan.keep.size(); i-- > 0;) {
+    if (const auto file = file_of(*plan.keep[i].record); file && !kept.contains(file->number)) {
       const std::uint64_t bytes = region::BodyFiles::blocks(file->length);
       if (used > disk_bytes || bytes > disk_bytes - used) {
         ++plan.dropped[static_cast<std::size_t>(Reason::kNoDisk)];
+        stays[i] = false;
         continue;
       }
       used += bytes;
       kept.insert(file->number);
     }
-    keep.push_back(*it);
   }
-  std::ranges::reverse(keep);
-  plan.keep = std::move(keep);
+  std::vector<std::size_t> place(plan.keep.size());  // of those that stay, from now on
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < plan.keep.size(); ++i) {
+    place[i] = count;
+    if (stays[i]) plan.keep[count++] = plan.keep[i];
+  }
+  plan.keep.resize(count);
+  std::erase_if(plan.by_digest, [&](std::size_t i) { return !stays[i]; });
+  for (std::size_t& i : plan.by_digest) i = place[i];
 }
 
 std::string describe_reasons(const std::array<std::uint64_t, kReasons>& dropped) {

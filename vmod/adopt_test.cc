@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <random>
+#include <set>
 
 #include "region/record.h"
 
@@ -114,6 +117,42 @@ TEST_F(AdoptionPlan, DropsTimersThatAreNoNumbersAndBodiesOfAnotherLength) {
   const Plan plan = decide();
   EXPECT_TRUE(plan.keep.empty());
   EXPECT_EQ(dropped(plan, Reason::kUnusable), 3U);
+}
+
+TEST_F(AdoptionPlan, OrdersManyByUseAndByDigest) {
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 3000; ++i) {
+    region::Record& record = add({.vary = {}, .last_used = kNow - static_cast<double>(random())});
+    for (std::uint8_t& byte : record.digest) byte = static_cast<std::uint8_t>(random());
+  }
+  const Plan plan = decide();
+  ASSERT_EQ(plan.keep.size(), 3000U);
+  EXPECT_TRUE(std::ranges::is_sorted(plan.keep, {}, [](const auto& candidate) {
+    return region::load_double(candidate.record->last_used);
+  }));
+  EXPECT_TRUE(std::ranges::is_sorted(
+      plan.by_digest, {}, [&](std::size_t place) { return plan.keep[place].record->digest; }));
+  EXPECT_EQ(std::set(plan.by_digest.begin(), plan.by_digest.end()).size(), plan.keep.size());
+}
+
+TEST_F(AdoptionPlan, ADiskThatIsSmallerKeepsWhatWasUsedLast) {
+  for (std::uint8_t i = 1; i <= 9; ++i) {
+    region::Record& record =
+        add({.digest = static_cast<std::uint8_t>(10 - i), .vary = {}, .last_used = i * 1.});
+    region::set_file(record, {.number = i, .inode = i, .length = 100'000});
+    record.fixed.len[5] = 1;  // 0x186a0, big endian
+    record.fixed.len[6] = 0x86;
+    record.fixed.len[7] = 0xa0;
+  }
+  Plan plan = decide();
+  ASSERT_EQ(plan.keep.size(), 9U);
+  fit_to_disk(plan, 4 * region::BodyFiles::blocks(100'000));
+  EXPECT_EQ(dropped(plan, Reason::kNoDisk), 5U);
+  ASSERT_EQ(plan.keep.size(), 4U);
+  EXPECT_EQ(region::load_double(plan.keep.front().record->last_used), 6.);
+  EXPECT_EQ(region::load_double(plan.keep.back().record->last_used), 9.);
+  // Their digests fall as their use rises.
+  EXPECT_EQ(plan.by_digest, (std::vector<std::size_t>{3, 2, 1, 0}));
 }
 
 TEST_F(AdoptionPlan, SaysWhyInWords) {

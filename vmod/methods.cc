@@ -7,7 +7,7 @@
 //   objtrimstore   gives back what the last piece did not need
 //   objsetstate    FINISHED: the record takes the body, is sealed and, when cacheable, published;
 //                  FAILED: the record takes what came, for readers that are late
-//   objbocdone     the Fetch goes, the LRU list takes the object
+//   objbocdone     the Fetch goes, the LRU list takes the object (not an adopted one: attach.cc)
 //   objslim        body gone, attributes stay
 //   objfree        all gone
 //
@@ -198,17 +198,17 @@ void objsetstate(struct worker* wrk, const struct objcore* oc, enum boc_state_e 
 
 void objbocdone(struct worker* wrk, struct objcore* oc, struct boc* boc) noexcept {
   Store& store = store_of(oc);
-  if (Fetch* fetch = Fetch::of(boc); fetch != nullptr) {
-    if (!fetch->settled) {
-      // Request bodies and the like never reach FINISHED, and are whole nevertheless.
-      trim(wrk, store, oc, *fetch);
-      settle(wrk, store, oc, *fetch, false);
-    }
-    give_up(*store.region(), *fetch);
-    delete fetch;
-    boc->stevedore_priv = nullptr;
-    store.update_gauges();
+  Fetch* fetch = Fetch::of(boc);
+  if (fetch == nullptr) return;  // adopted: attach.cc knows its place in the LRU list
+  if (!fetch->settled) {
+    // Request bodies and the like never reach FINISHED, and are whole nevertheless.
+    trim(wrk, store, oc, *fetch);
+    settle(wrk, store, oc, *fetch, false);
   }
+  give_up(*store.region(), *fetch);
+  delete fetch;
+  boc->stevedore_priv = nullptr;
+  store.update_gauges();
   vtim_real now = wrk->lastused;
   if (std::isnan(now) || now == 0.) now = VTIM_real();
   varnish.LRU_Add(oc, now);

@@ -92,6 +92,8 @@ std::vector<std::string> tags_of(struct worker* wrk, struct objcore* oc) {
   std::vector<std::string> tags;
   const char* line = nullptr;
   HTTP_FOREACH_PACK(wrk, oc, line) {
+    // Every object of a restart comes by here, with all its headers.
+    if (const int first = *line | 0x20; first != 'x' && first != 'c' && first != 's') continue;
     for (const std::string_view name : {"xkey:", "cache-tag:", "surrogate-key:"})
       if (strncasecmp(line, name.data(), name.size()) == 0) split(line + name.size(), tags);
   }
@@ -148,7 +150,7 @@ void on_event(struct worker* wrk, void* /*priv*/, struct objcore* oc, unsigned e
     const struct busyobj* bo = varnish.THR_GetBusyobj();
     if (bo != nullptr && bo->fetch_objcore == oc && bo->bereq0 != nullptr)
       kill = overtaken(wrk, oc, bo, tags);
-    else
+    else if (!tags.empty())
       kill = tag_is_purged(tags, oc->t_origin);  // of an earlier life: removed before it was back
   } catch (const std::exception&) {
     kill = true;  // out of memory: what cannot be found by its tag must not stay

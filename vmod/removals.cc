@@ -6,6 +6,8 @@
 #include <set>
 
 #include "bans.h"
+#include "expiry_pace.h"
+#include "fetch.h"
 
 namespace om::vmod {
 
@@ -16,6 +18,7 @@ namespace {
 // Events that say how an object has changed: into the words of its record, for the next life.
 // Called on any thread, with the objhead locked or not: memory only.
 void on_event(struct worker* /*wrk*/, void* /*priv*/, struct objcore* oc, unsigned event) noexcept {
+  if ((event & OEV_TTLCHG) != 0) adoption::pace_expiry();
   Store* store = Store::of(oc);
   if (store == nullptr || oc->stobj->priv == nullptr) return;
   region::Record& record = record_of(oc);
@@ -23,6 +26,8 @@ void on_event(struct worker* /*wrk*/, void* /*priv*/, struct objcore* oc, unsign
     store->region()->mark_removed(record);
     return;
   }
+  // One that is being attached has all this from its record.
+  if ((event & OEV_INSERT) != 0 && oc->boc != nullptr && Fetch::of(oc->boc) == nullptr) return;
   if ((event & (OEV_INSERT | OEV_TTLCHG)) != 0)
     set_timers(record, {oc->t_origin, oc->ttl, oc->grace, oc->keep});
   if ((event & (OEV_INSERT | OEV_BANCHG)) != 0) {
@@ -41,7 +46,8 @@ bool same_variant(const region::Record& one, const region::Record& other) {
 
 using Digest = std::array<std::uint8_t, 32>;
 std::mutex purged_mutex;
-std::set<Digest> purged;
+std::set<Digest> purged;              // guarded by purged_mutex
+std::atomic<bool> any_purged{false};  // most adoptions see no purge: no lock to learn that
 int adoptions = 0;
 
 }  // namespace
@@ -62,6 +68,9 @@ void begin_adoption() {
 }
 
 bool purged_meanwhile(const std::uint8_t* digest) {
+  // Whoever notes a digest looks through its objhead after that, with the lock under which the
+  // caller has linked the object: either this is seen here, or the object there.
+  if (!any_purged.load(std::memory_order_acquire)) return false;
   Digest key;
   std::copy_n(digest, key.size(), key.begin());
   const std::lock_guard lock(purged_mutex);
@@ -70,7 +79,9 @@ bool purged_meanwhile(const std::uint8_t* digest) {
 
 void end_adoption() {
   const std::lock_guard lock(purged_mutex);
-  if (--adoptions == 0) purged.clear();
+  if (--adoptions != 0) return;
+  purged.clear();
+  any_purged.store(false, std::memory_order_release);
 }
 
 void purge(struct worker* wrk, const std::uint8_t* digest) {
@@ -78,7 +89,10 @@ void purge(struct worker* wrk, const std::uint8_t* digest) {
     Digest key;
     std::copy_n(digest, key.size(), key.begin());
     const std::lock_guard lock(purged_mutex);
-    if (adoptions > 0) purged.insert(key);
+    if (adoptions > 0) {
+      purged.insert(key);
+      any_purged.store(true, std::memory_order_release);
+    }
   }
   // A busy objcore of our own is the way to the objhead. Whoever is not in its list any more has
   // had its EXPIRE event: the expiry thread sends it before it gives up its reference.

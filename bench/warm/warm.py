@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A restart with a full cache: how long until the first client is answered, and what is back.
 
-    bench/warm/warm.py [--quick] [--starts 5] [--json FILE]
+    bench/warm/warm.py [--quick] [--starts 5] [--only SIZE [--objects N]] [--json FILE]
     bench/warm/warm.py crash [--rounds 200] [...]      tests/warm/warm.py with its summary: kills under load, judged
 
 For each case the store is filled through varnishd and varnishd killed; then, interleaved, an empty plain
@@ -131,12 +131,14 @@ def main():
     parser.add_argument("--quick", action="store_true", help="at most 20,000 objects each")
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--only", help="one size: 4K, 1M or 1K")
+    parser.add_argument("--objects", type=int, help="another number of them")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = []
     with machine.scratch() as (folder, files):
         for name, size, count, memory in QUICK if arguments.quick else CASES:
             if arguments.only in (None, name):
+                count = arguments.objects or count
                 report.append(one_case(name, size, count, memory, arguments.starts, folder, files))
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(report, indent=1))

@@ -185,31 +185,44 @@ void Allocator::begin_rebuild() {
   blocks_.store(0, std::memory_order_relaxed);
 }
 
+// Calls fn(word, mask) for each word of the map that the range touches, until it says no.
+template <class Fn>
+bool Allocator::each_word(std::uint64_t offset, std::uint64_t bytes, Fn fn) {
+  const std::uint64_t begin = (offset - heap_begin_) / kGranule;
+  const std::uint64_t end = begin + bytes / kGranule;
+  for (std::uint64_t at = begin; at < end;) {
+    const std::uint64_t bit = at % 64;
+    const std::uint64_t count = std::min(64 - bit, end - at);
+    const std::uint64_t mask = (count == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1)
+                               << bit;
+    if (!fn(edges_[at / 64], mask)) return false;
+    at += count;
+  }
+  return true;
+}
+
 bool Allocator::claim(std::uint64_t offset, std::uint64_t bytes) {
   if (offset < heap_begin_ || offset > heap_end_ || bytes == 0 || bytes > heap_end_ - offset ||
       offset % kGranule != 0 || bytes % kGranule != 0) {
     return false;
   }
-  const std::uint64_t begin = (offset - heap_begin_) / kGranule;
-  const std::uint64_t end = begin + bytes / kGranule;
-  // Calls fn(word, mask) for each word of the bitmap that the range touches, until it says no.
-  const auto each = [&](auto fn) {
-    for (std::uint64_t at = begin; at < end;) {
-      const std::uint64_t bit = at % 64;
-      const std::uint64_t count = std::min(64 - bit, end - at);
-      const std::uint64_t mask = (count == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1)
-                                 << bit;
-      if (!fn(edges_[at / 64], mask)) return false;
-      at += count;
-    }
-    return true;
-  };
-  if (!each([](const std::uint64_t& word, std::uint64_t mask) { return (word & mask) == 0; })) {
+  if (!each_word(offset, bytes, [](const std::uint64_t& word, std::uint64_t mask) {
+        return (word & mask) == 0;
+      })) {
     return false;
   }
   blocks_.fetch_add(1, std::memory_order_relaxed);
-  return each([](std::uint64_t& word, std::uint64_t mask) {
+  return each_word(offset, bytes, [](std::uint64_t& word, std::uint64_t mask) {
     word |= mask;
+    return true;
+  });
+}
+
+void Allocator::unclaim(std::uint64_t offset, std::uint64_t bytes) {
+  blocks_.fetch_sub(1, std::memory_order_relaxed);
+  (void)each_word(offset, bytes, [](std::uint64_t& word, std::uint64_t mask) {
+    OM_ASSERT((word & mask) == mask);
+    word &= ~mask;
     return true;
   });
 }

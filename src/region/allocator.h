@@ -42,6 +42,8 @@ class Allocator {
   // inside the heap, or claimed already (then nothing of it is claimed). Not beside other calls.
   void begin_rebuild();
   bool claim(std::uint64_t offset, std::uint64_t bytes);
+  // Of exactly what was claimed.
+  void unclaim(std::uint64_t offset, std::uint64_t bytes);
   void finish_rebuild();
 
   // At least `bytes`, rounded up to granules. nullopt: no free block is large enough (then free
@@ -89,6 +91,8 @@ class Allocator {
   [[nodiscard]] std::uint64_t& tail(std::uint64_t offset, std::uint64_t bytes) const;
   [[nodiscard]] bool edge(std::uint64_t offset) const;
   void set_edge(std::uint64_t offset, bool on);
+  template <class Fn>
+  bool each_word(std::uint64_t offset, std::uint64_t bytes, Fn fn);
   void insert(std::uint64_t offset, std::uint64_t bytes);
   void remove(std::uint64_t offset, std::uint64_t bytes);
   // Takes `bytes` of the free block (already off its list).

@@ -82,14 +82,15 @@ class Region {
   // Its last user let go in order (mark_clean).
   [[nodiscard]] bool was_clean() const { return was_clean_; }
 
-  // --- adoption: one thread, before any use ---
+  // --- adoption: called by one thread, before any use ---
 
   // Where bodies in files lie; without it records that name one are dropped. Before scan(). A
   // region that is new since the last boot takes over the records of a snapshot that lies there,
   // and is then scanned like any other. The snapshot is used up.
   void use_files(std::unique_ptr<BodyFiles> files);
-  // Checks every record; touches no bodies. Rejected ones are retired by finish_scan().
-  ScanReport scan();
+  // Checks every record; touches no bodies. Rejected ones are retired by finish_scan(). On several
+  // threads, which are gone when it returns; 0: as many as the number of slots is worth.
+  ScanReport scan(unsigned threads = 0);
   // Keeps the candidates of these slots, drops all others, makes the free space of the rest.
   void finish_scan(std::span<const std::uint64_t> kept);
   // A marker around the attaching of each object: one that was set when the process died makes the
@@ -189,6 +190,9 @@ class Region {
   };
   static void merge(std::vector<Range>& ranges);
   static bool touches(const std::vector<Range>& ranges, std::uint64_t offset, std::uint64_t bytes);
+  struct Scan;
+  void scan_pages(Scan& scan);
+  std::uint64_t claim_kept(const std::vector<bool>& keep);
   void find_shared(const ScanReport& report, const std::vector<ScanReport::Candidate>& second_look,
                    std::vector<Range>& conflicts_out);
   [[nodiscard]] Drop check_candidate(std::uint64_t slot, std::uint64_t offset) const;
@@ -204,6 +208,7 @@ class Region {
   // Between scan() and finish_scan().
   std::vector<ScanReport::Candidate> candidates_;
   std::vector<std::uint64_t> rejected_;
+  bool claims_hold_ = false;  // no two of the candidates claimed the same bytes
 
   std::mutex index_mutex_;
   std::vector<IndexPage*> pages_;

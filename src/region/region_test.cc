@@ -83,6 +83,88 @@ TEST(Region, PublishedObjectsAreThereAfterwardsAndNothingElse) {
   EXPECT_TRUE(open_region(file, 8 * kMiB)->was_clean());
 }
 
+TEST(Region, IsScannedBySeveralThreadsWithTheSameResult) {
+  const UniqueFd file = make_region_file(16 * kMiB);
+  {
+    auto region = open_region(file, 16 * kMiB);
+    for (std::uint64_t id = 1; id <= 4000; ++id) {  // eight index pages
+      Record* record =
+          make_object(*region, {.id = id, .body = id % 5000, .esi = id % 3 == 0 ? 50U : 0U});
+      ASSERT_NE(record, nullptr);
+      ASSERT_TRUE(region->publish(*record));
+      if (id % 100 == 0) record->checksum ^= 1;
+      if (id % 50 == 1) {  // one that shares the body
+        Record* other = region->create({});
+        ASSERT_TRUE(region->share_body(*other, *record));
+        std::memcpy(set_variable(*other, Variable::kHeaders, 8), "sharing", 8);
+        region->seal(*other);
+        ASSERT_TRUE(region->publish(*other));
+      }
+    }
+  }
+  std::vector<std::uint64_t> slots;
+  std::uint64_t used = 0;
+  for (const unsigned threads : {1U, 4U}) {
+    const UniqueFd copy = make_region_file(16 * kMiB);
+    const auto from = Mapping::of(file.borrow(), 0, 16 * kMiB, Access::kRead);
+    const auto to = Mapping::of(copy.borrow(), 0, 16 * kMiB, Access::kReadWrite);
+    std::memcpy(to->data(), from->data(), 16 * kMiB);
+    auto region = open_region(copy, 16 * kMiB);
+    const ScanReport report = region->scan(threads);
+    EXPECT_EQ(report.slots_in_use, 4080U);
+    EXPECT_EQ(report.candidates.size(), 4040U);
+    EXPECT_EQ(dropped(report, Drop::kBadChecksum), 40U);
+    auto found = slots_of(report);
+    std::ranges::sort(found);
+    region->finish_scan(found);
+    EXPECT_TRUE(region->allocator().check());
+    if (threads == 1) {
+      slots = found;
+      used = region->allocator().used_bytes();
+    }
+    EXPECT_EQ(found, slots);
+    EXPECT_EQ(region->allocator().used_bytes(), used);
+    for (const auto& candidate : report.candidates) region->destroy(candidate.record);
+    EXPECT_TRUE(region->allocator().check());
+    EXPECT_LE(region->allocator().used_bytes(), 9 * kIndexPageBytesSmall);
+  }
+}
+
+// Nobody shares anything: what scan() claimed is what stays, less what goes.
+TEST(Region, WhatIsNotKeptIsFree) {
+  const UniqueFd file = make_region_file(8 * kMiB);
+  {
+    auto region = open_region(file, 8 * kMiB);
+    for (std::uint64_t id = 1; id <= 600; ++id) {
+      ASSERT_TRUE(region->publish(*make_object(
+          *region, {.id = id, .body = 5000, .extent_max = id % 4 == 0 ? 1024U : 8192U})));
+    }
+  }
+  auto region = open_region(file, 8 * kMiB);
+  const ScanReport report = region->scan();
+  ASSERT_EQ(report.candidates.size(), 600U);
+  std::vector<std::uint64_t> kept;
+  std::vector<Record*> records;
+  for (std::size_t i = 0; i < 600; i += 3) {
+    kept.push_back(report.candidates[i].slot);
+    records.push_back(report.candidates[i].record);
+  }
+  region->finish_scan(kept);
+  EXPECT_EQ(region->published(), 200U);
+  EXPECT_TRUE(region->allocator().check());
+  const std::uint64_t blocks = region->allocator().blocks();
+  for (Record* record : records) {
+    ASSERT_TRUE(read_object(*region, *record));
+    region->destroy(record);
+  }
+  EXPECT_TRUE(region->allocator().check());
+  EXPECT_EQ(region->allocator().blocks(), region->allocator().used_bytes() / kIndexPageBytesSmall);
+  EXPECT_GT(blocks, 400U);
+  // And the next life finds the same.
+  region.reset();
+  EXPECT_TRUE(open_region(file, 8 * kMiB)->scan().candidates.empty());
+}
+
 TEST(Region, IsHeldByOneAtATimeAndByItsOwner) {
   const UniqueFd file = make_region_file(kMiB);
   {

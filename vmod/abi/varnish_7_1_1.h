@@ -96,8 +96,10 @@ struct objhead {
   struct lock mtx;
   VTAILQ_HEAD(, objcore) objcs;
   uint8_t digest[DIGEST_LEN];
+  VTAILQ_HEAD(, req) waitinglist;
 };
 static_assert(offsetof(struct objhead, digest) == 32);
+static_assert(offsetof(struct objhead, waitinglist) == 64);
 
 struct ban {
   unsigned magic;
