@@ -217,7 +217,8 @@ bool respond(struct busyobj* bo, std::unique_ptr<Hit> hit) {
   const std::string length_line = "Content-Length: " + std::to_string(length.value_or(0));
   if (has_body(status) && length) lines.push_back(length_line);
   const std::string status_text = std::to_string(status);
-  const std::string_view reason = hit->not_modified ? "Not Modified" : metadata.reason;
+  const std::string_view reason =
+      hit->not_modified ? std::string_view("Not Modified") : std::string_view(metadata.reason);
 
   struct http* response = bo->beresp;
   // And as many headers as VCL may want to add.
