@@ -6,13 +6,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 
 #include "base/assert.h"
 #include "base/units.h"
 #include "lane_choice.h"
-#include "posix/pipe_pool.h"
 #include "settings.h"
 
 namespace om::vmod {
@@ -39,17 +37,8 @@ constexpr std::uint64_t kPieceBytes = 1024 * 1024;
 constexpr std::uint64_t kPieceBytesSlow = 64 * 1024;
 constexpr double kSlow_s = 1;
 
-// What O_DIRECT reads at multiples of.
-constexpr std::uint64_t kBlock = 4096;
 // Large bodies are asked for in parts, each of which is as popular as it is.
 constexpr std::uint64_t kPartBytes = std::uint64_t{8} << 20;
-
-// A MiB each: as many as an unprivileged user may have, less some. Never destroyed: threads use
-// them until the process ends.
-PipePool& pipes() {
-  static auto& pool = *new PipePool(48);
-  return pool;
-}
 
 struct vdp_entry* last_of(struct vdp_ctx* vdc) {
   return VTAILQ_LAST(&vdc->vdp, vdp_entry_s);
@@ -110,59 +99,6 @@ const char* to_string(const std::optional<Residency>& residency) {
 
 }  // namespace
 
-class Delivery::Past {
- public:
-  Past(UniqueFd file, Pipe pipe) noexcept : file_(std::move(file)), pipe_(std::move(pipe)) {}
-  Past(const Past&) = delete;
-  Past& operator=(const Past&) = delete;
-  ~Past() { pipes().give_back(std::move(pipe_), empty()); }
-
-  [[nodiscard]] bool empty() const { return filled_ == 0; }
-
-  // From the block on in which `at` is. False: errno, or the file ends there (0).
-  bool read(off_t at, std::uint64_t left) {
-    const off_t before = at % static_cast<off_t>(kBlock);
-    off_t from = at - before;
-    errno = 0;
-    const ssize_t got =
-        ::splice(file_.raw(), &from, pipe_.in.raw(), nullptr,
-                 std::min<std::uint64_t>(
-                     round_up(left + static_cast<std::uint64_t>(before), kBlock), PipePool::kBytes),
-                 0);
-    if (got <= 0) return false;
-    filled_ = static_cast<std::uint64_t>(got);
-    return got > before && drop(static_cast<std::uint64_t>(before));
-  }
-
-  // As sendfile(2). What the last block has beyond that stays in the pipe.
-  ssize_t send(int socket, off_t& at, std::uint64_t most, std::uint64_t left) {
-    const std::uint64_t now = std::min(most, filled_);
-    const ssize_t sent =
-        ::splice(pipe_.out.raw(), nullptr, socket, nullptr, now, now < left ? SPLICE_F_MORE : 0);
-    if (sent > 0) {
-      at += sent;
-      filled_ -= static_cast<std::uint64_t>(sent);
-    }
-    return sent;
-  }
-
- private:
-  bool drop(std::uint64_t bytes) {
-    std::array<std::byte, kBlock> rest;
-    while (bytes > 0) {
-      const ssize_t n = ::read(pipe_.out.raw(), rest.data(), bytes);
-      if (n <= 0) return false;
-      bytes -= static_cast<std::uint64_t>(n);
-      filled_ -= static_cast<std::uint64_t>(n);
-    }
-    return true;
-  }
-
-  UniqueFd file_;
-  Pipe pipe_;
-  std::uint64_t filled_ = 0;  // bytes that are in it
-};
-
 const struct vdp Delivery::kProcessor = {
     .name = "objmapper", .init = nullptr, .bytes = Delivery::bytes, .fini = nullptr};
 
@@ -197,7 +133,7 @@ Delivery::~Delivery() {
     leave_chain();
     count(counters.c_lane_file);
     count(counters.c_lane_file_bytes, taken);
-    if (past_) count(counters.c_lane_past_cache);
+    if (gives_back_) count(counters.c_lane_given_back);
   } else {
     count(counters.c_lane_mapped);
     count(counters.c_lane_mapped_bytes, taken);
@@ -205,7 +141,7 @@ Delivery::~Delivery() {
   if (store_.is_on_disk(oc_)) count(counters.c_disk_served, taken);
 }
 
-// Counts that it was asked for; and opens it otherwise when it is to be read past the page cache.
+// Counts that it was asked for.
 bool Delivery::worth_keeping(const struct req* req, std::span<const BodyPart> parts) {
   if (oc_->boc != nullptr || attached_body(oc_) != nullptr || parts.size() != 1) return true;
   const auto ref = file_of(record_of(oc_));
@@ -214,14 +150,7 @@ bool Delivery::worth_keeping(const struct req* req, std::span<const BodyPart> pa
   const auto bytes = static_cast<std::uint64_t>(req->resp_len);
   const auto resident = mostly_resident(parts.front().file, begin, bytes);
   if (!resident) return true;
-  if (store_.popularity().admit(ref->number * 4099 + begin / kPartBytes, bytes, *resident))
-    return true;
-  auto file = store_.region()->files()->open_past_cache(*ref);
-  if (!file) return true;
-  auto pipe = pipes().take();
-  if (!pipe) return true;
-  past_ = std::make_unique<Past>(*std::move(file), *std::move(pipe));
-  return false;
+  return store_.popularity().admit(ref->number * 4099 + begin / kPartBytes, bytes, *resident);
 }
 
 bool Delivery::chosen(struct req* req, std::span<const BodyPart> parts) {
@@ -242,7 +171,8 @@ bool Delivery::chosen(struct req* req, std::span<const BodyPart> parts) {
     facts.worth_keeping = worth_keeping(req, parts);
     choice = lane::choose(facts);
   }
-  bool file = choice.lane == lane::Lane::kFile || choice.lane == lane::Lane::kPast;
+  gives_back_ = choice.lane == lane::Lane::kFileGivenBack;
+  bool file = choice.lane == lane::Lane::kFile || gives_back_;
   if (file && window() == nullptr) {
     file = false;
     choice.because = "no address space";
@@ -298,12 +228,8 @@ int Delivery::bytes(struct vdp_ctx* vdc, enum vdp_action act, void** priv, const
   return act == VDP_END ? VDP_bytes(vdc, VDP_END, nullptr, 0) : 0;
 }
 
-ssize_t Delivery::send_some(off_t& at, std::uint64_t most, std::uint64_t left) {
-  if (past_ && past_->empty() && !past_->read(at, left)) {
-    if (errno == EINTR) return -1;
-    past_.reset();  // what is wrong with it shows there
-  }
-  return past_ ? past_->send(socket_, at, most, left) : ::sendfile(socket_, file_, &at, most);
+void Delivery::give_back(std::uint64_t from, std::uint64_t to) {
+  if (gives_back_) store_.drop_behind().sent(BorrowedFd(file_), from, to - from);
 }
 
 // Says and does what V1L_Flush does where writev would not go on.
@@ -312,6 +238,7 @@ int Delivery::send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t leng
   if (varnish.V1L_Flush(wrk_) != SC_NULL) return -1;
   auto at = static_cast<off_t>(offset);
   std::uint64_t left = length;
+  std::uint64_t held = offset;  // from here on it is to be given back yet
   std::uint64_t piece = kPieceBytes;
   ssize_t sent = 0;
   int answer = 0;
@@ -325,13 +252,17 @@ int Delivery::send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t leng
       answer = -1;
       break;
     }
-    sent = send_some(at, std::min(left, piece), left);
+    sent = ::sendfile(socket_, file_, &at, std::min(left, piece));
     const int error = errno;
     const double then = now;
     now = VTIM_real();
     piece = now - then > kSlow_s ? kPieceBytesSlow : kPieceBytes;
     if (sent > 0) {
       left -= static_cast<std::uint64_t>(sent);
+      if (const std::uint64_t end = offset + length - left; end - held >= kPartBytes) {
+        give_back(held, end);
+        held = end;
+      }
       continue;
     }
     if (sent < 0 && error == EINTR) continue;
@@ -351,6 +282,7 @@ int Delivery::send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t leng
     failed(error == EPIPE ? SC_REM_CLOSE : SC_TX_ERROR);
     break;
   }
+  give_back(held, offset + length - left);
   // V1B did not see them, but it is its figure that ReqAcct and VdpAcct show.
   v1b_->bytes_in += length - left;
   v1b_->calls++;

@@ -17,7 +17,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <span>
 
@@ -70,8 +69,7 @@ class Delivery {
                    ssize_t length) noexcept;
   int send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t length);
   bool worth_keeping(const struct req* req, std::span<const BodyPart> parts);
-  // As sendfile(2) does it, from `at` on at most `most` of the `left` bytes that are to be sent.
-  ssize_t send_some(off_t& at, std::uint64_t most, std::uint64_t left);
+  void give_back(std::uint64_t from, std::uint64_t to);
   bool file_is_readable(std::uint64_t offset) const;
   void failed(stream_close_t why);
 
@@ -93,10 +91,7 @@ class Delivery {
   int file_ = -1;                  // of the bytes on their way
   std::uint64_t file_offset_ = 0;  // of the first byte of the window
   bool file_failed_ = false;
-
-  // Past the page cache: read into pages of its own in a pipe, which go from there to the socket.
-  class Past;
-  std::unique_ptr<Past> past_;
+  bool gives_back_ = false;  // its pages are not worth their place
 };
 
 }  // namespace om::vmod

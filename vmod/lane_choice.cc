@@ -22,7 +22,7 @@ Choice choose(const Facts& facts) {
 
   if (facts.bytes >= kFileBytesMin) {
     if (!facts.worth_keeping) return {Lane::kDependsOnPopularity, ""};
-    if (!*facts.worth_keeping) return {Lane::kPast, "asked for too rarely"};
+    if (!*facts.worth_keeping) return {Lane::kFileGivenBack, "asked for too rarely"};
     return {Lane::kFile, "large"};
   }
   if (!facts.residency) return {Lane::kDependsOnResidency, ""};

@@ -2,8 +2,9 @@
 //
 //   mapped   through memory: what Varnish does with any storage. Always possible
 //   file     sendfile(2) from the file to the client's socket, past all of Varnish's memory
-//   past     the same, of a body that is not in the page cache and not to get there either: read
-//            past it (O_DIRECT) into pages of its own, which go to the socket (popularity.h)
+//   given back  the same, of a body that was not in the page cache and is not to stay there either:
+//   its
+//            pages are given back to the kernel once they were sent (popularity.h)
 //
 // Bytes in memory have no choice: a page that sendfile was given must never change until the peer
 // has acknowledged it, and our memory is recycled.
@@ -39,7 +40,13 @@ struct Facts {
 // copies them once more (bench/lanes measures it). Below it the two cost the same.
 inline constexpr std::uint64_t kFileBytesMin = 64 * 1024;
 
-enum class Lane : std::uint8_t { kMapped, kFile, kPast, kDependsOnResidency, kDependsOnPopularity };
+enum class Lane : std::uint8_t {
+  kMapped,
+  kFile,
+  kFileGivenBack,
+  kDependsOnResidency,
+  kDependsOnPopularity
+};
 
 struct Choice {
   Lane lane = Lane::kMapped;

@@ -39,7 +39,7 @@ TEST(LaneChoice, LargeBodiesThatAreAskedForTooRarelyGoPastThePageCache) {
       facts.worth_keeping = std::nullopt;
       EXPECT_EQ(choose(facts).lane == Lane::kDependsOnPopularity, bytes >= kFileBytesMin);
       facts.worth_keeping = false;
-      EXPECT_EQ(choose(facts).lane == Lane::kPast, bytes >= kFileBytesMin);
+      EXPECT_EQ(choose(facts).lane == Lane::kFileGivenBack, bytes >= kFileBytesMin);
       facts.setting = DeliverySetting::kFile;
       EXPECT_EQ(choose(facts).lane, Lane::kFile);
     }

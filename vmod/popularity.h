@@ -2,8 +2,8 @@
 //
 // When a cache has more bodies than memory, the kernel gives a place to whatever was read last, and
 // a body that is asked for once pushes out one that is asked for all the time. So how often each is
-// asked for is counted, and what is asked for too rarely is read past the page cache
-// (lane_choice.h).
+// asked for is counted, and the pages of what is asked for too rarely are given back once it was
+// sent (lane_choice.h).
 //
 //   counted     in 7 bits by a hash of what is asked for, with 8 bits of it beside them, lest one
 //   is

@@ -18,6 +18,7 @@
 
 #include "abi/abi.h"
 #include "popularity.h"
+#include "posix/drop_behind.h"
 #include "region/region.h"
 
 extern "C" {
@@ -88,6 +89,7 @@ class Store {
   VSC_objm& counters() { return *counters_; }
   // Of its bodies in files.
   Popularity& popularity() { return popularity_; }
+  DropBehind& drop_behind() { return drop_behind_; }
   Link& link() { return *link_; }
   // After bytes came or went: the gauges of varnishstat.
   void update_gauges();
@@ -109,6 +111,7 @@ class Store {
   std::uint64_t adopted_bytes_ = 0;
   std::atomic<region::Region*> region_{nullptr};
   Popularity popularity_;
+  DropBehind drop_behind_;
   std::unique_ptr<Link> link_;
 };
 

@@ -1,6 +1,7 @@
 """nginx that serves files: no cache at all, the floor of what a server of files can cost.
 
-sendfile and tcp_nopush: what its documentation advises for files. open_file_cache, as varnishd does not
+sendfile, without tcp_nopush: its documentation advises that for files, but on loopback it costs up to 40 ms for each
+answer of 64 KiB out of proxy_cache (350 to 500 requests/s instead of 15,000 to 21,000). open_file_cache, as varnishd does not
 open a file for each hit either. Two workers for two cores. sendfile_max_chunk stays at its 2m, so that a
 fast client does not keep a worker for itself. The files are those that the origin has (same bytes), on
 the file system of $TMPDIR.
@@ -12,7 +13,7 @@ CONF = """
 worker_processes 2; daemon off; error_log stderr; pid {folder}/pid; user root root; worker_rlimit_nofile 65536;
 events {{ worker_connections 8192; }}
 http {{
-  access_log off; sendfile on; tcp_nopush on; tcp_nodelay on;
+  access_log off; sendfile on; tcp_nopush off; tcp_nodelay on;
   keepalive_timeout 1h; keepalive_requests 1000000000;
   client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
   uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;

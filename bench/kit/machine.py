@@ -110,6 +110,16 @@ def scratch():
         yield folder, files
 
 
+def disk_bytes_read(folder):
+    """That the disk below a folder was asked for since the machine started, whoever asked; None: it has no disk of its own."""
+    device = os.stat(folder).st_dev
+    try:
+        with open("/sys/dev/block/%d:%d/stat" % (os.major(device), os.minor(device)), encoding="ascii") as file:
+            return int(file.read().split()[2]) * 512
+    except OSError:
+        return None
+
+
 def same_body(port, path, want):
     """Ends the run when what lies at `path` is anything but `want`."""
     with urllib.request.urlopen("http://127.0.0.1:%d%s" % (port, path)) as answer:

@@ -28,6 +28,7 @@ METRICS = {
     "p999_us": ("latency, 99.9 %", "us", "less"),
     "hit_ratio": ("hits of requests", "", "more"),
     "byte_hit_ratio": ("bytes hit of bytes", "", "more"),
+    "disk_share": ("bytes that the disk was asked for / bytes served", "", "less"),
     "fetches_per_key": ("origin requests per object", "", "less"),
     "bytes_per_object": ("memory per object beside its body", "B", "less"),
     "memory_per_body": ("memory held / bytes of bodies stored", "", "less"),
@@ -43,7 +44,7 @@ METRICS = {
 }
 
 # Counted rather than timed: one round says as much as twenty.
-COUNTED = {"hit_ratio", "byte_hit_ratio", "fetches_per_key", "bytes_per_object", "memory_per_body", "memory_per_configured", "descriptors", "mappings",
+COUNTED = {"hit_ratio", "byte_hit_ratio", "disk_share", "fetches_per_key", "bytes_per_object", "memory_per_body", "memory_per_configured", "descriptors", "mappings",
            "errors", "origin_after_restart", "peak_mib"}
 
 

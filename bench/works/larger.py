@@ -12,7 +12,7 @@ answer without the origin; plain malloc and mapped cannot hold them all, and ask
 CPU and no disk: compare them with care). p99 is at an equal offered rate: half of what nginx with aio threads
 answers in a closed loop."""
 BASE = "varnish-file"
-SHOW = ("per_s", "cpu_s_per_gb", "p99_us", "hit_ratio", "latency_us")
+SHOW = ("per_s", "cpu_s_per_gb", "p99_us", "disk_share", "hit_ratio", "latency_us")
 WHO = ("varnish-malloc", "varnish-file", "mapped", "native", "dual", "auto", "nginx-static", "nginx-cache-disk",
        "traffic-server")
 PLANS = {
@@ -74,10 +74,13 @@ def run(bench, plan):
                 c, urls, seconds=plan["each"] * 4, connections=16, seed=4711, **options))
 
             def once(contestant, number):
-                before = field.origin.count()
+                before, read = field.origin.count(), machine.disk_bytes_read(contestant.folder)
                 got = machine.load(contestant, urls, seconds=bench.seconds_wanted or plan["each"], connections=16,
                                    seed=number, **options)
-                return judged(field, contestant, got, before)
+                result = judged(field, contestant, got, before)
+                if read is not None:
+                    result["disk_share"] = (machine.disk_bytes_read(contestant.folder) - read) / max(1, got["body_bytes"])
+                return result
 
             field.rounds(case, plan["rounds"], once)
             reference = [bench.results.interval(bench.work, case, n, "per_s") for n in ("nginx-cache-disk", "nginx-static")]

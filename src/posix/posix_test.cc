@@ -9,10 +9,10 @@
 #include <filesystem>
 
 #include "base/limits.h"
+#include "posix/drop_behind.h"
 #include "posix/file.h"
 #include "posix/mapping.h"
 #include "posix/memfd.h"
-#include "posix/pipe_pool.h"
 #include "posix/range_lock.h"
 #include "posix/residency.h"
 #include "posix/unix_socket.h"
@@ -242,20 +242,40 @@ TEST(Residency, OfAFileThatIsMemoryIsNoQuestion) {
   EXPECT_EQ(residency(memfd.borrow(), 0, 65536), Residency::kResident);
 }
 
-TEST(PipePool, HasSoManyLargeOnesAndGivesEmptyOnesOutAgain) {
-  PipePool pool(2);
-  auto one = pool.take();
-  auto two = pool.take();
-  ASSERT_TRUE(one && two);
-  EXPECT_FALSE(pool.take());
-  const std::string block(PipePool::kBytes, 'x');
-  EXPECT_EQ(::write(one->in.raw(), block.data(), block.size()),
-            static_cast<ssize_t>(PipePool::kBytes));
-  const int empty = two->in.raw();
-  pool.give_back(*std::move(one), false);
-  pool.give_back(*std::move(two), true);
-  EXPECT_EQ(pool.take()->in.raw(), empty);
-  EXPECT_TRUE(pool.take());
+TEST(DropBehind, TakesOutOfThePageCacheWhatWasSentSomeTimeAgo) {
+  const Folder folder;
+  constexpr std::size_t kBytes = 8 * 1024 * 1024;
+  const auto read = [&](const UniqueFd& file) {
+    std::string block(kBytes, 0);
+    ASSERT_EQ(::pread(file.raw(), block.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
+  };
+  UniqueFd one = written_out(folder / "one", kBytes);
+  const UniqueFd two = written_out(folder / "two", kBytes);
+  if (residency(one.borrow(), 0, kBytes) != Residency::kAbsent)
+    GTEST_SKIP() << "this file system keeps it, or does not say";
+  DropBehind behind;
+  read(one);
+  read(two);
+  behind.sent(one.borrow(), 0, kBytes);
+  EXPECT_EQ(residency(one.borrow(), 0, kBytes), Residency::kResident);
+  one.reset();
+  for (std::uint64_t sent = 0; sent <= DropBehind::kBehindBytes; sent += kBytes)
+    behind.sent(two.borrow(), 0, kBytes);
+  one = *open_file(folder / "one", O_RDONLY);
+  EXPECT_EQ(residency(one.borrow(), 0, kBytes), Residency::kAbsent);
+}
+
+TEST(DropBehind, HasSoManyDescriptorsAndNoMore) {
+  const Folder folder;
+  const UniqueFd file = written_out(folder / "body", 4096);
+  const auto open = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
+  };
+  DropBehind behind;
+  const auto before = open();
+  for (std::size_t i = 0; i < 3 * DropBehind::kFilesMost; ++i) behind.sent(file.borrow(), 0, 4096);
+  EXPECT_EQ(open() - before, static_cast<std::ptrdiff_t>(DropBehind::kFilesMost));
+  behind.sent(BorrowedFd(-1), 0, 4096);
 }
 
 TEST(Residency, IsUnknownWhereItCannotBeAsked) {

@@ -316,8 +316,8 @@ void BodyFiles::remember(const std::shared_ptr<BodyFile>& file) {
   }
 }
 
-Result<UniqueFd> BodyFiles::open_checked(const FileRef& ref, int flags) {
-  auto fd = OM_TRY(open_named(name_of(ref.number), O_RDONLY | O_NOFOLLOW | flags));
+Result<UniqueFd> BodyFiles::open_checked(const FileRef& ref) {
+  auto fd = OM_TRY(open_named(name_of(ref.number), O_RDONLY | O_NOFOLLOW));
   struct stat st {};
   if (::fstat(fd.raw(), &st) != 0) return file_error("look at a body's file");
   if (!S_ISREG(st.st_mode) || st.st_ino != ref.inode ||
@@ -334,7 +334,7 @@ Result<std::shared_ptr<const BodyFile>> BodyFiles::pin(const FileRef& ref) {
       return std::shared_ptr<const BodyFile>(found->second.file);
     }
   }
-  auto fd = open_checked(ref, 0);
+  auto fd = open_checked(ref);
   if (!fd) {
     counters_.read_errors.fetch_add(1, std::memory_order_relaxed);
     return std::move(fd).error();
@@ -344,10 +344,6 @@ Result<std::shared_ptr<const BodyFile>> BodyFiles::pin(const FileRef& ref) {
   auto file = std::make_shared<BodyFile>(*this, *std::move(fd), ref);
   remember(file);
   return std::shared_ptr<const BodyFile>(std::move(file));
-}
-
-Result<UniqueFd> BodyFiles::open_past_cache(const FileRef& ref) {
-  return open_checked(ref, O_DIRECT);
 }
 
 void BodyFiles::remove(const FileRef& ref) {

@@ -110,9 +110,6 @@ class BodyFiles {
 
   // --- reading
   Result<std::shared_ptr<const BodyFile>> pin(const FileRef& ref);
-  // For reading past the page cache, at multiples of 4096 (O_DIRECT). Beside the budget, and for
-  // one delivery. An error: not on this file system, or it is gone; pin() has it nevertheless.
-  Result<UniqueFd> open_past_cache(const FileRef& ref);
   // Whoever has it pinned goes on reading. Idempotent only as far as the name goes: call it once.
   void remove(const FileRef& ref);
 
@@ -147,7 +144,7 @@ class BodyFiles {
   // open(2), again when there was no descriptor and close_idle() had some.
   Result<UniqueFd> open_named(const std::string& name, int flags);
   // For reading: the very file.
-  Result<UniqueFd> open_checked(const FileRef& ref, int flags);
+  Result<UniqueFd> open_checked(const FileRef& ref);
   Result<std::vector<std::uint64_t>> list() const;
   void remove_all_but(const std::vector<std::uint64_t>& kept, std::uint64_t before);
 
