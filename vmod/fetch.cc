@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/limits.h"
+#include "landing.h"
 #include "methods.h"
 
 namespace om::vmod {
@@ -60,6 +61,8 @@ bool nuke_one(struct worker* wrk, Store& store, Place place) {
   if (limit > 0) wrk->strangelove = limit;
   return false;
 }
+
+bool has_landed(const Fetch& fetch) { return fetch.landed != nullptr && !fetch.landed->left; }
 
 // Gives back what the last piece does not use. Readers look at lengths only, which do not change.
 void trim_pieces(region::Region& region, Fetch& fetch) {
@@ -124,10 +127,16 @@ bool first_piece(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fe
 
 bool more_space(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fetch,
                 std::uint64_t want, std::span<std::byte>& space) {
+  if (fetch.landed != nullptr || landing::expected(oc))
+    if (const auto landed = landing::space(wrk, store, oc, fetch)) {
+      space = *landed;
+      if (fetch.gzips) space = space.first(std::min<std::size_t>(space.size(), want));
+      return !space.empty();
+    }
   region::Region& region = *store.region();
   const bool full =
       fetch.pieces.empty() || fetch.pieces.back().extent.length == fetch.pieces.back().limit;
-  if (fetch.file == nullptr && full && fetch.file_from != 0 &&
+  if (fetch.file == nullptr && full && fetch.file_from != 0 && !landing::expected(oc) &&
       std::max(fetch.total, fetch.expected) >= fetch.file_from)
     (void)disk::start(wrk, store, oc, fetch);
   if (fetch.file != nullptr) {
@@ -163,7 +172,7 @@ bool more_space(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fet
 void extend(Fetch& fetch, std::uint64_t length) {
   if (fetch.file != nullptr)
     fetch.file->filled += length;
-  else
+  else if (!has_landed(fetch))
     fetch.pieces.back().extent.length += static_cast<std::uint32_t>(length);
   fetch.total += length;
 }
@@ -184,6 +193,10 @@ void settle(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& f
   if (fetch.settled) return;
   if (fetch.file != nullptr) {
     disk::settle(wrk, store, oc, fetch, lasts);
+    return;
+  }
+  if (has_landed(fetch)) {
+    landing::settle(oc, fetch);
     return;
   }
   region::Region& region = *store.region();
@@ -216,6 +229,13 @@ void give_up(region::Region& region, Fetch& fetch) {
 StreamedBytes streamed_bytes(const Fetch& fetch, const region::Region& region, std::uint64_t at,
                              std::uint64_t there) {
   StreamedBytes bytes;
+  if (has_landed(fetch)) {
+    // Kept by the fetch, then by the object.
+    const auto memory = landing::bytes(fetch, at, there);
+    bytes.memory = memory.data();
+    bytes.length = memory.size();
+    return bytes;
+  }
   if (const Fetch::File* file = fetch.file.get(); file != nullptr) {
     if (at < file->written) {
       bytes.file = file->file;

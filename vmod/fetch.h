@@ -4,6 +4,7 @@
 //   in a file   written in buffers; what is not written yet is in the last one. A body of unknown
 //               length begins in memory and moves when it turns out to be large; one whose disk
 //               fails or fills up moves back
+//   landed      in the daemon's memory, where the object will keep it; nothing of it is ours
 //   settled     the record has the body
 //
 // Made by allocobj, found through boc->stevedore_priv, gone with objbocdone, or with objfree when
@@ -14,15 +15,20 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "abi/abi.h"
 #include "body.h"
+#include "objmapper/client.h"
 #include "region/region.h"
 
 namespace om::vmod {
 
 class Store;
+namespace landing {
+class Source;
+}
 
 struct Fetch {
   std::uint32_t magic = kMagic;
@@ -51,6 +57,16 @@ struct Fetch {
     std::optional<region::BodyChecksum> sum;
   };
   std::unique_ptr<File> file;
+
+  // In the daemon (landing.h). Readers may be at its memory until the boc goes.
+  struct Landed {
+    std::shared_ptr<Client> client;
+    Lease lease;                               // until the object has it
+    std::vector<std::span<std::byte>> memory;  // the room, from the first byte of the body on
+    landing::Source* source = nullptr;         // while the body comes
+    bool left = false;                         // it went on in the region
+  };
+  std::unique_ptr<Landed> landed;
 
   std::uint64_t total = 0;      // bytes published
   std::uint64_t expected = 0;   // what the backend announced, or 0

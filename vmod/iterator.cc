@@ -42,7 +42,8 @@ bool share_with_refreshed(struct worker* wrk, struct objcore* oc, const void* pr
   Store* store = Store::of(oc);
   if (store == nullptr || Store::of(target) != store || target->boc == nullptr) return false;
   Fetch* fetch = Fetch::of(target->boc);
-  if (fetch == nullptr || fetch->settled || !fetch->pieces.empty() || fetch->file != nullptr)
+  if (fetch == nullptr || fetch->settled || !fetch->pieces.empty() || fetch->file != nullptr ||
+      fetch->landed != nullptr)
     return false;
   if (const AttachedBody* body = attached_body(oc); body != nullptr)
     return share_attached(wrk, *store, *body, target, *fetch);

@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "base/limits.h"
-#include "body.h"
 #include "fetch.h"
 #include "redirect.h"
 #include "storage.h"
@@ -248,6 +247,13 @@ bool give_scrap(const struct objcore* oc, ssize_t* size, uint8_t** place) {
   return true;
 }
 
+std::unique_ptr<AttachedBody> hold(const struct objcore* oc, std::shared_ptr<Client> client,
+                                   Lease lease, std::vector<std::span<const std::byte>> memory) {
+  return std::make_unique<LeaseBody>(
+      const_cast<struct objcore*>(oc),
+      std::make_shared<Held>(std::move(client), std::move(lease), std::move(memory)));
+}
+
 bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& lease) {
   if (Store::of(oc) == nullptr || oc->boc == nullptr || attached_body(oc) != nullptr) return false;
   Fetch* fetch = Fetch::of(oc->boc);
@@ -259,8 +265,7 @@ bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& le
     if (!mapped) return false;
     memory = *std::move(mapped);
   }
-  attach_body(oc, std::make_unique<LeaseBody>(
-                      oc, std::make_shared<Held>(client, std::move(lease), std::move(memory))));
+  attach_body(oc, hold(oc, client, std::move(lease), std::move(memory)));
   fetch->settled = true;
   return true;
 }

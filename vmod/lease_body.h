@@ -14,8 +14,11 @@
 #pragma once
 
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "abi/abi.h"
+#include "body.h"
 #include "objmapper/client.h"
 
 namespace om::vmod::lease_body {
@@ -39,6 +42,10 @@ bool give_scrap(const struct objcore* oc, ssize_t* size, uint8_t** place);
 // the object by its length. False: not an object of ours, or the body cannot be reached that way;
 // the lease stays the caller's.
 bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& lease);
+
+// The lease as a body for `oc`, which is not attached yet. `memory`: where the body lies.
+std::unique_ptr<AttachedBody> hold(const struct objcore* oc, std::shared_ptr<Client> client,
+                                   Lease lease, std::vector<std::span<const std::byte>> memory);
 
 // The daemon asks for the lease back: the object that holds it is removed, and lets go once the
 // deliveries that are under way have ended. False: nobody holds it any more. Any thread but a

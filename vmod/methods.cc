@@ -18,6 +18,7 @@
 #include <new>
 
 #include "base/limits.h"
+#include "landing.h"
 #include "lease_body.h"
 #include "settings.h"
 
@@ -273,7 +274,10 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
   const bool fits_memory = expected <= region->allocator().heap_bytes();
   // Compressed it will be less, nobody knows how much.
   if (gzips) expected = 0;
-  const bool to_disk = file_from != 0 && expected >= file_from && !refreshes;
+  bool to_disk = file_from != 0 && expected >= file_from && !refreshes;
+  // There must be a place for it where it does not come to that.
+  if (!fits_memory) landing::forget(oc);
+  if (landing::expected(oc)) to_disk = false;
   if (!fits_memory && !to_disk && !refreshes) return Refusal::kTooLarge;
 
   region::Record* record = region->create(plan);

@@ -3,14 +3,13 @@
 #include <poll.h>
 
 #include <algorithm>
-#include <condition_variable>
-#include <deque>
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <shared_mutex>
-#include <thread>
 
 #include "base/limits.h"
+#include "lease_body.h"
 #include "removal_index.h"
 #include "storage.h"
 
@@ -30,10 +29,12 @@ constexpr milliseconds kWriteFree{2};
 constexpr std::uint64_t kWriteBytesPerMs = 100 * 1024;
 // Bodies up to this length are not announced before it is known whether one has to wait for them.
 constexpr std::uint64_t kSmallBytesMax = 64 * 1024;
-// Commits are made in the background, by so few threads, each answered within so long.
-constexpr std::size_t kCommitters = 2;
+// Room for a body of unknown length, each time at least.
+constexpr std::uint64_t kRoomBytes = 256 * 1024;
+// Where the daemon lends no more, so many leases go back for the next ones.
+constexpr unsigned kGiveBack = 8;
+// Commits that were not answered yet.
 constexpr std::size_t kCommitsMax = 256;
-constexpr milliseconds kCommitLimit{5000};
 
 std::string_view text_of(const txt& t) {
   return t.b == nullptr ? std::string_view{}
@@ -75,66 +76,27 @@ void count_trouble(Director& director, const Error& why) {
 
 // --- commits
 
-struct Commit {
-  Director* director = nullptr;
-  std::shared_ptr<Client> client;
-  Writer writer;
-  bool index = false;
-};
+std::atomic<std::size_t> commits_under_way{0};
 
-class Committers {
- public:
-  static Committers& get() {
-    static auto* all = new Committers;  // never destroyed: its threads use it
-    return *all;
+// Nobody waits for it: whoever reads the daemon's answers next finds out how it went.
+void commit(Director& director, Writer writer, bool index) {
+  if (commits_under_way.fetch_add(1, std::memory_order_relaxed) >= kCommitsMax) {
+    commits_under_way.fetch_sub(1, std::memory_order_relaxed);
+    count(director.counters().c_tee_late);
+    return;
   }
-  void add(Commit commit) {
-    std::unique_lock lock(mutex_);
-    if (queue_.size() >= kCommitsMax) {
-      lock.unlock();
-      count(commit.director->counters().c_tee_late);
-      return;
-    }
-    queue_.push_back(std::move(commit));
-    lock.unlock();
-    wake_.notify_one();
-  }
-
- private:
-  Committers() {
-    for (std::size_t i = 0; i < kCommitters; ++i) std::thread([this] { run(); }).detach();
-  }
-  void run() noexcept {
-    while (true) {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this] { return !queue_.empty(); });
-      Commit commit = std::move(queue_.front());
-      queue_.pop_front();
-      lock.unlock();
-      try {
-        publish(commit);
-      } catch (const std::exception&) {
-        count(commit.director->counters().c_tee_failed);
-      }
-    }
-  }
-  static void publish(Commit& commit) {
-    const std::uint64_t bytes = commit.writer.written();
-    commit.writer.limit(kCommitLimit);
-    const auto done = std::move(commit.writer).commit();
-    VSC_objmd& counters = commit.director->counters();
+  const std::uint64_t bytes = writer.written();
+  std::move(writer).commit([&director, bytes, index](const Result<PutResult>& done) {
+    commits_under_way.fetch_sub(1, std::memory_order_relaxed);
+    VSC_objmd& counters = director.counters();
     if (!done) {
-      count_trouble(*commit.director, done.error());
-    } else if (!commit.index) {
+      count_trouble(director, done.error());
+    } else if (!index) {
       count(counters.c_tee_published);
       count(counters.c_tee_bytes, bytes);
     }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<Commit> queue_;
-};
+  });
+}
 
 // --- the director of a VCL
 
@@ -150,7 +112,6 @@ OfVcl& of_vcl() {
 }  // namespace
 
 void set_director(const struct vcl* vcl, Director* director) {
-  (void)Committers::get();
   const std::lock_guard lock(of_vcl().mutex);
   of_vcl().director.emplace(vcl, director);
 }
@@ -306,7 +267,7 @@ bool Publication::choose_key() {
   amendment.tags = tags_;
   amendment.expires_ns = shared::expires_ns(index);
   if (!amendment.metadata.empty() && first.amend(amendment))
-    Committers::get().add({share.director, share.client, std::move(first), true});
+    commit(*share.director, std::move(first), true);
   return true;
 }
 
@@ -333,12 +294,66 @@ bool Publication::removed_meanwhile() const {
          removal_index::removed_since(share.stem, tags_, share.began);
 }
 
+bool Publication::may_land() const {
+  return live() && (!length_ || *length_ >= landing::kBytesMin);
+}
+
+std::optional<landing::Room> Publication::land(struct worker* wrk, std::uint64_t there) {
+  if (!may_land() || written_ != there) return std::nullopt;
+  Writer& writer = share_->writer;
+  const auto hold = [&] {
+    return timed([&] {
+      writer.limit(std::max(left(), milliseconds(1)));
+      return writer.hold(length_ ? *length_ - there : kRoomBytes);
+    });
+  };
+  auto lease = hold();
+  // Those that were used least go back.
+  if (!lease && lease.error().code == Errc::kQuota &&
+      lease_body::give_back(wrk, share_->client.get(), kGiveBack))
+    lease = hold();
+  if (!lease) {
+    // Without a lease it is copied, as long as there is room.
+    if (lease.error().code != Errc::kUnsupported && lease.error().code != Errc::kQuota)
+      let_go(lease.error());
+    return std::nullopt;
+  }
+  room_ = writer.map();
+  if (room_.empty()) return std::nullopt;
+  count(share_->director->counters().c_tee_landed);
+  return landing::Room{share_->client, *std::move(lease), room_};
+}
+
+std::vector<std::span<std::byte>> Publication::more() {
+  if (!live() || length_) return {};
+  Writer& writer = share_->writer;
+  const auto made = timed([&] {
+    writer.limit(std::max(left(), milliseconds(1)));
+    return writer.make_room(kRoomBytes);
+  });
+  if (!made) {
+    let_go(made.error());
+    return {};
+  }
+  if (auto memory = writer.map(); !memory.empty())
+    room_ = memory;
+  else
+    return {};  // what comes now lies on disk
+  return room_;
+}
+
+bool Publication::is_there(std::span<const std::byte> bytes) const {
+  return std::ranges::any_of(room_, [&](const auto& memory) {
+    return bytes.data() >= memory.data() && bytes.data() < memory.data() + memory.size();
+  });
+}
+
 void Publication::write(std::span<const std::byte> bytes) {
   if (!live()) return;
   Writer& writer = share_->writer;
   const auto begin = steady_clock::now();
   writer.limit(std::max(left(), milliseconds(1)));
-  auto done = writer.write(bytes);
+  auto done = is_there(bytes) ? writer.advance(bytes.size()) : writer.write(bytes);
   const auto now = steady_clock::now();
   const auto free = kWriteFree + milliseconds(bytes.size() / kWriteBytesPerMs);
   if (now - begin > free) spent_ += now - begin - free;
@@ -375,7 +390,7 @@ void Publication::finish(const std::optional<std::array<std::uint8_t, 32>>& gzip
     share_->writer = Writer();
     return;
   }
-  Committers::get().add({share_->director, share_->client, std::move(share_->writer), false});
+  commit(*share_->director, std::move(share_->writer), false);
   share_->writer = Writer();
 }
 
@@ -384,9 +399,15 @@ void Publication::finish(const std::optional<std::array<std::uint8_t, 32>>& gzip
 namespace {
 
 // In the filter entry's priv1, until the fetch is over.
-struct Tee {
+struct Tee final : landing::Source {
   std::unique_ptr<Share> share;  // until init
   std::optional<Publication> publication;
+  std::optional<landing::Room> land(struct worker* wrk, std::uint64_t there) override {
+    return publication ? publication->land(wrk, there) : std::nullopt;
+  }
+  std::vector<std::span<std::byte>> more() override {
+    return publication ? publication->more() : std::vector<std::span<std::byte>>();
+  }
 };
 
 bool is_from_store(const struct vfp_ctx* vc) {
@@ -445,7 +466,7 @@ std::unique_ptr<Share> share_for(VRT_CTX) {
 }
 
 // False: nothing to be published.
-bool open(VRT_CTX, struct vfp_ctx* vc, Tee& tee) {
+bool open(VRT_CTX, struct vfp_ctx* vc, const struct vfp_entry* entry, Tee& tee) {
   struct busyobj* bo = ctx->bo;
   if (bo == nullptr || is_from_store(vc)) return false;
   if (tee.share == nullptr) tee.share = share_for(ctx);
@@ -469,6 +490,10 @@ bool open(VRT_CTX, struct vfp_ctx* vc, Tee& tee) {
     tee.publication->finish(std::nullopt);
     return false;
   }
+  // Nothing may come after us that would change what has been received.
+  if (entry == VTAILQ_FIRST(&vc->vfp) && tee.publication->may_land() &&
+      lease_body::may_take_over(bo))
+    landing::expect(vc->oc, &tee);
   return true;
 }
 
@@ -476,10 +501,11 @@ enum vfp_status init(VRT_CTX, struct vfp_ctx* vc, struct vfp_entry* entry) noexc
   try {
     if (entry->priv1 == nullptr) entry->priv1 = new Tee;
     Tee& tee = *static_cast<Tee*>(entry->priv1);
-    if (open(ctx, vc, tee)) return VFP_OK;
+    if (open(ctx, vc, entry, tee)) return VFP_OK;
   } catch (const std::exception&) {
     // Out of memory: the fetch goes on without us.
   }
+  landing::forget(vc->oc);
   delete static_cast<Tee*>(entry->priv1);
   entry->priv1 = nullptr;
   return VFP_NULL;
@@ -532,7 +558,8 @@ enum vfp_status pull(struct vfp_ctx* vc, struct vfp_entry* entry, void* into,
   return status;
 }
 
-void fini(struct vfp_ctx* /*vc*/, struct vfp_entry* entry) noexcept {
+void fini(struct vfp_ctx* vc, struct vfp_entry* entry) noexcept {
+  landing::forget(vc->oc);
   delete static_cast<Tee*>(entry->priv1);
   entry->priv1 = nullptr;
 }

@@ -9,9 +9,12 @@
 // freshness left. Everything else drops the writer, which aborts the put: a failed or truncated
 // fetch, pass, hit-for-miss, a body that only the end of the connection ends.
 //
+// A large body is received straight into the put, where the object keeps it under a lease
+// (landing.h); others are copied into it.
+//
 // The store never holds a fetch up: all that may wait for it has the director's time limit for the
-// whole fetch together, and then the tee lets go. The commit, which may take longer, is made by a
-// thread of its own.
+// whole fetch together, and then the tee lets go. Nobody waits for the commit, which may take
+// longer.
 #pragma once
 
 #include <chrono>
@@ -21,6 +24,7 @@
 
 #include "abi/abi.h"
 #include "director.h"
+#include "landing.h"
 #include "objmapper/client.h"
 #include "shared_object.h"
 
@@ -52,6 +56,10 @@ class Publication {
   // next. False: given up.
   bool begin(std::optional<std::uint64_t> length);
   void write(std::span<const std::byte> bytes);
+  // landing::Source; write() is told of what was received there nevertheless.
+  std::optional<landing::Room> land(struct worker* wrk, std::uint64_t there);
+  std::vector<std::span<std::byte>> more();
+  [[nodiscard]] bool may_land() const;
   // Before a wait for more: followers are told of all there is.
   void announce();
   [[nodiscard]] bool has_unannounced() const {
@@ -67,6 +75,8 @@ class Publication {
   bool amend(std::optional<std::uint64_t> length);
   bool choose_key();
   [[nodiscard]] bool removed_meanwhile() const;
+  // They lie in the put already.
+  [[nodiscard]] bool is_there(std::span<const std::byte> bytes) const;
   // Time that may still be spent on waiting for the daemon.
   [[nodiscard]] std::chrono::milliseconds left() const;
   template <class Call>
@@ -76,7 +86,8 @@ class Publication {
   shared::Metadata metadata_;
   std::vector<std::string> tags_;
   std::optional<std::uint64_t> length_;
-  bool unsaid_ = false;  // followers do not know the headers yet
+  std::vector<std::span<std::byte>> room_;  // that land() gave
+  bool unsaid_ = false;                     // followers do not know the headers yet
   std::uint64_t written_ = 0;
   std::uint64_t announced_ = 0;
   std::chrono::steady_clock::time_point announced_at_{};

@@ -5,7 +5,8 @@ One varnishd with its cache in objmapper. Every request is for a URL that it has
 origin does not look at), and so is a fetch: from H2O alone (`origin`), by a VCL that names the filter `objmapper`
 (`tee`), or through a director that finds nothing, asks H2O and publishes (`director`). Ways take turns, in pairs;
 CPU of varnishd's worker and objmapperd per GB that clients received; the median of the pairs' ratios with its
-95 % interval. That every body was published is checked by the counters; bodies are compared beforehand.
+95 % interval. That every body was published, and how many were received in place, is checked by the counters;
+bodies are compared beforehand.
 
     bench/tee/tee.py [--pairs 20] [--requests 200] [--sizes 1M] [--memory 512M] [--untrusted] [--json FILE]
 
@@ -114,8 +115,10 @@ def main():
                     for one in ("origin", way):
                         print("      %-9s varnishd %.3f s, objmapperd %.3f s per GB" % (
                             one, *(sorted(x[i] for x in seen[one])[len(seen[one]) // 2] for i in (0, 1))), flush=True)
+            landed = cache.counter("OBJMD.objm.c_tee_landed")
             if cache.counter("OBJM.*.c_fallback*"):
                 sys.exit("bodies did not go into objmapper: the figures mean nothing")
+            print("%d of %d bodies were received in place" % (landed, run.published()))
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(report, indent=1))
 

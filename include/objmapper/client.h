@@ -19,6 +19,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -102,6 +103,7 @@ class [[nodiscard]] Lease {
 
  private:
   friend class client::Connection;
+  friend class Writer;
   friend void release(std::vector<std::optional<Lease>> leases);
   explicit Lease(std::unique_ptr<client::LeaseState> state) noexcept;
   std::unique_ptr<client::LeaseState> state_;
@@ -165,6 +167,14 @@ class [[nodiscard]] Writer {
   Result<void> advance(std::uint64_t bytes);
   // Room for so many more bytes behind what was written; only with unknown length.
   Result<void> make_room(std::uint64_t bytes);
+  // All the room there is, from the first byte of the body on, as memory; mapped once for each
+  // segment. Empty where it is none.
+  [[nodiscard]] std::vector<std::span<std::byte>> map() const;
+  // Room for so many more bytes, and a lease on them and on what was written: for a writer that
+  // goes on using the bytes where they are. It stays, whether the object is published, aborted or
+  // orphaned; once it is published, it is a lease on the object. kUnsupported: not to be had for
+  // this put; kQuota: the daemon lends no more. Either way the put goes on as before.
+  Result<Lease> hold(std::uint64_t bytes);
   [[nodiscard]] std::uint64_t written() const;
   // Lets followers read what was written so far (see Follower). From now on those bytes must stay
   // as they are, and commit() must come with as many at least. Cheap: it waits for nothing.
@@ -178,6 +188,11 @@ class [[nodiscard]] Writer {
   void limit(std::chrono::milliseconds limit);
   // Publishes: when it returns, readers find it. An object of the same key is replaced.
   Result<PutResult> commit() &&;
+  // The same without waiting for it, and without a time limit. `done` is called once: by whichever
+  // thread reads the answer, while it waits for one of its own or looks for events, or by this one
+  // before the call returns, or when the connection ends. It must be brief, and use nothing of this
+  // connection.
+  void commit(std::function<void(Result<PutResult>)> done) &&;
   Result<void> abort() &&;
 
  private:

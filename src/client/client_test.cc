@@ -666,6 +666,91 @@ TEST(Writer, FillsItsExtentsInOrderAndCommitsTheLength) {
   EXPECT_EQ(there.substr(20, 4) + there.substr(0, 6), body);
 }
 
+TEST(Writer, HoldsWhatItWritesInto) {
+  const UniqueFd memory = *make_memfd("memory", 8192);
+  std::promise<std::uint64_t> asked, released;
+  Meeting m([&](FakeServer& s) {
+    const auto request = s.receive();
+    wire::ReserveReply reply;
+    reply.put_id = 4;
+    reply.segments = {segment(2, 8192, wire::SegmentKind::kMemory, true)};
+    reply.extents = {{2, 4096, 10}};
+    s.reply(*request, reply, {memory.borrow()});
+    const auto hold = s.receive();
+    asked.set_value(hold->as<wire::Hold>().more_bytes);
+    s.reply(*hold, wire::HoldReply{7, {}, {{2, 100, 50}}});
+    const auto again = s.receive();  // a daemon that gives none
+    s.reply(*again, wire::HoldReply{});
+    (void)s.receive();  // abort
+    const auto release = s.receive();
+    released.set_value(release->as<wire::Release>().leases.at(0));
+  });
+  auto writer = m.client->reserve({.key = "k"});
+  ASSERT_TRUE(writer) << describe(writer.error());
+  auto lease = writer->hold(40);
+  ASSERT_TRUE(lease) << describe(lease.error());
+  EXPECT_EQ(asked.get_future().get(), 30U);
+  EXPECT_EQ(lease->size(), 40U);
+  EXPECT_EQ(lease->id(), 7U);
+  EXPECT_EQ(writer->hold(5).error().code, Errc::kQuota);
+  const auto room = writer->map();
+  ASSERT_EQ(room.size(), 2U);
+  EXPECT_EQ(room[0].size(), 10U);
+  std::memset(room[0].data(), 'a', 10);
+  std::memset(room[1].data(), 'b', 30);
+  ASSERT_TRUE(writer->advance(40));
+  // The lease stays when the put goes.
+  writer = Writer();
+  const auto parts = lease->map();
+  ASSERT_TRUE(parts);
+  ASSERT_EQ(parts->size(), 2U);
+  EXPECT_EQ((*parts)[0].data(), room[0].data());
+  EXPECT_EQ((*parts)[1].size(), 30U);
+  EXPECT_EQ(*lease->read_all(), std::string(10, 'a') + std::string(30, 'b'));
+  lease->release();
+  EXPECT_EQ(released.get_future().get(), 7U);
+}
+
+TEST(Writer, CommitsWithoutWaiting) {
+  const UniqueFd staging = *make_memfd("staging", 32);
+  std::promise<void> go;
+  Meeting m([&](FakeServer& s) {
+    for (std::uint64_t put = 1; put <= 3; ++put) {
+      const auto request = s.receive();
+      wire::ReserveReply reply;
+      reply.put_id = put;
+      reply.segments = {segment(2, 32, wire::SegmentKind::kStaging, true)};
+      reply.extents = {{2, 0, 4}};
+      s.reply(*request, reply, {staging.borrow()});
+      const auto commit = s.receive();
+      if (put == 1)
+        s.reply(*commit, wire::CommitReply{99, 1});
+      else if (put == 2)
+        s.fail(*commit, Errc::kNotFound, "removed");
+    }
+    go.get_future().wait();
+    s.hang_up();
+  });
+  std::vector<std::string> said;
+  const auto say = [&said](Result<PutResult> done) {
+    said.push_back(done ? std::to_string(done->object_id) : describe(done.error()));
+  };
+  for (int i = 0; i < 3; ++i) {
+    auto writer = m.client->reserve({.key = "k", .length = 4});
+    ASSERT_TRUE(writer) << describe(writer.error());
+    ASSERT_TRUE(writer->write(std::as_bytes(std::span("1234", 4))));
+    std::move(*writer).commit(say);
+  }
+  // The first two came before the third reservation, whose answer this thread has read; the last
+  // is over with the connection.
+  ASSERT_EQ(said.size(), 2U);
+  EXPECT_EQ(said[0], "99");
+  EXPECT_NE(said[1].find("removed"), std::string::npos);
+  go.set_value();
+  EXPECT_FALSE(m.client->next_event(std::chrono::seconds(10)));
+  ASSERT_EQ(said.size(), 3U);
+}
+
 TEST(Writer, AsksForMoreRoomAndThenForLess) {
   const UniqueFd staging = *make_memfd("staging", 1 << 20);
   std::vector<std::uint64_t> asked;

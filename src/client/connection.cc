@@ -148,8 +148,10 @@ bool Connection::forget(Waiter& waiter) {
 
 void Connection::pass_role_on() {
   if (reading_) return;
-  if (!waiters_.empty())
-    waiters_.front()->wake_.notify_one();
+  const auto waits = std::find_if(waiters_.begin(), waiters_.end(),
+                                  [](const Waiter* waiter) { return !waiter->detached_; });
+  if (waits != waiters_.end())
+    (*waits)->wake_.notify_one();
   else if (event_waiters_ > 0)
     event_wake_.notify_one();
 }
@@ -196,20 +198,22 @@ void Connection::flush_releases() {
 
 // --- the reader's role
 
-void Connection::read_one(Deadline deadline) {
+bool Connection::read_one(Deadline deadline) {
   // The socket's own limit serves when about that much time is left; for less we ask poll(2).
   const auto left = until(deadline);
   if (left < timeout_ - timeout_ / 8) {
     pollfd look{socket_.raw(), POLLIN, 0};
-    if (::poll(&look, 1, static_cast<int>(left.count())) <= 0) return;
+    if (::poll(&look, 1, static_cast<int>(left.count())) <= 0) return false;
   }
   std::memset(buffer_.data(), 0, wire::Header::kBytes);
   auto packet = receive_packet(socket_.borrow(), buffer_);
   if (packet) {
-    if (!packet->has_value()) return;
-    if ((*packet)->bytes == 0) return break_off(hung_up());
-    deliver(std::span(buffer_).first((*packet)->bytes), std::move((*packet)->descriptors), false);
-    return;
+    if (!packet->has_value()) return false;
+    if ((*packet)->bytes == 0)
+      break_off(hung_up());
+    else
+      deliver(std::span(buffer_).first((*packet)->bytes), std::move((*packet)->descriptors), false);
+    return true;
   }
   if (packet.error().code == Errc::kSystem && packet.error().sys_errno == EMFILE) {
     // The packet is here, its descriptors are not: this process has no room for them. They are
@@ -217,10 +221,13 @@ void Connection::read_one(Deadline deadline) {
     cache_.shrink();
     std::uint32_t length = 0;
     std::memcpy(&length, buffer_.data(), sizeof length);
-    if (length >= wire::Header::kBytes && length <= buffer_.size())
-      return deliver(std::span(buffer_).first(length), {}, true);
+    if (length >= wire::Header::kBytes && length <= buffer_.size()) {
+      deliver(std::span(buffer_).first(length), {}, true);
+      return true;
+    }
   }
   break_off(std::move(packet).error());
+  return true;
 }
 
 void Connection::deliver(std::span<const std::byte> packet, std::vector<UniqueFd> descriptors,
@@ -268,9 +275,11 @@ void Connection::deliver(std::span<const std::byte> packet, std::vector<UniqueFd
   // Descriptors of segments are asked for again; what came with these replies alone is lost.
   if (!failure && descriptors_lost && header->type != wire::Type::kGet &&
       header->type != wire::Type::kDescribe && header->type != wire::Type::kReserve &&
-      header->type != wire::Type::kRoom && header->type != wire::Type::kFollow)
+      header->type != wire::Type::kRoom && header->type != wire::Type::kFollow &&
+      header->type != wire::Type::kHold)
     failure = no_room();
   if (broken) break_off(*broken);
+  if (waiter->detached_) return waiter->concluded(std::move(failure));
   const std::lock_guard lock(mutex_);
   waiter->failure_ = std::move(failure);
   waiter->done_ = true;
@@ -331,6 +340,10 @@ void Connection::give_back(const wire::Header& header, std::span<const std::byte
     Call<wire::FollowReply> late;
     if (late.take(*this, packet, descriptors) && late.reply.hit.status == 0)
       release({late.reply.hit.lease_id});
+  } else if (header.type == wire::Type::kHold) {
+    Call<wire::HoldReply> late;
+    if (late.take(*this, packet, descriptors) && late.reply.lease_id != 0)
+      release({late.reply.lease_id});
   } else if (header.type == wire::Type::kExtend) {
     Call<wire::ExtendReply> late;
     (void)late.take(*this, packet, descriptors);
@@ -338,17 +351,31 @@ void Connection::give_back(const wire::Header& header, std::span<const std::byte
 }
 
 void Connection::break_off(Error reason) {
-  const std::lock_guard lock(mutex_);
-  if (!broken_) broken_ = std::move(reason);
-  is_broken_.store(true, std::memory_order_release);
-  ::shutdown(socket_.raw(), SHUT_RDWR);
-  for (Waiter* waiter : waiters_) {
-    waiter->failure_ = *broken_;
-    waiter->done_ = true;
-    waiter->wake_.notify_one();
+  std::vector<Waiter*> detached;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!broken_) broken_ = reason;
+    is_broken_.store(true, std::memory_order_release);
+    ::shutdown(socket_.raw(), SHUT_RDWR);
+    for (Waiter* waiter : waiters_) {
+      if (waiter->detached_) {
+        detached.push_back(waiter);
+        continue;
+      }
+      waiter->failure_ = *broken_;
+      waiter->done_ = true;
+      waiter->wake_.notify_one();
+    }
+    waiters_.clear();
+    event_wake_.notify_all();
   }
-  waiters_.clear();
-  event_wake_.notify_all();
+  for (Waiter* waiter : detached) waiter->concluded(reason);
+}
+
+// Whoever waits keeps the connection; those that nobody waits for do not.
+Connection::~Connection() {
+  for (Waiter* waiter : waiters_)
+    if (waiter->detached_) waiter->concluded(hung_up());
 }
 
 // --- segments
@@ -457,10 +484,11 @@ Result<std::optional<T>> Connection::next(Deadline deadline, Take take) {
     if (broken_) return *broken_;
     // At least one look at the socket, also with no time left.
     const bool last = std::chrono::steady_clock::now() >= deadline;
+    bool more = false;
     if (!reading_) {
       reading_ = true;
       lock.unlock();
-      read_one(deadline);
+      more = read_one(deadline);  // answers that nobody waits for are read here, all of them
       lock.lock();
       reading_ = false;
       pass_role_on();
@@ -469,7 +497,7 @@ Result<std::optional<T>> Connection::next(Deadline deadline, Take take) {
       event_wake_.wait_until(lock, deadline);
       --event_waiters_;
     }
-    if (last) return take();
+    if (last && !more) return take();
   }
 }
 

@@ -47,14 +47,41 @@ class Waiter {
   virtual Result<void> take(Connection& connection, std::span<const std::byte> packet,
                             std::vector<UniqueFd>& descriptors) = 0;
 
+ protected:
+  // Nobody waits: concluded() is called instead, without the lock, and ends it.
+  explicit Waiter(bool detached) : detached_(detached) {}
+  virtual void concluded(std::optional<Error> /*failure*/) {}
+
  private:
   friend class Connection;
+  const bool detached_ = false;
   std::uint64_t id_ = 0;
   wire::Type type_{};
   bool taking_ = false;  // the reader is in take(): wait for done_, whatever the time
   bool done_ = false;
   std::optional<Error> failure_;
   std::condition_variable wake_;
+};
+
+// A request whose answer is for a function.
+template <class Reply>
+class Later final : public Waiter {
+ public:
+  using Done = std::function<void(Result<Reply>)>;
+  explicit Later(Done done) : Waiter(true), done_(std::move(done)) {}
+  Result<void> take(Connection& /*connection*/, std::span<const std::byte> packet,
+                    std::vector<UniqueFd>& /*received*/) override {
+    reply_ = OM_TRY(wire::decode_body<Reply>(packet));
+    return {};
+  }
+
+ private:
+  void concluded(std::optional<Error> failure) override {
+    const std::unique_ptr<Later> self(this);
+    done_(failure ? Result<Reply>(*std::move(failure)) : Result<Reply>(std::move(reply_)));
+  }
+  const Done done_;
+  Reply reply_;
 };
 
 // Room that the daemon has given us for bodies to come. Its rest goes back when the last body in it
@@ -97,7 +124,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   static Result<std::shared_ptr<Connection>> start(UniqueFd socket, const ConnectOptions& options);
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
-  ~Connection() = default;
+  ~Connection();
 
   [[nodiscard]] const DaemonInfo& daemon() const { return daemon_; }
   [[nodiscard]] int socket() const { return socket_.raw(); }
@@ -122,6 +149,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
     return submit(waiting, Request::kType, wire::encode_request(next_id(), request));
   }
   Result<void> await(Waiter& waiter, Deadline deadline);
+  // The same, and whoever reads the answer calls `done`.
+  template <class Request, class Reply>
+  void call_later(const Request& request, typename Later<Reply>::Done done) {
+    const std::string packet = wire::encode_request(next_id(), request);
+    Waiter* const later = new Later<Reply>(std::move(done));  // ends itself
+    // Once it is sent, it may be over at any moment.
+    if (auto sent = submit(*later, Request::kType, packet); !sent)
+      later->concluded(std::move(sent).error());
+  }
   // Sends the request; its reply, if one comes, is of no interest. False: could not be sent now.
   template <class Request>
   bool post(const Request& request) {
@@ -175,8 +211,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool post_packet(const std::string& packet);
   void flush_releases();
   // With the reader's role and without the lock: receives one packet, if one comes in time, and
-  // delivers it.
-  void read_one(Deadline deadline);
+  // delivers it. False: none came.
+  bool read_one(Deadline deadline);
   void deliver(std::span<const std::byte> packet, std::vector<UniqueFd> descriptors,
                bool descriptors_lost);
   void deliver_event(std::span<const std::byte> packet);

@@ -101,6 +101,41 @@ Result<void> Writer::make_room(std::uint64_t bytes) {
   return extended;
 }
 
+Result<Lease> Writer::hold(std::uint64_t bytes) {
+  client::WriterState& s = *state_;
+  if (s.ahead) return Error{Errc::kUnsupported, 0, "the daemon does not know of this put yet"};
+  const std::uint64_t left = s.room - s.written;
+  const std::uint64_t length = s.written + bytes;
+  client::Call<wire::HoldReply> waiting;
+  OM_TRY(s.connection->call(wire::Hold{s.put_id, bytes > left ? bytes - left : 0}, waiting,
+                            std::chrono::steady_clock::now() + s.limit));
+  auto held = std::make_unique<client::LeaseState>();
+  held->connection = s.connection;
+  held->lease_id = waiting.reply.lease_id;
+  held->info.length = held->info.total_bytes = length;
+  std::optional<Lease> lease;  // from here on given back by itself
+  if (waiting.reply.lease_id != 0) lease.emplace(Lease(std::move(held)));
+  OM_TRY(client::add_places(s, waiting.reply.extents, waiting.segments));
+  if (!lease) {
+    const bool memory = std::all_of(s.places.begin(), s.places.end(), [](const auto& place) {
+      return place.segment->kind == wire::SegmentKind::kMemory;
+    });
+    return Error{memory ? Errc::kQuota : Errc::kUnsupported, 0,
+                 "the daemon gives no lease on this put"};
+  }
+  if (s.room < length)
+    return Error{Errc::kMalformed, 0, "the daemon gave less room than was asked for"};
+  std::uint64_t rest = length;
+  for (const client::Place& place : s.places) {
+    const std::uint64_t part = std::min(place.length, rest);
+    if (part == 0) break;
+    lease->state_->slices.push_back({place.segment->file().raw(), place.offset, part});
+    lease->state_->segments.push_back(place.segment);
+    rest -= part;
+  }
+  return *std::move(lease);
+}
+
 Result<void> Writer::write(std::span<const std::byte> bytes) {
   client::WriterState& s = *state_;
   if (const auto length = s.length(); length && bytes.size() > *length - s.written)
@@ -142,6 +177,21 @@ std::vector<Slice> Writer::slices() const {
     limit -= length;
   }
   return slices;
+}
+
+std::vector<std::span<std::byte>> Writer::map() const {
+  std::vector<std::span<std::byte>> memory;
+  const client::WriterState& s = *state_;
+  std::uint64_t limit = std::min(s.length().value_or(s.room), s.room);
+  for (const client::Place& place : s.places) {
+    const std::uint64_t length = std::min(place.length, limit);
+    if (length == 0) break;
+    const auto segment = place.segment->map();
+    if (segment.empty()) return {};
+    memory.push_back(segment.subspan(place.offset, length));
+    limit -= length;
+  }
+  return memory;
 }
 
 Result<void> Writer::advance(std::uint64_t bytes) {
@@ -188,6 +238,21 @@ Result<PutResult> Writer::commit() && {
   std::vector<Writer> one;
   one.push_back(std::move(*this));
   return std::move(om::commit(std::move(one)).front());
+}
+
+void Writer::commit(std::function<void(Result<PutResult>)> done) && {
+  const auto length = state_->length();
+  if (state_->ahead || (length && state_->written != *length)) {
+    done(std::move(*this).commit());
+    return;
+  }
+  const auto state = std::move(state_);
+  state->connection->call_later<wire::Commit, wire::CommitReply>(
+      wire::Commit{state->put_id, state->written},
+      [done = std::move(done)](Result<wire::CommitReply> answer) {
+        done(answer ? Result<PutResult>(PutResult{answer->object_id, answer->created_ns})
+                    : Result<PutResult>(std::move(answer).error()));
+      });
 }
 
 Result<void> Writer::abort() && {

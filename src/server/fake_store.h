@@ -123,6 +123,10 @@ class FakeStore final : public store::Store {
     OM_TRY(resize(files_[put].borrow(), it->second.room));
     return store::Extension{{}, {{put, from, more}}};
   }
+  Result<store::Held> hold(store::HolderId /*holder*/, store::PutId /*put*/,
+                           std::uint64_t /*more*/) override {
+    return Error{Errc::kUnsupported, 0, "bytes are copied here"};
+  }
   void commit(store::HolderId holder, store::PutId put, std::uint64_t length,
               store::CommitDone done) override {
     const auto it = puts_.find(put);

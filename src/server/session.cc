@@ -195,6 +195,7 @@ bool Session::may(wire::Type type) const {
     case wire::Type::kAmend:
     case wire::Type::kRoom:
     case wire::Type::kPut:
+    case wire::Type::kHold:
     case wire::Type::kDelete:
     case wire::Type::kJoin:
     case wire::Type::kRemove:
@@ -233,6 +234,7 @@ void Session::dispatch(const wire::Header& h, std::span<const std::byte> packet)
     case wire::Type::kAmend: return handle(h, packet, &Session::amend);
     case wire::Type::kRoom: return handle(h, packet, &Session::room);
     case wire::Type::kPut: return handle(h, packet, &Session::put);
+    case wire::Type::kHold: return handle(h, packet, &Session::hold);
     case wire::Type::kRemoval:
     case wire::Type::kEvent: break;
   }

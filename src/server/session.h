@@ -95,6 +95,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void release(std::uint64_t id, wire::Release request);
   void reserve(std::uint64_t id, wire::Reserve request);
   void extend(std::uint64_t id, wire::Extend request);
+  void hold(std::uint64_t id, wire::Hold request);
   void commit(std::uint64_t id, wire::Commit request);
   void abort(std::uint64_t id, wire::Abort request);
   void remove(std::uint64_t id, wire::Delete request);
@@ -124,6 +125,9 @@ class Session : public std::enable_shared_from_this<Session> {
   wire::GetItem take(store::Leased leased, SegmentsOut& out, std::size_t& bytes_left);
   std::optional<Error> add_segment(store::SegmentId id, SegmentsOut& out);
   void add_writable(std::vector<store::WritableSegment> segments, SegmentsOut& out);
+  // Answers with more room for a put, as EXTEND and HOLD do.
+  template <class T>
+  void reply_with_room(std::uint64_t id, store::PutId put, store::Extension room, T message);
   // How many more descriptors may go to this peer now.
   [[nodiscard]] std::size_t descriptor_budget();
 

@@ -1,6 +1,7 @@
 // A session's requests for the bytes of objects: GET and RELEASE, RESERVE to COMMIT, STAT,
 // DESCRIBE.
 #include <algorithm>
+#include <type_traits>
 
 #include "base/limits.h"
 #include "posix/file.h"
@@ -384,26 +385,41 @@ void Session::reserved(wire::Type type, std::uint64_t id, store::Reserved reserv
   reply(type, id, message, std::move(out.descriptors));
 }
 
-void Session::extend(std::uint64_t id, wire::Extend request) {
-  constexpr auto kType = wire::Type::kExtend;
-  auto extension = shared_.store.extend(*holder_, request.put_id, request.more_bytes);
-  if (!extension) return refuse(kType, id, extension.error());
-  wire::ExtendReply message;
-  message.extents = to_wire(extension->extents);
+template <class T>
+void Session::reply_with_room(std::uint64_t id, store::PutId put, store::Extension room,
+                              T message) {
+  constexpr auto kType =
+      std::is_same_v<T, wire::HoldReply> ? wire::Type::kHold : wire::Type::kExtend;
+  message.extents = to_wire(room.extents);
   SegmentsOut out;
   const bool fits =
-      extension->segments.size() <= descriptor_budget() && message.extents.size() <= 4096 &&
-      message.extents.size() * kExtentBytes + extension->segments.size() * kSegmentBytes + 64 <=
+      room.segments.size() <= descriptor_budget() && message.extents.size() <= 4096 &&
+      message.extents.size() * kExtentBytes + room.segments.size() * kSegmentBytes + 64 <=
           kPacketBytesMax;
   if (!fits) {
     // The peer cannot learn of room that it already has: the put is of no use to it any more.
-    (void)shared_.store.abort(*holder_, request.put_id);
+    (void)shared_.store.abort(*holder_, put);
+    if constexpr (kType == wire::Type::kHold) shared_.store.release(*holder_, message.lease_id);
     return refuse(kType, id,
                   {Errc::kNoSpace, 0, "the answer does not fit one packet: the put is aborted"});
   }
-  add_writable(std::move(extension->segments), out);
+  add_writable(std::move(room.segments), out);
   message.segments = std::move(out.segments);
   reply(kType, id, message, std::move(out.descriptors));
+}
+
+void Session::extend(std::uint64_t id, wire::Extend request) {
+  auto extension = shared_.store.extend(*holder_, request.put_id, request.more_bytes);
+  if (!extension) return refuse(wire::Type::kExtend, id, extension.error());
+  reply_with_room(id, request.put_id, *std::move(extension), wire::ExtendReply{});
+}
+
+void Session::hold(std::uint64_t id, wire::Hold request) {
+  auto held = shared_.store.hold(*holder_, request.put_id, request.more_bytes);
+  if (!held) return refuse(wire::Type::kHold, id, held.error());
+  wire::HoldReply message;
+  message.lease_id = held->lease_id;
+  reply_with_room(id, request.put_id, std::move(held->room), std::move(message));
 }
 
 void Session::commit(std::uint64_t id, wire::Commit request) {

@@ -40,6 +40,7 @@ constexpr Named kRequests[] = {
     {wire::Type::kRemove, "remove"},
     {wire::Type::kAck, "ack"},
     {wire::Type::kAmend, "amend"},
+    {wire::Type::kHold, "hold"},
 };
 
 std::string underscored(std::string text) {

@@ -194,6 +194,12 @@ struct Extension {
   std::vector<Extent> extents;  // only the new ones
 };
 
+// What the writer itself has of its put.
+struct Held {
+  LeaseId lease_id = 0;  // 0: none, see Store::hold
+  Extension room;
+};
+
 struct Committed {
   ObjectId object_id = 0;
   std::uint64_t created_ns = 0;
@@ -314,6 +320,11 @@ class Store {
   virtual void amend(HolderId holder, PutId put, Amendment amendment) = 0;
   // Room for `more` bytes at least, in a put of unknown length. kMalformed in one of known length.
   virtual Result<Extension> extend(HolderId holder, PutId put, std::uint64_t more) = 0;
+  // The same (`more` may be 0), and a lease for the writer, which outlives the put however that
+  // ends: its bytes stay where they were written until it is released. For direct puts in the
+  // memory tier; kUnsupported for others, and nothing was done. No lease, but room: what was added
+  // lies on disk, or the writer may hold no more.
+  virtual Result<Held> hold(HolderId holder, PutId put, std::uint64_t more) = 0;
   // Publishes the first `length` bytes. Success or not, the put is over: a put whose length is not
   // the declared one is aborted with kMalformed.
   virtual void commit(HolderId holder, PutId put, std::uint64_t length, CommitDone done) = 0;

@@ -244,7 +244,11 @@ bool StoreImpl::evict_disk() {
 // Everything that is left in the tier is leased: its readers are asked to let go.
 void StoreImpl::ask_back(Tier tier) {
   std::size_t asked = 0;
+  // What is still being written stays, whoever of its readers lets go.
+  std::unordered_set<ObjectId> being_written;
+  for (const auto& [id, put] : puts_) being_written.insert(put->object_id);
   for (const ObjectId object : leases_->pinned_objects()) {
+    if (being_written.count(object) != 0) continue;
     const auto record = catalog_->find_object(object);
     std::string key;
     if (record && *record) {

@@ -153,6 +153,30 @@ TEST_F(StoreTest, UnknownLengthGrows) {
     }
 }
 
+TEST_F(StoreTest, WhatAWriterHoldsOutlivesItsPutAndTheDaemon) {
+  open();
+  const auto other = *store->open_holder({});
+  auto copy = *duplicate(store->lease_descriptor(other));
+  auto wanted = request("a", std::nullopt);
+  wanted.direct = true;
+  auto reservation = store->reserve(other, wanted, nullptr);
+  ASSERT_TRUE(reservation);
+  const auto put = std::get<Reserved>(*reservation).put_id;
+  const auto held = store->hold(other, put, 100000);
+  ASSERT_TRUE(held) << describe(held.error());
+  EXPECT_NE(held->lease_id, 0U);
+  EXPECT_FALSE(held->room.extents.empty());
+  ASSERT_TRUE(store->abort(other, put));
+  const auto bytes = status("held.bytes");
+  EXPECT_GE(bytes, 356000U);
+  crash();
+  EXPECT_EQ(status("held.bytes"), bytes);
+  copy.reset();
+  clock.now_ns += 1'000'000'000;
+  store->tick();
+  EXPECT_EQ(status("held.bytes"), 0U);
+}
+
 TEST_F(StoreTest, OneWriterPerKeyAndTheOthersAreWoken) {
   open();
   auto wanted = request("a", 3);

@@ -271,6 +271,25 @@ Result<Extension> StoreImpl::extend(HolderId holder, PutId id, std::uint64_t mor
   return given;
 }
 
+// The object is published under the id that the put has already, with its bytes where they are: so
+// this lease is one on the object, once there is one.
+Result<Held> StoreImpl::hold(HolderId holder, PutId id, std::uint64_t more) {
+  Put* const put = find_put(holder, id);
+  if (put == nullptr) return Error{Errc::kNotFound, 0, "no such put"};
+  if (put->state != PutState::kWriting)
+    return Error{Errc::kMalformed, 0, "the put is committed already"};
+  const bool disk = disks_->any() && !put->request.ephemeral;
+  const std::uint64_t room = put->room + more;
+  if (!put->direct || put->file || room == 0 ||
+      (disk && !put->request.length && room > config_.memory_object_bytes_max))
+    return Error{Errc::kUnsupported, 0, "its bytes will not stay where they are written"};
+  Held held;
+  if (more > 0) held.room = OM_TRY(extend(holder, id, more));
+  if (put->file) return held;
+  if (auto lease = leases_->lease(holder, put->object_id, put->room)) held.lease_id = *lease;
+  return held;
+}
+
 // --- committing
 
 void StoreImpl::commit(HolderId holder, PutId id, std::uint64_t length, CommitDone done) {

@@ -51,6 +51,7 @@ std::optional<Result<std::string>> reencode(const Header& header,
     case Type::kRemoval: return again<Removal>(header, packet);
     case Type::kAck: return again<Ack>(header, packet);
     case Type::kAmend: return again<Amend>(header, packet);
+    case Type::kHold: return either<Hold, HoldReply>(header, packet);
   }
   return std::nullopt;
 }

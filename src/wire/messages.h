@@ -49,6 +49,7 @@ enum class Type : std::uint16_t {
   kRemoval = 23,  // from the daemon, unasked: request id 0
   kAck = 24,      // one way: no reply
   kAmend = 25,    // one way: no reply
+  kHold = 26,
   kRoom = 30,
   kPut = 31,
 };
@@ -267,6 +268,26 @@ struct ExtendReply {
   template <class A>
   void fields(A& a) {
     a(segments, std::size_t{4096}), a(extents, std::size_t{4096});
+  }
+};
+// More room, where more_bytes is not 0, and a lease for the writer itself on what it writes into:
+// it outlives the put.
+struct Hold {
+  static constexpr Type kType = Type::kHold;
+  std::uint64_t put_id = 0;
+  std::uint64_t more_bytes = 0;
+  template <class A>
+  void fields(A& a) {
+    a(put_id), a(more_bytes);
+  }
+};
+struct HoldReply {
+  std::uint64_t lease_id = 0;  // 0: none, because the bytes will not stay where they are written
+  std::vector<Segment> segments;
+  std::vector<Extent> extents;
+  template <class A>
+  void fields(A& a) {
+    a(lease_id), a(segments, std::size_t{4096}), a(extents, std::size_t{4096});
   }
 };
 struct Commit {

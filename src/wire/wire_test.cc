@@ -39,6 +39,8 @@ std::vector<Row> rows() {
       {"ReserveReply", reply(Type::kReserve, ReserveReply{1, 2, {segment()}, {{1, 2, 3}}, item()})},
       {"Extend", encode_request(5, Extend{1, 2})},
       {"ExtendReply", reply(Type::kExtend, ExtendReply{{segment()}, {{4, 5, 6}, {7, 8, 9}}})},
+      {"Hold", encode_request(5, Hold{1, 2})},
+      {"HoldReply", reply(Type::kHold, HoldReply{7, {segment()}, {{4, 5, 6}, {7, 8, 9}}})},
       {"Commit", encode_request(6, Commit{1, 2})},
       {"CommitReply", reply(Type::kCommit, CommitReply{1, 2})},
       {"Abort", encode_request(7, Abort{1})},

@@ -246,6 +246,12 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
         words = done.stdout.split()
         return int(words[1]) if len(words) > 1 else 0
 
+    def store_bytes(self):
+        """What lies in the region of this cache."""
+        done = subprocess.run(["varnishstat", "-n", f"{self.directory}/v", "-1", "-f", "OBJM.store.g_bytes"],
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=WAIT_S)
+        return int(done.stdout.split()[1])
+
     def counters(self):
         done = subprocess.run(["varnishstat", "-n", f"{self.directory}/v", "-1", "-f", "OBJMD.*"],
                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=WAIT_S)
@@ -291,14 +297,16 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
 
 
 class World:
-    """A daemon, an origin, and caches that are made as they are asked for."""
+    """A daemon, an origin, and caches that are made as they are asked for. `trusted`: they write in place."""
 
-    def __init__(self, memory="512M", **cache):
+    def __init__(self, memory="512M", trusted=False, **cache):
         self.directory = tempfile.mkdtemp(prefix="om-director-")
         os.chmod(self.directory, 0o755)
         self.cache_arguments = cache
         self.origin = Origin()
-        self.daemon = Daemon(memory=memory, directory=self.directory)
+        # Trusted caches write in place; started by root, varnishd is another user.
+        extra = ["--write-gid", "varnish"] if trusted and os.getuid() == 0 else []
+        self.daemon = Daemon(memory=memory, directory=self.directory, extra=extra)
         self.open_socket()
         self.caches = {}
 

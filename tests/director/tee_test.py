@@ -14,6 +14,7 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from caches import World, body_of, wait_until  # noqa: E402
+from protocol.client import EPHEMERAL, PURGE, Connection  # noqa: E402
 
 MIB = 1 << 20
 
@@ -126,6 +127,68 @@ class Published(TeeCase):
         self.assertEqual(self.a.counter("c_tee_published"), before)
 
 
+class Landed(Published):
+    """The same of caches that are trusted: large bodies are received in place."""
+
+    arguments = {"trusted": True}
+
+    def test_received_in_place(self):
+        landed = self.a.counter("c_tee_landed")
+        for number, size in enumerate((256 * 1024, 256 * 1024 + 1, 3 * MIB + 7, 20 * MIB)):
+            path, query = f"/landed/{number}", f"size={size}"
+            self.check(path, query, size)
+            # And what is cached then is the same bytes.
+            for _ in range(2):
+                got, headers, body = self.a.get(f"{path}?{query}")
+                self.assertEqual((got, body), (200, body_of(path, size)))
+            self.assertEqual(headers["X-Hits"], "2")
+            part = self.a.get(f"{path}?{query}", {"Range": f"bytes={size - 1000}-"})
+            self.assertEqual((part[0], part[2]), (206, body_of(path, size)[-1000:]))
+        self.assertEqual(self.a.counter("c_tee_landed"), landed + 4)
+        # Smaller ones are copied.
+        self.fetch("/landed/small", f"size={256 * 1024 - 1}")
+        self.fetch("/landed/chunked", f"size={256 * 1024 - 1}&chunked=1")
+        self.assertEqual(self.a.counter("c_tee_landed"), landed + 4)
+        self.assertLess(self.a.store_bytes(), 3 * MIB)
+
+    def test_received_in_place_when_it_turns_out_to_be_large(self):
+        landed = self.a.counter("c_tee_landed")
+        for number, size in enumerate((256 * 1024 + 1, 3 * MIB + 7, 20 * MIB)):
+            path, query = f"/landedchunks/{number}", f"size={size}&chunked=1"
+            self.check(path, query, size)
+            got, headers, body = self.a.get(f"{path}?{query}")
+            self.assertEqual((got, headers["X-Hits"], body), (200, "1", body_of(path, size)))
+        self.assertEqual(self.a.counter("c_tee_landed"), landed + 3)
+
+    def test_published_and_replaced(self):
+        path, query = "/replaced", f"size={2 * MIB}"
+        self.fetch(path, query)
+        with Connection(self.world.daemon.socket) as connection:
+            keys = [e["key"] for e in connection.list(b"cdn://test")["entries"] if b"/replaced" in e["key"]]
+            self.assertEqual(len(keys), 1)
+            connection.put(keys[0].decode(), b"another")
+            fill(connection, 40)
+        self.assertEqual(self.a.get(f"{path}?{query}")[2], body_of(path, 2 * MIB))
+
+    def test_a_backend_that_breaks_off_gives_everything_back(self):
+        with Connection(self.world.daemon.socket) as connection:
+            before = connection.status()
+            landed = self.a.counter("c_tee_landed")
+            for number in range(3):
+                with self.assertRaises(Exception):
+                    status, _, body = self.a.get(f"/broken/{number}?size={8 * MIB}&die=1")
+                    self.assertEqual((status, len(body)), (200, 8 * MIB))
+            self.assertGreaterEqual(self.a.counter("c_tee_landed"), landed + 3)
+            wait_until(lambda: all(connection.status()[n] == before[n] for n in ("leases", "held.bytes", "puts")),
+                       "leases and room are given back", 30)
+
+
+def fill(connection, count):
+    """So much is written elsewhere that whatever is free is overwritten."""
+    for number in range(count):
+        connection.put(f"fill{number}", b"f" * (16 * MIB), flags=EPHEMERAL)
+
+
 class Named(TeeCase):
     """VCL names the filter; no fetch goes through the director."""
 
@@ -138,6 +201,15 @@ class Named(TeeCase):
         c = self.world.cache("c", backend="backend = objm.backend()", vcl="")
         self.assertEqual(c.get(path + "?size=200000")[2], body_of(path, 200_000))
         self.assertEqual(self.origin.count(path), 1)
+
+
+class NamedAndLanded(Named):
+    arguments = {**Named.arguments, "trusted": True}
+
+    def test_in_place(self):
+        landed = self.a.counter("c_tee_landed")
+        self.assertEqual(self.fetch("/inplace", f"size={2 * MIB}")[2], body_of("/inplace", 2 * MIB))
+        self.assertEqual(self.a.counter("c_tee_landed"), landed + 1)
 
 
 class Followed(TeeCase):
@@ -192,11 +264,17 @@ class Followed(TeeCase):
         c2.close()
 
 
+class FollowedAndLanded(Followed):
+    arguments = {"trusted": True}
+
+
 class Trouble(unittest.TestCase):
     """Each with processes of its own, which it stops or kills."""
 
+    trusted = False
+
     def setUp(self):
-        self.world = World(timeout="1s")
+        self.world = World(timeout="1s", trusted=self.trusted)
         self.origin = self.world.origin
         self.a = self.world.cache("a")
 
@@ -256,7 +334,7 @@ class Trouble(unittest.TestCase):
             connection.close()
 
     def test_a_daemon_that_is_full(self):
-        world = World(memory="8M", store="4MB", timeout="1s")
+        world = World(memory="8M", store="4MB", timeout="1s", trusted=self.trusted)
         try:
             a = world.cache("a")
             self.assertEqual(a.get(f"/full?size={6 * MIB}")[2], body_of("/full", 6 * MIB))
@@ -281,6 +359,85 @@ class Trouble(unittest.TestCase):
         wait_until(lambda: self.origin.count(path) == 2, "b asks by itself", 15)
         self.assertGreater(time.monotonic() - begin, 4)
         self.assertEqual(b.counter("c_follow_late"), 1)
+
+
+class TroubleAndLanded(Trouble):
+    """Bytes that were received in place stay, whatever the daemon does meanwhile."""
+
+    trusted = True
+
+    def begin(self, path):
+        """A body of 4 MiB of which half has come."""
+        self.origin.release.clear()
+        response, connection = self.a.open(f"{path}?size={4 * MIB}&hold=1")
+        half = response.read(2 * MIB)
+        self.assertEqual(half, body_of(path, 4 * MIB)[:2 * MIB])
+        self.assertEqual(self.a.counter("c_tee_landed"), 1)
+        return response, connection, half
+
+    def test_the_daemon_is_another_one_in_mid_body(self):
+        path = "/restarted"
+        response, connection, half = self.begin(path)
+        self.world.daemon.kill()
+        self.world.daemon.start()
+        self.world.open_socket()
+        with Connection(self.world.daemon.socket) as other:
+            fill(other, 40)
+            self.origin.release.set()
+            self.assertEqual(half + response.read(), body_of(path, 4 * MIB))
+            connection.close()
+            fill(other, 40)
+            self.assertEqual(other.list(b"cdn://test")["entries"], [])
+        status, headers, body = self.a.get(f"{path}?size={4 * MIB}&hold=1")
+        self.assertEqual((headers["X-Hits"], body), ("1", body_of(path, 4 * MIB)))
+        self.assertEqual(self.origin.count(path), 1)
+
+    def test_removed_in_mid_body(self):
+        path = "/removed"
+        response, connection, half = self.begin(path)
+        with Connection(self.world.daemon.socket) as other:
+            keys = f"cdn://test/www.test{path}?size={4 * MIB}&hold=1"
+            other.remove(PURGE, keys, wait_ms=1000)
+            self.origin.release.set()
+            wait_until(lambda: self.a.counter("c_tee_failed") + self.a.counter("c_tee_behind") == 1, "refused", 30)
+            fill(other, 40)
+        self.assertEqual(half + response.read(), body_of(path, 4 * MIB))
+        connection.close()
+
+    def test_a_daemon_that_gets_full_in_mid_body(self):
+        world = World(memory="90M", store="48MB", timeout="1s", trusted=True)
+        try:
+            a = world.cache("a")
+            path, size = "/grows", 44 * MIB
+            with Connection(world.daemon.socket) as other:
+                held = [other.get(key)[0] for key in ("x", "y") if other.put(key, b"x" * (8 * MIB), flags=EPHEMERAL)]
+                self.assertEqual([item["status"] for item in held], [0, 0])
+                response, connection = a.open(f"{path}?size={size}&chunked=1&pause=0.2")
+                self.assertEqual(response.read(), body_of(path, size))
+                connection.close()
+                self.assertEqual(a.counter("c_tee_landed"), 1)
+                self.assertEqual(a.counter("c_tee_full"), 1)
+                self.assertEqual(a.get(f"{path}?size={size}&chunked=1&pause=0.2")[2], body_of(path, size))
+                self.assertEqual(world.origin.count(path), 1)
+        finally:
+            world.close()
+
+    def test_the_daemon_is_stopped_before_the_body(self):
+        path = "/stopped"
+        self.origin.release.clear()
+        bodies = []
+        getter = threading.Thread(target=lambda: bodies.append(
+            self.a.get(f"{path}?size={4 * MIB}&delay=1")[2]))
+        getter.start()
+        wait_until(lambda: self.origin.count(path) == 1, "the backend is asked")
+        self.world.daemon.signal(signal.SIGSTOP)
+        try:
+            getter.join(20)
+            self.assertEqual(bodies, [body_of(path, 4 * MIB)])
+        finally:
+            self.world.daemon.signal(signal.SIGCONT)
+        self.assertEqual(self.a.counter("c_tee_landed"), 0)
+        self.assertEqual(self.a.counter("c_tee_late"), 1)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ PACKET_MAX = 131072
 
 (HELLO, GET, RELEASE, RESERVE, EXTEND, COMMIT, ABORT, DELETE, STAT, LIST, REGION, REGION_LIST,
  REGION_DROP, STATUS, DESCRIBE, SUBSCRIBE, EVENT, REGION_DRAIN, FOLLOW, PROGRESS, JOIN, REMOVE,
- REMOVAL, ACK, AMEND) = range(1, 26)
+ REMOVAL, ACK, AMEND, HOLD) = range(1, 27)
 (OK, NOT_FOUND, EXISTS, BUSY, NO_SPACE, QUOTA, MALFORMED, DENIED, UNAVAILABLE, TIMEOUT, CORRUPT,
  SYSTEM, UNSUPPORTED) = range(13)
 EPHEMERAL, OR_GET, DIRECT, DISK, FOLLOWING_IS_FINE = 1, 2, 4, 8, 16
@@ -150,6 +150,8 @@ def read_body(kind, body):
     elif kind == PUT:
         reply = {"items": r.list_of(lambda: {"status": r.u32(), "object_id": r.u64(),
                                              "created_ns": r.u64()})}
+    elif kind == HOLD:
+        reply = {"lease_id": r.u64(), "segments": r.list_of(r.segment), "extents": r.list_of(r.extent)}
     elif kind == COMMIT:
         reply = {"object_id": r.u64(), "created_ns": r.u64()}
     elif kind == DELETE:
@@ -350,6 +352,9 @@ class Connection:
 
     def extend(self, put_id, more):
         return self.call(EXTEND, u64(put_id) + u64(more))
+
+    def hold(self, put_id, more=0):
+        return self.call(HOLD, u64(put_id) + u64(more))
 
     def commit(self, put_id, length):
         return self.call(COMMIT, u64(put_id) + u64(length))

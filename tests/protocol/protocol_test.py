@@ -700,6 +700,106 @@ class RoomAhead(ProtocolCase):
             wait_until(lambda: after.status()["held.bytes"] == 0, "the room is free")
 
 
+class Holding(ProtocolCase):
+    """A writer that goes on using the bytes where it has written them."""
+
+    def tearDown(self):
+        for connection in self.connections:
+            connection.close()
+        with Connection(self.daemon.socket) as connection:
+            connection.delete(b"", c.BY_PREFIX)
+            wait_until(lambda: connection.status()["leases"] == 0 and
+                       connection.status()["held.bytes"] == 0, "nothing is held")
+        super().tearDown()
+
+    @staticmethod
+    def written(connection, extents, length):
+        """What lies there now, through the writer's own descriptors."""
+        body = b"".join(os.pread(connection.segments[(e["segment"], 1)], e["length"], e["offset"])
+                        for e in extents)
+        return body[:length]
+
+    def fill(self, connection):
+        """Whatever is free is written to."""
+        for number in range(12):
+            connection.put(f"fill{number}", b"f" * 8_000_000, flags=c.EPHEMERAL)
+
+    def check(self, length, end):
+        body = bytes(i * 11 % 251 for i in range(600_000))
+        writer, other = self.connect(), self.connect()
+        put = writer.reserve("h", len(body) if length else c.UNKNOWN, flags=c.DIRECT)
+        extents = list(put["extents"])
+        room = sum(e["length"] for e in extents)
+        held = writer.hold(put["put_id"], 0 if length else len(body) - room)
+        extents += held["extents"]
+        self.assertNotEqual(held["lease_id"], 0)
+        if length:
+            self.assertEqual(held["extents"], [])
+        writer.write(extents, body + b"." * (sum(e["length"] for e in extents) - len(body)))
+        if end == "commit":
+            writer.commit(put["put_id"], len(body))
+            self.assertEqual(other.fetch("h"), body)
+            other.put("h", b"another")
+        elif end == "abort":
+            writer.abort(put["put_id"])
+        else:
+            self.fails(c.MALFORMED, writer.commit, put["put_id"], 2**40)
+        self.fill(other)
+        self.assertEqual(self.written(writer, extents, len(body)), body)
+        writer.release(held["lease_id"])
+        wait_until(lambda: other.status()["held.bytes"] == 0, "it is given back")
+
+    def test_published_and_replaced(self):
+        for length in (True, False):
+            self.check(length, "commit")
+
+    def test_aborted(self):
+        for length in (True, False):
+            self.check(length, "abort")
+
+    def test_a_commit_that_fails(self):
+        for length in (True, False):
+            self.check(length, "fail")
+
+    def test_it_is_a_lease_on_the_object(self):
+        writer, other = self.connect(), self.connect()
+        writer.call(c.SUBSCRIBE, c.u32(c.REVOKED) + c.text(b""))
+        put = writer.reserve("h", 20_000_000, flags=c.DIRECT | c.EPHEMERAL)
+        held = writer.hold(put["put_id"])
+        # While it is written nobody is asked: that would give no room.
+        fills = 0
+        with self.assertRaises(Failure):
+            for fills in range(20):
+                more = other.reserve(f"full{fills}", 6_000_000, flags=c.DIRECT | c.EPHEMERAL)
+                other.hold(more["put_id"])
+        writer.commit(put["put_id"], 20_000_000)
+        with self.assertRaises(Failure):
+            other.reserve("full", 20_000_000, flags=c.EPHEMERAL)
+        event = writer.next_event()
+        self.assertEqual((event["event"], event["key"], event["lease_id"]),
+                         (c.REVOKED, b"h", held["lease_id"]))
+
+    def test_what_does_not_stay_where_it_is_written(self):
+        connection = self.connect()
+        for length in (5000, c.UNKNOWN):
+            for flags in (0, c.DIRECT | c.DISK):
+                put = connection.reserve("h", length, flags=flags)
+                self.fails(c.UNSUPPORTED, connection.hold, put["put_id"])
+                connection.abort(put["put_id"])
+        put = connection.reserve("h", 0, flags=c.DIRECT)
+        self.fails(c.UNSUPPORTED, connection.hold, put["put_id"])
+
+    def test_values(self):
+        connection = self.connect()
+        put = connection.reserve("h", 100, flags=c.DIRECT)
+        self.fails(c.MALFORMED, connection.hold, put["put_id"], 1)
+        self.fails(c.NOT_FOUND, connection.hold, 2**60)
+        self.fails(c.NOT_FOUND, self.connect().hold, put["put_id"])
+        connection.abort(put["put_id"])
+        put = connection.reserve("h", flags=c.DIRECT)
+        self.fails(c.MALFORMED, connection.hold, put["put_id"], 2**63)
+
+
 class Following(ProtocolCase):
     """Reading what somebody else is still writing."""
 

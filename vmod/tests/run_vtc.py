@@ -31,6 +31,7 @@ A .vtc says `${om_vcl}` in its VCL and so gets the import, a store named `store`
     # om: real-disk        the disk is no tmpfs, but in /var/tmp
     # om: no-files         no body reaches a file, whatever the settings are
     # om: lane=mapped      nothing can go by the file lane
+    # om: trusted          varnishd writes in place, as a member of --write-gid
     # om: without=SYMBOL   a varnishd that does not export SYMBOL: one that the VMOD does not know
 
 S is a list such as mode=native,disk=64MB,delivery=file: what the test does not say itself about its store. So the same
@@ -394,6 +395,8 @@ def run(path, plain, given):
         if "disk" in words:
             for disk in words.get("disks", "DIR/disk:256M").split(","):
                 command += ["--disk", disk.replace("DIR", directory).replace("MOUNT", mount)]
+        if "trusted" in words and os.getuid() == 0:
+            command += ["--write-gid", "varnish"]
         if "version" in words:
             command += ["--version", words["version"]]
         if "file-limit" in words:
