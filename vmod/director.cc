@@ -98,6 +98,7 @@ constexpr struct vmod_priv_methods kKeyMethods = {
 
 // Leases that are given back in one go, at most.
 constexpr unsigned kGiveBackMax = 32;
+constexpr unsigned kGiveBackForRoom = 8;
 
 using Answer = std::variant<std::monostate, Lease, Writer, Follower>;
 
@@ -147,6 +148,10 @@ Answer ask(Director& director, struct worker* wrk, Client& client, const std::st
   options.key = key;
   options.stale_object_id = stale;
   auto answer = client.reserve_or_follow(options, left());
+  // What we hold of the daemon's memory, and use least, makes room for what is asked for now.
+  if (!answer && answer.error().code == Errc::kNoSpace &&
+      lease_body::give_back(wrk, &client, kGiveBackForRoom))
+    answer = client.reserve_or_follow(options, left());
   // No room to write is no reason not to read.
   if (!answer && (answer.error().code == Errc::kNoSpace || answer.error().code == Errc::kQuota))
     return get();

@@ -68,7 +68,12 @@ bool skip_test_of_gzip(struct vfp_ctx* vc, struct vfp_entry* ours, Hit& hit) {
 enum vfp_status init(VRT_CTX, struct vfp_ctx* vc, struct vfp_entry* entry) noexcept {
   auto* hit = static_cast<Hit*>(entry->priv1);
   struct busyobj* bo = ctx->bo;
-  if (bo == nullptr || bo->uncacheable != 0 || hit->lease.size() < kTakeOverBytesMin) return VFP_OK;
+  if (bo == nullptr || bo->uncacheable != 0) return VFP_OK;
+  if (hit->lease.size() < kTakeOverBytesMin) {
+    // Copied before anybody could be woken: headers and body go out together.
+    bo->do_stream = 0;
+    return VFP_OK;
+  }
   if (!lease_body::may_take_over(bo) || !skip_test_of_gzip(vc, entry, *hit)) return VFP_OK;
   // All of it is there at once: there is nothing to stream, and no reader before it is attached.
   bo->do_stream = 0;

@@ -116,6 +116,7 @@ void DirectorLink::serve(Line& line) {
     ConnectOptions options;
     options.socket = options_.socket;
     options.timeout = kConnectLimit;
+    options.usual_wait = options_.timeout;
     options.name = options_.name;
     std::shared_ptr<Client> client;
     if (auto fresh = Client::connect(options); fresh) {

@@ -105,7 +105,7 @@ Source::Step Source::next_fetched(std::span<std::byte> into, std::size_t& got) {
   if (publication_ && got > 0) publication_->write(into.first(got));
   if (status == VFP_OK) return Step::kBytes;
   if (publication_) {
-    publication_->finish(metadata_.gzip_bits);
+    publication_->finish();
     publication_.reset();
   }
   return got > 0 ? Step::kBytes : Step::kEnd;

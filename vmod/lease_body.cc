@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "base/limits.h"
@@ -231,9 +232,10 @@ bool give_back(struct worker* wrk, const Client* client, unsigned how_many) {
     if (any == all.of.end() || any->first.first != client) return false;
     store = Store::of(any->second.oc);
   }
-  wrk->strangelove = static_cast<int>(how_many);
+  const int limit = std::exchange(wrk->strangelove, static_cast<int>(how_many));
   unsigned gone = 0;
   while (gone < how_many && nuke(wrk, *store, Place::kLease)) ++gone;
+  wrk->strangelove = limit;
   return gone > 0;
 }
 

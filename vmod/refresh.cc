@@ -73,7 +73,8 @@ void publish(struct busyobj* bo, Task& task) {
   tee::Publication publication(std::move(share), *std::move(metadata), *std::move(tags));
   if (!publication.begin(ObjGetLen(bo->wrk, oc))) return;
   if (ObjIterate(bo->wrk, oc, &publication, write_part, 0) != 0 || !publication.live()) return;
-  publication.finish(gzip_bits_of(bo->wrk, oc));
+  publication.set_gzip_bits(gzip_bits_of(bo->wrk, oc));
+  publication.finish();
   count(director.counters().c_refreshed);
 }
 

@@ -21,18 +21,20 @@ using std::chrono::steady_clock;
 
 namespace {
 
-// Followers are told of so many bytes together, or of less after so long.
-constexpr std::uint64_t kAnnounceBytes = 128 * 1024;
+// Followers are told of so many bytes together, or of less after so long: each telling is a packet,
+// and as a rule nobody follows.
+constexpr std::uint64_t kAnnounceBytes = 1024 * 1024;
 constexpr milliseconds kAnnounceInterval{10};
 // What writing may take without anybody having to wait: the rest counts as waiting.
 constexpr milliseconds kWriteFree{2};
 constexpr std::uint64_t kWriteBytesPerMs = 100 * 1024;
-// Bodies up to this length are not announced before it is known whether one has to wait for them.
-constexpr std::uint64_t kSmallBytesMax = 64 * 1024;
+// A response that has come up to here as a whole is handed on as a whole.
+constexpr std::ptrdiff_t kAtOnceBytesMax = 64 * 1024;
 // Room for a body of unknown length, each time at least.
 constexpr std::uint64_t kRoomBytes = 256 * 1024;
-// Where the daemon lends no more, so many leases go back for the next ones.
+// Where the daemon lends no more, or is full, so many leases go back for the next ones.
 constexpr unsigned kGiveBack = 8;
+constexpr unsigned kGiveBackMax = 32;
 // Commits that were not answered yet.
 constexpr std::size_t kCommitsMax = 256;
 
@@ -78,15 +80,16 @@ void count_trouble(Director& director, const Error& why) {
 
 std::atomic<std::size_t> commits_under_way{0};
 
-// Nobody waits for it: whoever reads the daemon's answers next finds out how it went.
-void commit(Director& director, Writer writer, bool index) {
+// With what is still to be said of it. Nobody waits for it: whoever reads the daemon's answers next
+// finds out how it went.
+void commit(Director& director, Writer writer, std::optional<Amendment> last, bool index) {
   if (commits_under_way.fetch_add(1, std::memory_order_relaxed) >= kCommitsMax) {
     commits_under_way.fetch_sub(1, std::memory_order_relaxed);
     count(director.counters().c_tee_late);
     return;
   }
   const std::uint64_t bytes = writer.written();
-  std::move(writer).commit([&director, bytes, index](const Result<PutResult>& done) {
+  const auto is_over = [&director, bytes, index](const Result<PutResult>& done) {
     commits_under_way.fetch_sub(1, std::memory_order_relaxed);
     VSC_objmd& counters = director.counters();
     if (!done) {
@@ -95,7 +98,8 @@ void commit(Director& director, Writer writer, bool index) {
       count(counters.c_tee_published);
       count(counters.c_tee_bytes, bytes);
     }
-  });
+  };
+  std::move(writer).commit(std::move(last), is_over);
 }
 
 // --- the director of a VCL
@@ -198,22 +202,29 @@ auto Publication::timed(Call call) {
   return done;
 }
 
-bool Publication::amend(std::optional<std::uint64_t> length) {
+std::optional<Amendment> Publication::amendment() {
   auto encoded = shared::encode(metadata_);
   if (!encoded) {
     count(share_->director->counters().c_tee_not_cacheable);
     share_->writer = Writer();
-    return false;
+    return std::nullopt;
   }
   Amendment amendment;
-  amendment.length = length;
+  if (unsaid_) amendment.length = length_;
   amendment.metadata = *std::move(encoded);
   amendment.tags = tags_;
   amendment.expires_ns = shared::expires_ns(metadata_);
-  if (auto sent = share_->writer.amend(amendment); !sent) {
+  return amendment;
+}
+
+bool Publication::amend() {
+  const auto says = amendment();
+  if (!says) return false;
+  if (auto sent = share_->writer.amend(*says); !sent) {
     let_go(sent.error());
     return false;
   }
+  unsaid_ = false;
   return true;
 }
 
@@ -266,8 +277,8 @@ bool Publication::choose_key() {
   if (auto encoded = shared::encode(index)) amendment.metadata = *std::move(encoded);
   amendment.tags = tags_;
   amendment.expires_ns = shared::expires_ns(index);
-  if (!amendment.metadata.empty() && first.amend(amendment))
-    commit(*share.director, std::move(first), true);
+  if (!amendment.metadata.empty())
+    commit(*share.director, std::move(first), std::move(amendment), true);
   return true;
 }
 
@@ -279,9 +290,8 @@ bool Publication::begin(std::optional<std::uint64_t> length) {
     share_->writer = Writer();
     return false;
   }
-  // A small body is there with its headers, as a rule: then one packet says it all, at the end.
-  unsaid_ = length && *length <= kSmallBytesMax;
-  return unsaid_ || amend(length);
+  announced_at_ = steady_clock::now();
+  return true;
 }
 
 // The daemon refuses what was removed since it was reserved. But that may have been when the
@@ -308,10 +318,14 @@ std::optional<landing::Room> Publication::land(struct worker* wrk, std::uint64_t
     });
   };
   auto lease = hold();
-  // Those that were used least go back.
-  if (!lease && lease.error().code == Errc::kQuota &&
-      lease_body::give_back(wrk, share_->client.get(), kGiveBack))
+  // Those that were used least go back, each time more.
+  for (unsigned some = kGiveBack; !lease && some <= kGiveBackMax; some *= 2) {
+    const Errc why = lease.error().code;
+    if ((why != Errc::kQuota && why != Errc::kNoSpace) || left().count() == 0 ||
+        !lease_body::give_back(wrk, share_->client.get(), some))
+      break;
     lease = hold();
+  }
   if (!lease) {
     // Without a lease it is copied, as long as there is room.
     if (lease.error().code != Errc::kUnsupported && lease.error().code != Errc::kQuota)
@@ -353,7 +367,14 @@ void Publication::write(std::span<const std::byte> bytes) {
   Writer& writer = share_->writer;
   const auto begin = steady_clock::now();
   writer.limit(std::max(left(), milliseconds(1)));
-  auto done = is_there(bytes) ? writer.advance(bytes.size()) : writer.write(bytes);
+  Result<void> done;
+  if (is_there(bytes)) {
+    done = writer.advance(bytes.size());
+  } else {
+    // All of it at once, where that is known.
+    if (length_) done = writer.make_room(std::max(*length_ - written_, bytes.size()));
+    if (done) done = writer.write(bytes);
+  }
   const auto now = steady_clock::now();
   const auto free = kWriteFree + milliseconds(bytes.size() / kWriteBytesPerMs);
   if (now - begin > free) spent_ += now - begin - free;
@@ -371,26 +392,28 @@ void Publication::write(std::span<const std::byte> bytes) {
 
 void Publication::announce() {
   if (!has_unannounced()) return;
-  if (unsaid_ && !amend(length_)) return;
-  unsaid_ = false;
+  if (unsaid_ && !amend()) return;
+  announced_at_ = steady_clock::now();
   if (written_ == announced_) return;
   announced_ = written_;
-  announced_at_ = steady_clock::now();
   Writer& writer = share_->writer;
   if (auto told = writer.announce(); !told) let_go(told.error());
 }
 
-void Publication::finish(const std::optional<std::array<std::uint8_t, 32>>& gzip_bits) {
+void Publication::finish() {
   if (!live()) return;
-  if (gzip_bits) metadata_.gzip_bits = gzip_bits;
-  if ((unsaid_ || gzip_bits) && !amend(unsaid_ ? length_ : std::nullopt)) return;
+  std::optional<Amendment> last;
+  if (unsaid_ || metadata_.gzip_bits) {
+    last = amendment();
+    if (!last) return;
+  }
   if (!share_->director->removals().director_allowed()) {
     // It may be one of what was removed.
     count(share_->director->counters().c_tee_behind);
     share_->writer = Writer();
     return;
   }
-  commit(*share_->director, std::move(share_->writer), false);
+  commit(*share_->director, std::move(share_->writer), std::move(last), false);
   share_->writer = Writer();
 }
 
@@ -401,7 +424,9 @@ namespace {
 // In the filter entry's priv1, until the fetch is over.
 struct Tee final : landing::Source {
   std::unique_ptr<Share> share;  // until init
-  std::optional<Publication> publication;
+  std::unique_ptr<Publication> publication;
+  bool whole = false;                 // the end was seen
+  struct vmod_priv* later = nullptr;  // that ends with the fetch's task
   std::optional<landing::Room> land(struct worker* wrk, std::uint64_t there) override {
     return publication ? publication->land(wrk, there) : std::nullopt;
   }
@@ -465,6 +490,50 @@ std::unique_ptr<Share> share_for(VRT_CTX) {
   return share;
 }
 
+// Once the object is there for all, and its client has been woken.
+void published_later(VRT_CTX, void* priv) noexcept {
+  const std::unique_ptr<Publication> publication(static_cast<Publication*>(priv));
+  const struct busyobj* bo = ctx->bo;
+  if (bo == nullptr || bo->fetch_objcore == nullptr) return;
+  const struct objcore* oc = bo->fetch_objcore;
+  if (oc->boc == nullptr || oc->boc->state != BOS_FINISHED || (oc->flags & OC_F_FAILED) != 0)
+    return;
+  try {
+    publication->finish();
+  } catch (const std::exception&) {
+    // Out of memory: it is aborted.
+  }
+}
+
+// Its address names the publication among the things that VMODs keep with a task.
+constexpr char kPublicationId = 0;
+constexpr struct vmod_priv_methods kPublicationMethods = {
+    .magic = VMOD_PRIV_METHODS_MAGIC,
+    .type = "objmapper.tee",
+    .fini = published_later,
+};
+
+// nullptr: no workspace for it.
+struct vmod_priv* task_of(VRT_CTX) {
+  const struct ws* ws = ctx->bo->ws;
+  if (ws->r != nullptr || ws->e - ws->f < 4096) return nullptr;
+  return VRT_priv_task(ctx, &kPublicationId);
+}
+
+// The body is whole.
+void publish(std::unique_ptr<Publication> publication, struct vmod_priv* later) {
+  if (later == nullptr || later->priv != nullptr) return publication->finish();
+  later->methods = &kPublicationMethods;
+  later->priv = publication.release();
+}
+
+// It came with the headers.
+bool is_whole(const struct http_conn* htc) {
+  return htc->body_status == BS_LENGTH && htc->pipeline_b != nullptr &&
+         htc->content_length <= kAtOnceBytesMax &&
+         htc->pipeline_e - htc->pipeline_b >= htc->content_length;
+}
+
 // False: nothing to be published.
 bool open(VRT_CTX, struct vfp_ctx* vc, const struct vfp_entry* entry, Tee& tee) {
   struct busyobj* bo = ctx->bo;
@@ -481,15 +550,20 @@ bool open(VRT_CTX, struct vfp_ctx* vc, const struct vfp_entry* entry, Tee& tee) 
   }
   tee.share->stem = removal_index::stem_of(bo);
   tags->push_back(shared::digest_tag(std::span(bo->digest)));
-  tee.publication.emplace(std::move(tee.share), *std::move(metadata), *std::move(tags));
+  tee.publication =
+      std::make_unique<Publication>(std::move(tee.share), *std::move(metadata), *std::move(tags));
   if (!tee.publication->begin(length_of(bo))) {
     tee.publication.reset();
     return false;
   }
-  if (bo->htc->body_status == BS_NONE) {  // whole already
-    tee.publication->finish(std::nullopt);
+  tee.later = task_of(ctx);
+  if (bo->htc->body_status == BS_NONE) {
+    publish(std::move(tee.publication), tee.later);
     return false;
   }
+  // Nothing is left to wait for: then client and fetch wake each other once, and headers and body
+  // go out together.
+  if (tee.later != nullptr && is_whole(bo->htc)) bo->do_stream = 0;
   // Nothing may come after us that would change what has been received.
   if (entry == VTAILQ_FIRST(&vc->vfp) && tee.publication->may_land() &&
       lease_body::may_take_over(bo))
@@ -511,14 +585,14 @@ enum vfp_status init(VRT_CTX, struct vfp_ctx* vc, struct vfp_entry* entry) noexc
   return VFP_NULL;
 }
 
-// The backend has sent nothing that could be read at once.
+// The backend has sent nothing, nor does it within the time that followers wait for bytes.
 bool has_to_wait() {
   const struct busyobj* bo = varnish.THR_GetBusyobj();
   if (bo == nullptr || bo->htc == nullptr || bo->htc->rfd == nullptr ||
       bo->htc->pipeline_b != nullptr)
     return false;
   struct pollfd look = {*bo->htc->rfd, POLLIN, 0};
-  return ::poll(&look, 1, 0) == 0;
+  return ::poll(&look, 1, static_cast<int>(kAnnounceInterval.count())) == 0;
 }
 
 std::optional<std::array<std::uint8_t, 32>> gzip_bits_of(struct vfp_ctx* vc) {
@@ -550,8 +624,12 @@ enum vfp_status pull(struct vfp_ctx* vc, struct vfp_entry* entry, void* into,
     if (*length > 0)
       tee.publication->write(
           {static_cast<const std::byte*>(into), static_cast<std::size_t>(*length)});
-    if (status == VFP_END) tee.publication->finish(gzip_bits_of(vc));
-    if (!tee.publication->live()) tee.publication.reset();
+    if (!tee.publication->live()) {
+      tee.publication.reset();
+    } else if (status == VFP_END) {
+      tee.publication->set_gzip_bits(gzip_bits_of(vc));
+      tee.whole = true;
+    }
   } catch (const std::exception&) {
     tee.publication.reset();
   }
@@ -560,8 +638,14 @@ enum vfp_status pull(struct vfp_ctx* vc, struct vfp_entry* entry, void* into,
 
 void fini(struct vfp_ctx* vc, struct vfp_entry* entry) noexcept {
   landing::forget(vc->oc);
-  delete static_cast<Tee*>(entry->priv1);
+  const std::unique_ptr<Tee> tee(static_cast<Tee*>(entry->priv1));
   entry->priv1 = nullptr;
+  if (tee == nullptr || tee->publication == nullptr || !tee->whole || vc->failed != 0) return;
+  try {
+    publish(std::move(tee->publication), tee->later);
+  } catch (const std::exception&) {
+    // Out of memory: it is aborted.
+  }
 }
 
 // At the bottom of the chain, and bypassed: when the chain is complete, it puts the filter on top,

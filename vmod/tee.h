@@ -13,8 +13,8 @@
 // (landing.h); others are copied into it.
 //
 // The store never holds a fetch up: all that may wait for it has the director's time limit for the
-// whole fetch together, and then the tee lets go. Nobody waits for the commit, which may take
-// longer.
+// whole fetch together, and then the tee lets go. The commit is sent when the object is there for
+// all, and nobody waits for its answer.
 #pragma once
 
 #include <chrono>
@@ -52,8 +52,8 @@ class Publication {
  public:
   Publication(std::unique_ptr<Share> share, shared::Metadata metadata,
               std::vector<std::string> tags);
-  // What is known when the headers are; followers are told of it now, or with what is written
-  // next. False: given up.
+  // What is known when the headers are; followers are told of it with what is written first, or
+  // when one has to wait for that. False: given up.
   bool begin(std::optional<std::uint64_t> length);
   void write(std::span<const std::byte> bytes);
   // landing::Source; write() is told of what was received there nevertheless.
@@ -65,14 +65,20 @@ class Publication {
   [[nodiscard]] bool has_unannounced() const {
     return live() && (unsaid_ || written_ > announced_);
   }
-  // The body is whole. `gzip_bits`: what Varnish found out about it.
-  void finish(const std::optional<std::array<std::uint8_t, 32>>& gzip_bits);
+  // What Varnish found out about the body, which is whole.
+  void set_gzip_bits(const std::optional<std::array<std::uint8_t, 32>>& bits) {
+    if (bits) metadata_.gzip_bits = bits;
+  }
+  // The body is whole: publishes it.
+  void finish();
   [[nodiscard]] bool live() const { return static_cast<bool>(share_->writer); }
   [[nodiscard]] std::uint64_t written() const { return written_; }
 
  private:
   void let_go(const Error& why);
-  bool amend(std::optional<std::uint64_t> length);
+  // All that is known of the response. nullopt: it cannot be said, and all is over.
+  std::optional<Amendment> amendment();
+  bool amend();
   bool choose_key();
   [[nodiscard]] bool removed_meanwhile() const;
   // They lie in the put already.
@@ -87,7 +93,7 @@ class Publication {
   std::vector<std::string> tags_;
   std::optional<std::uint64_t> length_;
   std::vector<std::span<std::byte>> room_;  // that land() gave
-  bool unsaid_ = false;                     // followers do not know the headers yet
+  bool unsaid_ = true;                      // followers do not know the headers yet
   std::uint64_t written_ = 0;
   std::uint64_t announced_ = 0;
   std::chrono::steady_clock::time_point announced_at_{};

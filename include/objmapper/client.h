@@ -49,6 +49,9 @@ struct ConnectOptions {
   std::string name{};  // of the program, for `objm status` and the daemon's log
   // Descriptors of segments that the connection keeps open; one that was closed is asked for again.
   std::size_t descriptors_max = 256;
+  // Calls mostly have a shorter time limit than `timeout`, this one: they need not ask the kernel
+  // for it each time. 0: not so.
+  std::chrono::milliseconds usual_wait{0};
 };
 
 // What is known of an object.
@@ -188,11 +191,11 @@ class [[nodiscard]] Writer {
   void limit(std::chrono::milliseconds limit);
   // Publishes: when it returns, readers find it. An object of the same key is replaced.
   Result<PutResult> commit() &&;
-  // The same without waiting for it, and without a time limit. `done` is called once: by whichever
-  // thread reads the answer, while it waits for one of its own or looks for events, or by this one
-  // before the call returns, or when the connection ends. It must be brief, and use nothing of this
-  // connection.
-  void commit(std::function<void(Result<PutResult>)> done) &&;
+  // The same without waiting for it, and without a time limit; after an amend() to `last`, if there
+  // is one, in the same system call. `done` is called once: by whichever thread reads the answer,
+  // while it waits for one of its own or looks for events, or by this one before the call returns,
+  // or when the connection ends. It must be brief, and use nothing of this connection.
+  void commit(std::optional<Amendment> last, std::function<void(Result<PutResult>)> done) &&;
   Result<void> abort() &&;
 
  private:

@@ -714,6 +714,7 @@ TEST(Writer, HoldsWhatItWritesInto) {
 TEST(Writer, CommitsWithoutWaiting) {
   const UniqueFd staging = *make_memfd("staging", 32);
   std::promise<void> go;
+  std::promise<std::string> said_first;
   Meeting m([&](FakeServer& s) {
     for (std::uint64_t put = 1; put <= 3; ++put) {
       const auto request = s.receive();
@@ -722,6 +723,7 @@ TEST(Writer, CommitsWithoutWaiting) {
       reply.segments = {segment(2, 32, wire::SegmentKind::kStaging, true)};
       reply.extents = {{2, 0, 4}};
       s.reply(*request, reply, {staging.borrow()});
+      if (put == 2) said_first.set_value(s.receive()->as<wire::Amend>().metadata);
       const auto commit = s.receive();
       if (put == 1)
         s.reply(*commit, wire::CommitReply{99, 1});
@@ -736,11 +738,17 @@ TEST(Writer, CommitsWithoutWaiting) {
     said.push_back(done ? std::to_string(done->object_id) : describe(done.error()));
   };
   for (int i = 0; i < 3; ++i) {
-    auto writer = m.client->reserve({.key = "k", .length = 4});
+    PutOptions options;
+    options.key = "k";
+    if (i != 1) options.length = 4;
+    auto writer = m.client->reserve(options);
     ASSERT_TRUE(writer) << describe(writer.error());
     ASSERT_TRUE(writer->write(std::as_bytes(std::span("1234", 4))));
-    std::move(*writer).commit(say);
+    std::optional<Amendment> last;
+    if (i == 1) last = Amendment{4, "what it is", {}, 0};
+    std::move(*writer).commit(std::move(last), say);
   }
+  EXPECT_EQ(said_first.get_future().get(), "what it is");
   // The first two came before the third reservation, whose answer this thread has read; the last
   // is over with the connection.
   ASSERT_EQ(said.size(), 2U);
@@ -749,6 +757,30 @@ TEST(Writer, CommitsWithoutWaiting) {
   go.set_value();
   EXPECT_FALSE(m.client->next_event(std::chrono::seconds(10)));
   ASSERT_EQ(said.size(), 3U);
+}
+
+TEST(Writer, DoesNotCommitWhatItsLastWordsDoNotFit) {
+  const UniqueFd staging = *make_memfd("staging", 32);
+  std::promise<wire::Type> ended;
+  Meeting m([&](FakeServer& s) {
+    const auto request = s.receive();
+    wire::ReserveReply reply;
+    reply.put_id = 1;
+    reply.segments = {segment(2, 32, wire::SegmentKind::kStaging, true)};
+    reply.extents = {{2, 0, 8}};
+    s.reply(*request, reply, {staging.borrow()});
+    ended.set_value(s.receive()->header.type);
+  });
+  auto writer = m.client->reserve({.key = "k"});
+  ASSERT_TRUE(writer) << describe(writer.error());
+  ASSERT_TRUE(writer->write(std::as_bytes(std::span("1234", 4))));
+  std::optional<Errc> code;
+  std::move(*writer).commit(Amendment{5, {}, {}, 0}, [&](const Result<PutResult>& done) {
+    code = done ? Errc::kOk : done.error().code;
+  });
+  EXPECT_EQ(code, Errc::kMalformed);
+  writer = Writer();
+  EXPECT_EQ(ended.get_future().get(), wire::Type::kAbort);
 }
 
 TEST(Writer, AsksForMoreRoomAndThenForLess) {

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "client/state.h"
@@ -37,6 +38,7 @@ Error out_of_time() { return {Errc::kTimeout, 0, "the daemon did not answer in t
 Connection::Connection(UniqueFd socket, const ConnectOptions& options)
     : socket_(std::move(socket)),
       timeout_(std::max(options.timeout, std::chrono::milliseconds(1))),
+      receive_limit_(timeout_),
       cache_(std::max<std::size_t>(options.descriptors_max, 1)),
       buffer_(kPacketBytesMax) {}
 
@@ -47,12 +49,20 @@ Result<std::shared_ptr<Connection>> Connection::start(UniqueFd socket,
   if (flags < 0 || ::fcntl(socket.raw(), F_SETFL, flags & ~O_NONBLOCK) != 0)
     return system_error("prepare the socket");
   std::shared_ptr<Connection> connection(new Connection(std::move(socket), options));
-  const auto ms = connection->timeout_.count();
-  const timeval limit{ms / 1000, (ms % 1000) * 1000};
-  for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO})
-    if (::setsockopt(connection->socket_.raw(), SOL_SOCKET, option, &limit, sizeof limit) != 0)
+  const auto set_limit = [&](int option, std::chrono::milliseconds limit) -> Result<void> {
+    const timeval time{limit.count() / 1000, (limit.count() % 1000) * 1000};
+    if (::setsockopt(connection->socket_.raw(), SOL_SOCKET, option, &time, sizeof time) != 0)
       return system_error("set a time limit on the socket");
+    return {};
+  };
+  for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO})
+    OM_TRY(set_limit(option, connection->timeout_));
   OM_TRY(connection->hello(options.name));
+  // Who waits longer than the socket does receives again.
+  if (const auto usual = options.usual_wait; usual.count() > 0 && usual < connection->timeout_) {
+    OM_TRY(set_limit(SO_RCVTIMEO, usual));
+    connection->receive_limit_ = usual;
+  }
   return connection;
 }
 
@@ -94,8 +104,17 @@ void Connection::close() { break_off({Errc::kUnavailable, 0, "the connection was
 
 // --- calls
 
-Result<void> Connection::submit(Waiter& waiter, wire::Type type, const std::string& packet) {
-  if (packet.size() > kPacketBytesMax)
+Result<bool> Connection::send(const std::string& before, const std::string& packet) {
+  const auto last = std::as_bytes(std::span(packet));
+  if (before.empty()) return send_packet(socket_.borrow(), last, {});
+  const std::array<std::span<const std::byte>, 2> both{std::as_bytes(std::span(before)), last};
+  const std::size_t sent = OM_TRY(send_packets(socket_.borrow(), both));
+  return sent == both.size();
+}
+
+Result<void> Connection::submit(Waiter& waiter, wire::Type type, const std::string& packet,
+                                const std::string& before) {
+  if (packet.size() > kPacketBytesMax || before.size() > kPacketBytesMax)
     return Error{Errc::kMalformed, 0, "the request is longer than one packet"};
   if (has_unreleased_.load(std::memory_order_relaxed)) flush_releases();
   std::memcpy(&waiter.id_, packet.data() + offsetof(wire::Header, request_id), sizeof waiter.id_);
@@ -105,7 +124,7 @@ Result<void> Connection::submit(Waiter& waiter, wire::Type type, const std::stri
     if (broken_) return *broken_;
     waiters_.push_back(&waiter);
   }
-  auto sent = send_packet(socket_.borrow(), std::as_bytes(std::span(packet)), {});
+  auto sent = send(before, packet);
   if (!sent) break_off(std::move(sent).error());  // which is the answer
   if (!sent || *sent) return {};
   const std::lock_guard lock(mutex_);
@@ -201,7 +220,7 @@ void Connection::flush_releases() {
 bool Connection::read_one(Deadline deadline) {
   // The socket's own limit serves when about that much time is left; for less we ask poll(2).
   const auto left = until(deadline);
-  if (left < timeout_ - timeout_ / 8) {
+  if (left < receive_limit_ - receive_limit_ / 8) {
     pollfd look{socket_.raw(), POLLIN, 0};
     if (::poll(&look, 1, static_cast<int>(left.count())) <= 0) return false;
   }

@@ -149,14 +149,20 @@ class Connection : public std::enable_shared_from_this<Connection> {
     return submit(waiting, Request::kType, wire::encode_request(next_id(), request));
   }
   Result<void> await(Waiter& waiter, Deadline deadline);
-  // The same, and whoever reads the answer calls `done`.
+  // The same, and whoever reads the answer calls `done`; not when it could not be sent. `before`
+  // is the packet of a request without an answer, which goes along.
   template <class Request, class Reply>
-  void call_later(const Request& request, typename Later<Reply>::Done done) {
+  Result<void> call_later(const Request& request, typename Later<Reply>::Done done,
+                          const std::string& before = {}) {
     const std::string packet = wire::encode_request(next_id(), request);
-    Waiter* const later = new Later<Reply>(std::move(done));  // ends itself
-    // Once it is sent, it may be over at any moment.
-    if (auto sent = submit(*later, Request::kType, packet); !sent)
-      later->concluded(std::move(sent).error());
+    auto later = std::make_unique<Later<Reply>>(std::move(done));
+    OM_TRY(submit(*later, Request::kType, packet, before));
+    (void)later.release();  // ends itself; it may be over already
+    return {};
+  }
+  template <class Request>
+  std::string encode(const Request& request) {
+    return wire::encode_request(next_id(), request);
   }
   // Sends the request; its reply, if one comes, is of no interest. False: could not be sent now.
   template <class Request>
@@ -207,7 +213,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
     OM_TRY(submit(waiter, type, packet));
     return await(waiter, deadline);
   }
-  Result<void> submit(Waiter& waiter, wire::Type type, const std::string& packet);
+  Result<void> submit(Waiter& waiter, wire::Type type, const std::string& packet,
+                      const std::string& before = {});
+  // False: the socket did not take all of it.
+  Result<bool> send(const std::string& before, const std::string& packet);
   bool post_packet(const std::string& packet);
   void flush_releases();
   // With the reader's role and without the lock: receives one packet, if one comes in time, and
@@ -230,6 +239,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   UniqueFd socket_;
   UniqueFd lease_file_;  // its locks prove that our leases live; closed with the last of them
   const std::chrono::milliseconds timeout_;
+  std::chrono::milliseconds receive_limit_;  // the socket's own
   DaemonInfo daemon_;
   std::size_t keys_per_get_max_ = 1;
   std::atomic<std::uint64_t> next_id_{1};

@@ -1,20 +1,54 @@
 #include "client/segment.h"
 
+#include <sys/stat.h>
+
+#include <map>
+#include <tuple>
+
 #include "posix/file.h"
 
 namespace om::client {
 
+namespace {
+
+// Each page that a process has not touched yet through a mapping is a fault: so all connections of
+// a process use the same one. By device, inode and whether it is for writing. Never destroyed:
+// leases may be read until the process ends.
+struct Mappings {
+  using Key = std::tuple<dev_t, ino_t, bool>;
+  std::mutex mutex;
+  std::map<Key, std::weak_ptr<const Mapping>> known;
+};
+Mappings& mappings() {
+  static auto* all = new Mappings;
+  return *all;
+}
+
+// The first `size` bytes at least. nullptr: not to be had.
+std::shared_ptr<const Mapping> map_file(BorrowedFd file, std::uint64_t size, bool writable) {
+  struct stat status {};
+  // A segment that is shorter than it was said to be would be a SIGBUS.
+  if (::fstat(file.raw(), &status) != 0 || static_cast<std::uint64_t>(status.st_size) < size)
+    return nullptr;
+  Mappings& all = mappings();
+  const std::lock_guard lock(all.mutex);
+  std::erase_if(all.known, [](const auto& one) { return one.second.expired(); });
+  auto& known = all.known[{status.st_dev, status.st_ino, writable}];
+  if (auto there = known.lock(); there != nullptr && there->size() >= size) return there;
+  auto mapping = Mapping::of(file, 0, static_cast<std::size_t>(size),
+                             writable ? Access::kReadWrite : Access::kRead);
+  if (!mapping) return nullptr;
+  auto made = std::make_shared<const Mapping>(*std::move(mapping));
+  known = made;
+  return made;
+}
+
+}  // namespace
+
 std::span<std::byte> Segment::map() {
   if (kind != wire::SegmentKind::kMemory) return {};
-  std::call_once(mapped_once_, [this] {
-    // A segment that is shorter than it was said to be would be a SIGBUS.
-    const auto actual = file_size(file());
-    if (!actual || *actual < size()) return;
-    auto mapping = Mapping::of(file(), 0, static_cast<std::size_t>(size()),
-                               writable ? Access::kReadWrite : Access::kRead);
-    if (mapping) mapping_ = *std::move(mapping);
-  });
-  return mapping_.bytes();
+  std::call_once(mapped_once_, [this] { mapping_ = map_file(file(), size(), writable); });
+  return mapping_ == nullptr ? std::span<std::byte>() : mapping_->bytes();
 }
 
 void SegmentCache::insert(const SegmentRef& segment) {

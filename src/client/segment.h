@@ -45,7 +45,7 @@ class Segment {
   UniqueFd file_;
   std::atomic<std::uint64_t> size_;
   std::once_flag mapped_once_;
-  Mapping mapping_;
+  std::shared_ptr<const Mapping> mapping_;  // that all connections of this process share
 };
 
 using SegmentRef = std::shared_ptr<Segment>;

@@ -45,6 +45,20 @@ Result<void> extend(WriterState& state, std::uint64_t bytes) {
   return {};
 }
 
+Result<void> check(const Amendment& amendment, const WriterState& state) {
+  if (state.ahead) return Error{Errc::kUnsupported, 0, "the daemon does not know of this put yet"};
+  if (amendment.length && state.length())
+    return Error{Errc::kMalformed, 0, "its length was declared already"};
+  if (amendment.length && *amendment.length < state.written)
+    return Error{Errc::kMalformed, 0, "more was written than the length says"};
+  return check_notes(amendment.metadata, amendment.tags);
+}
+
+wire::Amend to_wire(const Amendment& amendment, std::uint64_t put_id) {
+  return {put_id, amendment.length.value_or(wire::kUnknownLength), amendment.expires_ns,
+          amendment.metadata, amendment.tags};
+}
+
 void give_up(std::unique_ptr<WriterState> state) {
   if (state != nullptr && !state->ahead) (void)state->connection->post(wire::Abort{state->put_id});
 }
@@ -222,13 +236,8 @@ Result<void> Writer::announce() {
 
 Result<void> Writer::amend(const Amendment& amendment) {
   client::WriterState& s = *state_;
-  if (amendment.length && s.length())
-    return Error{Errc::kMalformed, 0, "its length was declared already"};
-  if (amendment.length && *amendment.length < s.written)
-    return Error{Errc::kMalformed, 0, "more was written than the length says"};
-  OM_TRY(client::check_notes(amendment.metadata, amendment.tags));
-  if (!s.connection->post(wire::Amend{s.put_id, amendment.length.value_or(wire::kUnknownLength),
-                                      amendment.expires_ns, amendment.metadata, amendment.tags}))
+  OM_TRY(client::check(amendment, s));
+  if (!s.connection->post(client::to_wire(amendment, s.put_id)))
     return Error{Errc::kUnavailable, 0, "the daemon does not take it now"};
   if (amendment.length) s.amended = amendment.length;
   return {};
@@ -240,19 +249,26 @@ Result<PutResult> Writer::commit() && {
   return std::move(om::commit(std::move(one)).front());
 }
 
-void Writer::commit(std::function<void(Result<PutResult>)> done) && {
-  const auto length = state_->length();
-  if (state_->ahead || (length && state_->written != *length)) {
-    done(std::move(*this).commit());
-    return;
+void Writer::commit(std::optional<Amendment> last, std::function<void(Result<PutResult>)> done) && {
+  client::WriterState& s = *state_;
+  std::string amend;
+  if (last) {
+    auto checked = client::check(*last, s);
+    if (!checked) return done(std::move(checked).error());
+    amend = s.connection->encode(client::to_wire(*last, s.put_id));
+    if (last->length) s.amended = last->length;
   }
-  const auto state = std::move(state_);
-  state->connection->call_later<wire::Commit, wire::CommitReply>(
-      wire::Commit{state->put_id, state->written},
-      [done = std::move(done)](Result<wire::CommitReply> answer) {
+  const auto length = s.length();
+  if (s.ahead || (length && s.written != *length)) return done(std::move(*this).commit());
+  auto sent = s.connection->call_later<wire::Commit, wire::CommitReply>(
+      wire::Commit{s.put_id, s.written},
+      [done](Result<wire::CommitReply> answer) {
         done(answer ? Result<PutResult>(PutResult{answer->object_id, answer->created_ns})
                     : Result<PutResult>(std::move(answer).error()));
-      });
+      },
+      amend);
+  if (!sent) return done(std::move(sent).error());  // and aborted
+  state_.reset();
 }
 
 Result<void> Writer::abort() && {

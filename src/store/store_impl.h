@@ -200,6 +200,9 @@ class StoreImpl final : public Store {
 
   // store_read.cc
   Result<std::optional<catalog::Record>> look_up(std::string_view key);
+  // A lease on what is there under the key, unless that is `stale` (0: whatever it is).
+  Result<std::optional<Leased>> get_other_than(HolderId holder, std::string_view key,
+                                               ObjectId stale);
   Result<Leased> lease(HolderId holder, const catalog::Record& record);
   [[nodiscard]] bool reachable(const catalog::Place& place) const;
   static ObjectInfo info_of(const catalog::Record& record);
@@ -262,7 +265,7 @@ class StoreImpl final : public Store {
   bool make_disk_room(std::uint64_t length);
   bool evict_disk();
   bool evict_from(eviction::Policy& policy);
-  void ask_back(Tier tier);
+  void ask_back(Tier tier, std::uint64_t needed);
   void emit(EventKind kind, std::string_view key, ObjectId object, LeaseId lease = 0,
             HolderId holder = 0);
 

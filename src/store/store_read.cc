@@ -63,22 +63,25 @@ Result<Leased> StoreImpl::lease(HolderId holder, const catalog::Record& record) 
 }
 
 Result<std::optional<Leased>> StoreImpl::get(HolderId holder, std::string_view key) {
+  auto leased = OM_TRY(get_other_than(holder, key, 0));
+  if (!leased) ++count_.misses;
+  return leased;
+}
+
+Result<std::optional<Leased>> StoreImpl::get_other_than(HolderId holder, std::string_view key,
+                                                        ObjectId stale) {
   // As look_up(), without a copy of the record where all is well.
-  const auto seen = OM_TRY(catalog_->look(key));
-  if (seen == nullptr) {
-    ++count_.misses;
-    return std::optional<Leased>();
+  auto seen = OM_TRY(catalog_->look(key));
+  std::optional<catalog::Record> copy;
+  const catalog::Record* record = nullptr;
+  if (seen != nullptr && reachable(seen->place) &&
+      (seen->expires_ns == 0 || seen->expires_ns > clock_.real_ns())) {
+    record = &*seen;
+  } else if (seen != nullptr) {
+    copy = OM_TRY(look_up(key));
+    if (copy) record = &*copy;
   }
-  if (reachable(seen->place) && (seen->expires_ns == 0 || seen->expires_ns > clock_.real_ns())) {
-    auto leased = OM_TRY(lease(holder, *seen));
-    ++count_.hits;
-    return std::optional<Leased>(std::move(leased));
-  }
-  const auto record = OM_TRY(look_up(key));
-  if (!record) {
-    ++count_.misses;
-    return std::optional<Leased>();
-  }
+  if (record == nullptr || record->object_id == stale) return std::optional<Leased>();
   auto leased = OM_TRY(lease(holder, *record));
   ++count_.hits;
   return std::optional<Leased>(std::move(leased));

@@ -10,6 +10,7 @@ namespace {
 
 // Enough to make room, few enough not to wake every reader there is.
 constexpr std::size_t kAskedAtOnceMax = 64;
+constexpr std::uint64_t kAskedShare = 64;  // of the tier, divided by
 // Packs with less than this alive are emptied to make room.
 constexpr unsigned kSparsePercent = 25;
 
@@ -207,7 +208,7 @@ Result<std::optional<std::vector<Extent>>> StoreImpl::take_memory(std::uint64_t 
     auto extents = memory_->take(length);
     if (extents || !may_evict) return extents;
     if (evict_from(*memory_policy_) || leases_->collect_all()) continue;
-    ask_back(Tier::kMemory);
+    ask_back(Tier::kMemory, length);
     return std::optional<std::vector<Extent>>();
   }
 }
@@ -217,7 +218,7 @@ bool StoreImpl::make_disk_room(std::uint64_t length) {
   while (!disks_->room_for(length, file)) {
     if (length > disks_->capacity() || !disks_->any()) return false;
     if (evict_disk() || leases_->collect_all()) continue;
-    ask_back(Tier::kDisk);
+    ask_back(Tier::kDisk, length);
     return disks_->room_for(length, file);
   }
   return true;
@@ -241,25 +242,39 @@ bool StoreImpl::evict_disk() {
   return true;
 }
 
-// Everything that is left in the tier is leased: its readers are asked to let go.
-void StoreImpl::ask_back(Tier tier) {
+// Everything that is left in the tier is leased: readers are asked to let go of the oldest objects,
+// of twice what is needed and some more (what they give back may be in pieces, and others wait
+// too).
+void StoreImpl::ask_back(Tier tier, std::uint64_t needed) {
+  const std::uint64_t capacity =
+      tier == Tier::kMemory ? memory_->object_capacity() : disks_->capacity();
+  const std::uint64_t wanted = 2 * needed + capacity / kAskedShare;
+  std::uint64_t bytes = 0;
   std::size_t asked = 0;
+  std::vector<ObjectId> objects = leases_->pinned_objects();
+  std::ranges::sort(objects);
   // What is still being written stays, whoever of its readers lets go.
   std::unordered_set<ObjectId> being_written;
   for (const auto& [id, put] : puts_) being_written.insert(put->object_id);
-  for (const ObjectId object : leases_->pinned_objects()) {
+  for (const ObjectId object : objects) {
     if (being_written.count(object) != 0) continue;
     const auto record = catalog_->find_object(object);
     std::string key;
+    std::uint64_t length = 0;
     if (record && *record) {
       if (static_cast<Tier>((*record)->place.tier) != tier) continue;
       key = (*record)->key;
+      length = (*record)->length;
+    } else if (const auto held = held_.find(object); held != held_.end()) {
+      for (const auto& extent : held->second) length += extent.length;
     }
-    for (const auto& [holder, lease_id] : leases_->revoke(object, clock_.monotonic_ns())) {
+    const auto told = leases_->revoke(object, clock_.monotonic_ns());
+    for (const auto& [holder, lease_id] : told) {
       emit(EventKind::kRevoked, key, object, lease_id, holder);
       ++count_.revoked;
     }
-    if (++asked == kAskedAtOnceMax) return;
+    if (!told.empty()) bytes += length;
+    if (bytes >= wanted || ++asked == kAskedAtOnceMax) return;
   }
 }
 

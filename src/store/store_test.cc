@@ -376,14 +376,19 @@ TEST_F(StoreTest, AFullMemoryEvictsButNotWhatIsLeased) {
 TEST_F(StoreTest, WhenAllIsLeasedAPutGetsNoSpaceAndReadersAreAsked) {
   config.holder.leased_bytes = std::uint64_t{1} << 30;
   open();
-  int revoked = 0;
-  store->set_listener([&](const Event& event) { revoked += event.kind == EventKind::kRevoked; });
+  std::vector<std::string> revoked;
+  store->set_listener([&](const Event& event) {
+    if (event.kind == EventKind::kRevoked) revoked.emplace_back(event.key);
+  });
   for (unsigned i = 0; i < 4; ++i) {
     ASSERT_TRUE(put("k" + std::to_string(i), body_of(1000000, i)));
     ASSERT_TRUE(*store->get(me, "k" + std::to_string(i)));
   }
   EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
-  EXPECT_EQ(revoked, 4);
+  // Of the oldest, no more than it takes; and of others, when these do not come back.
+  EXPECT_EQ(revoked, (std::vector<std::string>{"k0", "k1", "k2"}));
+  EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
+  EXPECT_EQ(revoked.size(), 4U);
 }
 
 TEST_F(StoreTest, AnOrphanHolderKeepsItsBytesAlsoOverARestart) {

@@ -60,11 +60,8 @@ Result<Reservation> StoreImpl::reserve(HolderId holder, ReserveRequest request,
   if (!leases_->live(holder)) return Error{Errc::kNotFound, 0, "no such holder"};
   OM_TRY(check(request));
   if (request.or_get) {
-    const auto record = OM_TRY(look_up(request.key));
-    if (record && record->object_id != request.stale_object) {
-      ++count_.hits;
-      return Reservation(OM_TRY(lease(holder, *record)));
-    }
+    auto there = OM_TRY(get_other_than(holder, request.key, request.stale_object));
+    if (there) return Reservation(*std::move(there));
     const auto writers = writers_.find(request.key);
     const auto first = writers == writers_.end() ? puts_.end() : puts_.find(writers->second.first);
     // What began before a removal of it is nothing for those who come after: they write anew.

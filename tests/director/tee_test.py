@@ -404,6 +404,20 @@ class TroubleAndLanded(Trouble):
         self.assertEqual(half + response.read(), body_of(path, 4 * MIB))
         connection.close()
 
+    def test_a_cache_that_holds_all_of_the_daemons_memory(self):
+        """What it holds and uses least makes room for what it fetches: all is published."""
+        world = World(memory="90M", store="48MB", timeout="1s", trusted=True)
+        try:
+            a = world.cache("a")
+            for number in range(120):
+                path = f"/more/{number}"
+                self.assertEqual(a.get(f"{path}?size={MIB}")[2], body_of(path, MIB))
+            wait_until(lambda: a.counter("c_tee_published") == 120, "all are published", 30)
+            self.assertEqual((a.counter("c_tee_full"), a.counter("c_tee_landed")), (0, 120))
+            self.assertEqual(a.get(f"{path}?size={MIB}")[1]["X-Hits"], "1")
+        finally:
+            world.close()
+
     def test_a_daemon_that_gets_full_in_mid_body(self):
         world = World(memory="90M", store="48MB", timeout="1s", trusted=True)
         try:
