@@ -790,7 +790,8 @@ TEST_F(StoreTest, WhoKeepsWhatItWasAskedForGetsNothingElse) {
     ASSERT_TRUE(put("k" + std::to_string(i), body_of(1000000, i)));
     held.push_back((*store->get(me, "k" + std::to_string(i)))->lease_id);
   }
-  EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
+  for (int i = 0; i < 2; ++i)  // the first asks for what it needs
+    EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
   clock.now_ns += 500;
   store->tick();
   const auto early = store->get(me, "k0");

@@ -275,6 +275,7 @@ Result<Held> StoreImpl::hold(HolderId holder, PutId id, std::uint64_t more) {
   if (put == nullptr) return Error{Errc::kNotFound, 0, "no such put"};
   if (put->state != PutState::kWriting)
     return Error{Errc::kMalformed, 0, "the put is committed already"};
+  if (more > kLengthMax) return Error{Errc::kMalformed, 0, "the length is beyond all measure"};
   const bool disk = disks_->any() && !put->request.ephemeral;
   const std::uint64_t room = put->room + more;
   if (!put->direct || put->file || room == 0 ||
