@@ -24,10 +24,10 @@ enum class Reason : std::uint8_t {
 inline constexpr std::size_t kReasons = 8;
 
 struct Plan {
-  std::vector<region::ScanReport::Candidate> keep;  // least recently used first
-  // Their places in `keep` in the order of their digests, in which they are attached: one that was
-  // looked up just now has brought most of the way to the next into the cache.
-  std::vector<std::size_t> by_digest;
+  // In the order of their digests, in which they are attached: one that was looked up just now has
+  // brought most of the way to the next into the cache.
+  std::vector<region::ScanReport::Candidate> keep;
+  std::vector<std::size_t> by_use;  // places in `keep`, least recently used first
   std::array<std::uint64_t, kReasons> dropped{};
 };
 // `now` in seconds; `oldest_ban`: an object that was not tested against it lost its place in the

@@ -106,9 +106,8 @@ Plan plan(const region::ScanReport& scan, double now, double oldest_ban, double 
     return a.candidate.record->vxid > b.candidate.record->vxid;
   };
   std::vector<SortKey> by_use;
-  std::vector<region::ScanReport::Candidate> kept;  // by digest
   by_use.reserve(all.size());
-  kept.reserve(all.size());
+  plan.keep.reserve(all.size());
   for (std::size_t begin = 0, end = 0; begin < by_digest.size(); begin = end) {
     if (begin + kAhead < by_digest.size())
       prefetch(&all[by_digest[begin + kAhead].place], sizeof(Ranked));
@@ -126,17 +125,13 @@ Plan plan(const region::ScanReport& scan, double now, double oldest_ban, double 
         drop(older ? Reason::kReplaced : one.if_newest);
         continue;
       }
-      by_use.push_back({ordered_bits(one.last_used), kept.size()});
-      kept.push_back(one.candidate);
+      by_use.push_back({ordered_bits(one.last_used), plan.keep.size()});
+      plan.keep.push_back(one.candidate);
     }
   }
   radix_sort(by_use);
-  plan.keep.reserve(by_use.size());
-  plan.by_digest.resize(by_use.size());
-  for (const SortKey& item : by_use) {
-    plan.by_digest[item.place] = plan.keep.size();
-    plan.keep.push_back(kept[item.place]);
-  }
+  plan.by_use.reserve(by_use.size());
+  for (const SortKey& item : by_use) plan.by_use.push_back(item.place);
   return plan;
 }
 
@@ -145,7 +140,8 @@ void fit_to_disk(Plan& plan, std::uint64_t disk_bytes) {
   std::unordered_set<std::uint64_t> kept;
   std::uint64_t used = 0;
   std::vector<bool> stays(plan.keep.size(), true);
-  for (std::size_t i = plan.keep.size(); i-- > 0;) {
+  for (std::size_t at = plan.by_use.size(); at-- > 0;) {
+    const std::size_t i = plan.by_use[at];
     if (const auto file = file_of(*plan.keep[i].record); file && !kept.contains(file->number)) {
       const std::uint64_t bytes = region::BodyFiles::blocks(file->length);
       if (used > disk_bytes || bytes > disk_bytes - used) {
@@ -164,8 +160,8 @@ void fit_to_disk(Plan& plan, std::uint64_t disk_bytes) {
     if (stays[i]) plan.keep[count++] = plan.keep[i];
   }
   plan.keep.resize(count);
-  std::erase_if(plan.by_digest, [&](std::size_t i) { return !stays[i]; });
-  for (std::size_t& i : plan.by_digest) i = place[i];
+  std::erase_if(plan.by_use, [&](std::size_t i) { return !stays[i]; });
+  for (std::size_t& i : plan.by_use) i = place[i];
 }
 
 std::string describe_reasons(const std::array<std::uint64_t, kReasons>& dropped) {

@@ -67,8 +67,9 @@ TEST_F(AdoptionPlan, KeepsWhatIsAliveLeastRecentlyUsedFirst) {
   region::Record& earlier = add({.digest = 2, .vary = {}, .last_used = 10});
   const Plan plan = decide();
   ASSERT_EQ(plan.keep.size(), 2U);
-  EXPECT_EQ(plan.keep[0].record, &earlier);
-  EXPECT_EQ(plan.keep[1].record, &later);
+  ASSERT_EQ(plan.by_use.size(), 2U);
+  EXPECT_EQ(plan.keep[plan.by_use[0]].record, &earlier);
+  EXPECT_EQ(plan.keep[plan.by_use[1]].record, &later);
 }
 
 TEST_F(AdoptionPlan, DropsTheExpired) {
@@ -127,12 +128,12 @@ TEST_F(AdoptionPlan, OrdersManyByUseAndByDigest) {
   }
   const Plan plan = decide();
   ASSERT_EQ(plan.keep.size(), 3000U);
-  EXPECT_TRUE(std::ranges::is_sorted(plan.keep, {}, [](const auto& candidate) {
-    return region::load_double(candidate.record->last_used);
-  }));
   EXPECT_TRUE(std::ranges::is_sorted(
-      plan.by_digest, {}, [&](std::size_t place) { return plan.keep[place].record->digest; }));
-  EXPECT_EQ(std::set(plan.by_digest.begin(), plan.by_digest.end()).size(), plan.keep.size());
+      plan.keep, {}, [](const auto& candidate) { return candidate.record->digest; }));
+  EXPECT_TRUE(std::ranges::is_sorted(plan.by_use, {}, [&](std::size_t place) {
+    return region::load_double(plan.keep[place].record->last_used);
+  }));
+  EXPECT_EQ(std::set(plan.by_use.begin(), plan.by_use.end()).size(), plan.keep.size());
 }
 
 TEST_F(AdoptionPlan, ADiskThatIsSmallerKeepsWhatWasUsedLast) {
@@ -149,10 +150,10 @@ TEST_F(AdoptionPlan, ADiskThatIsSmallerKeepsWhatWasUsedLast) {
   fit_to_disk(plan, 4 * region::BodyFiles::blocks(100'000));
   EXPECT_EQ(dropped(plan, Reason::kNoDisk), 5U);
   ASSERT_EQ(plan.keep.size(), 4U);
-  EXPECT_EQ(region::load_double(plan.keep.front().record->last_used), 6.);
-  EXPECT_EQ(region::load_double(plan.keep.back().record->last_used), 9.);
   // Their digests fall as their use rises.
-  EXPECT_EQ(plan.by_digest, (std::vector<std::size_t>{3, 2, 1, 0}));
+  EXPECT_EQ(region::load_double(plan.keep.front().record->last_used), 9.);
+  EXPECT_EQ(region::load_double(plan.keep.back().record->last_used), 6.);
+  EXPECT_EQ(plan.by_use, (std::vector<std::size_t>{3, 2, 1, 0}));
 }
 
 TEST_F(AdoptionPlan, SaysWhyInWords) {

@@ -1,10 +1,13 @@
 // attach.cc: an object core for each record, made by Varnish's own functions.
 //
-// Two passes, so that each finds what it needs in the cache of the core that it runs on:
+// Three passes, so that each finds most of what it needs in the cache and the TLB of the core that
+// it runs on; memory that is met by chance costs more than all else:
 //
 //   by digest     into Varnish's tree, the ban list and the expiry thread's inbox; neighbours in
 //                 the tree come one after the other
-//   by last use   into the LRU list; until then a reference of ours keeps the object core
+//   by last use   into the LRU list, which touches the object core alone
+//   by digest     gives back the reference that has kept the object core, in the order in which
+//                 they and their heads were allocated
 //
 // An expiry thread with an empty inbox would be woken for every object, which costs more than all
 // the rest: it is kept behind (expiry_pace.h).
@@ -27,8 +30,7 @@ namespace {
 // Records and object cores that are on their way into the cache.
 constexpr std::size_t kRecordsAhead = 3;
 constexpr std::size_t kRecordBytesAhead = 640;
-constexpr std::size_t kCoresAhead = 6;
-constexpr std::size_t kLockBytes = 2 * kCacheLineBytes;
+constexpr std::size_t kCoresAhead = 12;
 
 class Attacher {
  public:
@@ -55,6 +57,7 @@ class Attacher {
   [[nodiscard]] bool body_checks_out(const region::Record& record);
   std::uint64_t by_digest(double deadline);
   void by_last_use();
+  void let_go();
   void drop(std::size_t place, Reason reason) {
     ++plan_.dropped[static_cast<std::size_t>(reason)];
     region_.destroy(plan_.keep[place].record);
@@ -140,54 +143,63 @@ std::uint64_t Attacher::by_digest(double deadline) {
   // Reading bodies is slow enough: then it need not wait.
   std::optional<ExpiryPace> pace;
   if (verify != Verify::kOnAdopt) pace.emplace();
-  for (; at < plan_.by_digest.size(); ++at) {
+  for (; at < plan_.keep.size(); ++at) {
     // Reading bodies takes its time, one by one.
     if (((at & 255) == 0 || verify == Verify::kOnAdopt) && VTIM_mono() > deadline) break;
-    if (at + 4 * kRecordsAhead < plan_.by_digest.size())
-      prefetch(&plan_.keep[plan_.by_digest[at + 4 * kRecordsAhead]], 1);
-    if (at + kRecordsAhead < plan_.by_digest.size())
-      prefetch(plan_.keep[plan_.by_digest[at + kRecordsAhead]].record, kRecordBytesAhead);
-    const std::size_t place = plan_.by_digest[at];
-    const auto& [slot, record] = plan_.keep[place];
+    // The page first, which has to be looked up as well.
+    if (at + 2 * kRecordsAhead < plan_.keep.size())
+      prefetch(plan_.keep[at + 2 * kRecordsAhead].record, 1);
+    if (at + kRecordsAhead < plan_.keep.size())
+      prefetch(plan_.keep[at + kRecordsAhead].record, kRecordBytesAhead);
+    const auto& [slot, record] = plan_.keep[at];
     region_.set_adopting(slot);
     if (verify == Verify::kOnAdopt && !body_checks_out(*record)) {
-      drop(place, Reason::kDamaged);
+      drop(at, Reason::kDamaged);
       continue;
     }
-    cores_[place] = make(*record);
-    if (cores_[place] == nullptr)
+    cores_[at] = make(*record);
+    if (cores_[at] == nullptr)
       ++plan_.dropped[static_cast<std::size_t>(Reason::kPurged)];
     else
       ++attached;
     if (pace) pace->one_more();
   }
   region_.clear_adopting();
-  for (; at < plan_.by_digest.size(); ++at) drop(plan_.by_digest[at], Reason::kTooLate);
+  for (; at < plan_.keep.size(); ++at) drop(at, Reason::kTooLate);
   return attached;
 }
 
 void Attacher::by_last_use() {
   const double now = VTIM_real();
-  const auto soon = [this](std::size_t place) {
-    return place < cores_.size() ? cores_[place] : nullptr;
-  };
-  for (std::size_t place = 0; place < cores_.size(); ++place) {
-    // Each leads to the next.
-    if (auto* oc = soon(place + 3 * kCoresAhead)) prefetch(oc, sizeof *oc);
-    if (auto* oc = soon(place + 2 * kCoresAhead)) prefetch(oc->objhead, sizeof *oc->objhead);
-    if (auto* oc = soon(place + kCoresAhead)) prefetch(oc->objhead->mtx.priv, kLockBytes);
-    struct objcore* oc = cores_[place];
+  const auto& order = plan_.by_use;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    if (i + 2 * kCoresAhead < order.size()) {
+      prefetch(&cores_[order[i + 2 * kCoresAhead]], 1);
+      prefetch(&plan_.keep[order[i + 2 * kCoresAhead]], 1);
+    }
+    if (i + kCoresAhead < order.size())
+      prefetch(cores_[order[i + kCoresAhead]], sizeof(struct objcore));
+    struct objcore* oc = cores_[order[i]];
     if (oc == nullptr) continue;
-    region_.set_adopting(plan_.keep[place].slot);
+    region_.set_adopting(plan_.keep[order[i]].slot);
     varnish.LRU_Add(oc, now);
+  }
+}
+
+void Attacher::let_go() {
+  for (std::size_t at = 0; at < cores_.size(); ++at) {
+    struct objcore* oc = cores_[at];
+    if (oc == nullptr) continue;
+    region_.set_adopting(plan_.keep[at].slot);
     (void)varnish.HSH_DerefObjCore(wrk_, &oc, -1);
   }
-  region_.clear_adopting();
 }
 
 std::uint64_t Attacher::run(double deadline) {
   const std::uint64_t attached = by_digest(deadline);
   by_last_use();
+  let_go();
+  region_.clear_adopting();
   return attached;
 }
 

@@ -28,8 +28,11 @@ void on_event(struct worker* /*wrk*/, void* /*priv*/, struct objcore* oc, unsign
   }
   // One that is being attached has all this from its record.
   if ((event & OEV_INSERT) != 0 && oc->boc != nullptr && Fetch::of(oc->boc) == nullptr) return;
-  if ((event & (OEV_INSERT | OEV_TTLCHG)) != 0)
-    set_timers(record, {oc->t_origin, oc->ttl, oc->grace, oc->keep});
+  if ((event & (OEV_INSERT | OEV_TTLCHG)) != 0) {
+    // The expiry thread also says so when it takes in an object with the times that it came with.
+    const region::Timers now{oc->t_origin, oc->ttl, oc->grace, oc->keep};
+    if (timers(record) != now) set_timers(record, now);
+  }
   if ((event & (OEV_INSERT | OEV_BANCHG)) != 0) {
     // It only ever grows: what was tested once need not be tested again.
     const double tested = bans::tested_until(oc);
