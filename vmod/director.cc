@@ -150,7 +150,7 @@ Answer ask(Director& director, struct worker* wrk, Client& client, const std::st
   auto answer = client.reserve_or_follow(options, left());
   // What we hold of the daemon's memory, and use least, makes room for what is asked for now.
   if (!answer && answer.error().code == Errc::kNoSpace &&
-      lease_body::give_back(wrk, &client, kGiveBackForRoom))
+      lease_body::give_back(wrk, &client, kGiveBackForRoom, true))
     answer = client.reserve_or_follow(options, left());
   // No room to write is no reason not to read.
   if (!answer && (answer.error().code == Errc::kNoSpace || answer.error().code == Errc::kQuota))

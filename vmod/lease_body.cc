@@ -222,12 +222,12 @@ bool may_take_over(struct busyobj* bo) {
   return true;
 }
 
-bool give_back(struct worker* wrk, const Client* client, unsigned how_many) {
+bool give_back(struct worker* wrk, const Client* client, unsigned how_many, bool for_room) {
   Store* store = nullptr;
   {
     Holders& all = holders();
     const std::lock_guard lock(all.mutex);
-    if (all.asked_back.contains(client)) return false;
+    if (!for_room && all.asked_back.contains(client)) return false;
     const auto any = all.of.lower_bound({client, 0});
     if (any == all.of.end() || any->first.first != client) return false;
     store = Store::of(any->second.oc);

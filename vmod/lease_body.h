@@ -29,8 +29,9 @@ namespace om::vmod::lease_body {
 bool may_take_over(struct busyobj* bo);
 
 // The daemon lends `client` no more: as many as `how_many` leases go back. False: there are none,
-// or it has asked for some already, and waits for those. On a worker that holds no lock.
-bool give_back(struct worker* wrk, const Client* client, unsigned how_many);
+// or it has asked for some already, and waits for those (not for_room, where it is full: any help).
+// On a worker that holds no lock.
+bool give_back(struct worker* wrk, const Client* client, unsigned how_many, bool for_room = false);
 
 // The object that this thread fetches is about to get a lease instead of bytes; nullptr: no more.
 void expect(const struct objcore* oc);

@@ -243,9 +243,18 @@ bool Publication::choose_key() {
     share.writer = Writer();
   }
   PutOptions options;
+  const auto reserve = [&] {
+    const auto ask = [&] { return share.client->reserve(options, left()); };
+    auto reserved = timed(ask);
+    const struct busyobj* bo = varnish.THR_GetBusyobj();
+    if (!reserved && reserved.error().code == Errc::kNoSpace && bo != nullptr &&
+        lease_body::give_back(bo->wrk, share.client.get(), kGiveBack, true))
+      reserved = timed(ask);
+    return reserved;
+  };
   if (!share.writer) {
     options.key = key;
-    auto reserved = timed([&] { return share.client->reserve(options, left()); });
+    auto reserved = reserve();
     if (!reserved) {
       let_go(reserved.error());
       return false;
@@ -256,7 +265,7 @@ bool Publication::choose_key() {
   if (!needs_index) return true;
   if (!first) {
     options.key = share.primary;
-    auto reserved = timed([&] { return share.client->reserve(options, left()); });
+    auto reserved = reserve();
     if (!reserved) {
       let_go(reserved.error());
       return false;
@@ -322,7 +331,7 @@ std::optional<landing::Room> Publication::land(struct worker* wrk, std::uint64_t
   for (unsigned some = kGiveBack; !lease && some <= kGiveBackMax; some *= 2) {
     const Errc why = lease.error().code;
     if ((why != Errc::kQuota && why != Errc::kNoSpace) || left().count() == 0 ||
-        !lease_body::give_back(wrk, share_->client.get(), some))
+        !lease_body::give_back(wrk, share_->client.get(), some, why == Errc::kNoSpace))
       break;
     lease = hold();
   }

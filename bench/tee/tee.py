@@ -91,7 +91,9 @@ def main():
                                                   daemon_memory="%d%s" % (memory, arguments.memory[-1])) as cache:
             run = Run(cache, folder, arguments.requests)
             for name, size in sizes.items():
+                before = run.published()
                 compare(cache, files, size)
+                machine.wait_for(lambda: run.published() - before == 2, what="what was compared to be published")
                 ways = arguments.ways.split(",")
                 # Until every slot of either store has been in use: they are faulted then.
                 for _ in range(1 + parse(arguments.memory) * 3 // (arguments.requests * size)):
