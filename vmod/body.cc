@@ -36,6 +36,7 @@ AttachedBody* attached_body(const struct objcore* oc) {
   // What is no address belongs to verify.cc, whose threads change it while others look.
   const std::uintptr_t word = std::atomic_ref(const_cast<std::uintptr_t&>(oc->stobj->priv2))
                                   .load(std::memory_order_relaxed);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): Varnish keeps it as a number
   return word <= kDamaged ? nullptr : reinterpret_cast<AttachedBody*>(word);
 }
 

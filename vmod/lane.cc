@@ -35,7 +35,7 @@ const std::byte* window() {
 // time-out of the socket counts for every 64 KiB of a call anew.
 constexpr std::uint64_t kPieceBytes = 1024 * 1024;
 constexpr std::uint64_t kPieceBytesSlow = 64 * 1024;
-constexpr double kSlow_s = 1;
+constexpr double kSlowSeconds = 1;
 
 // Large bodies are asked for in parts, each of which is as popular as it is.
 constexpr std::uint64_t kPartBytes = std::uint64_t{8} << 20;
@@ -256,7 +256,7 @@ int Delivery::send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t leng
     const int error = errno;
     const double then = now;
     now = VTIM_real();
-    piece = now - then > kSlow_s ? kPieceBytesSlow : kPieceBytes;
+    piece = now - then > kSlowSeconds ? kPieceBytesSlow : kPieceBytes;
     if (sent > 0) {
       left -= static_cast<std::uint64_t>(sent);
       if (const std::uint64_t end = offset + length - left; end - held >= kPartBytes) {

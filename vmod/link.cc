@@ -15,10 +15,10 @@ namespace om::vmod {
 using std::chrono::milliseconds;
 
 namespace {
-constexpr milliseconds kBackoffMin{50};
-constexpr milliseconds kBackoffMax{2000};
+constexpr milliseconds kLinkBackoffMin{50};
+constexpr milliseconds kLinkBackoffMax{2000};
 // How soon a daemon is missed that stopped without hanging up does not matter: nobody waits for it.
-constexpr milliseconds kWatchInterval{500};
+constexpr milliseconds kLinkWatch{500};
 
 // Filling a tmpfs file with pages takes about a quarter of a second for a GiB; on a busy machine
 // more. At most half of Varnish's own cli_timeout.
@@ -62,13 +62,13 @@ void Link::run() noexcept {
       return;
     } catch (const std::exception& failure) {
       say_once(std::string("the daemon's thread starts over: ") + failure.what());
-      if (!pause(kBackoffMax)) return;
+      if (!pause(kLinkBackoffMax)) return;
     }
   }
 }
 
 void Link::search_and_watch() {
-  milliseconds backoff = kBackoffMin;
+  milliseconds backoff = kLinkBackoffMin;
   bool connected_before = false;
   while (true) {
     ConnectOptions options;
@@ -87,7 +87,7 @@ void Link::search_and_watch() {
       said_.clear();
       notice(LOG_NOTICE, &store_, connected_before ? "daemon is back" : "daemon reached");
       connected_before = true;
-      backoff = kBackoffMin;
+      backoff = kLinkBackoffMin;
       watch(*client);
       gauge(store_.counters().g_daemon_up, 0);
       {
@@ -100,7 +100,7 @@ void Link::search_and_watch() {
       count(store_.counters().c_connect_failed);
     }
     if (!pause(backoff)) return;
-    backoff = std::min(backoff * 2, kBackoffMax);
+    backoff = std::min(backoff * 2, kLinkBackoffMax);
   }
 }
 
@@ -179,7 +179,7 @@ void Link::watch(Client& client) {
       if (stopping_) return;
     }
     struct pollfd fd = {client.native_handle(), POLLIN | POLLRDHUP, 0};
-    (void)poll(&fd, 1, static_cast<int>(kWatchInterval.count()));
+    (void)poll(&fd, 1, static_cast<int>(kLinkWatch.count()));
     store_.update_gauges();  // of what nobody's request changes: files being removed
     if ((fd.revents & POLLIN) != 0 && !client.closed()) (void)client.next_event(milliseconds(0));
   }

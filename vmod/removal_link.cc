@@ -39,8 +39,8 @@ using std::chrono::steady_clock;
 
 namespace {
 
-constexpr milliseconds kBackoffMin{20};
-constexpr milliseconds kBackoffMax{1000};
+constexpr milliseconds kRemovalBackoffMin{20};
+constexpr milliseconds kRemovalBackoffMax{1000};
 constexpr milliseconds kLookInterval{250};
 // objmapper.purge() and its like: the caches have so long, and the daemon so long in addition.
 constexpr milliseconds kWaitForCaches{150};
@@ -118,7 +118,6 @@ struct RemovalLink::Impl {
   explicit Impl(RemovalLink& owner, const std::string& path)
       : link(owner), socket(path), name(instance_name()), pool(pool_options(path, name)) {
     counters = VSC_objmr_New(nullptr, &counters_segment, "%s", counter_name(path).c_str());
-    wake_receiver_fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     std::random_device device;
     next_token = (std::uint64_t{device()} << 32 | device()) | 1;
   }
@@ -145,7 +144,7 @@ struct RemovalLink::Impl {
   struct vsc_seg* counters_segment = nullptr;
   std::thread receiver;
   std::thread sender;
-  int wake_receiver_fd = -1;
+  int wake_receiver_fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
   // --- what director_allowed() looks at
   std::atomic<std::shared_ptr<const RemovalHead>> page{nullptr};  // while joined
@@ -243,7 +242,7 @@ struct RemovalLink::Impl {
 
 void RemovalLink::Impl::run_receiver() noexcept {
   pthread_setname_np(pthread_self(), "objmapper-remov");
-  milliseconds backoff = kBackoffMin;
+  milliseconds backoff = kRemovalBackoffMin;
   while (true) {
     const auto begun = steady_clock::now();
     try {
@@ -254,9 +253,9 @@ void RemovalLink::Impl::run_receiver() noexcept {
     page.store(nullptr);
     gauge(counters->g_current, 0);
     start_is_over();
-    if (steady_clock::now() - begun > kBackoffMax) backoff = kBackoffMin;
+    if (steady_clock::now() - begun > kRemovalBackoffMax) backoff = kRemovalBackoffMin;
     std::this_thread::sleep_for(backoff);
-    backoff = std::min(backoff * 2, kBackoffMax);
+    backoff = std::min(backoff * 2, kRemovalBackoffMax);
   }
 }
 
@@ -472,7 +471,7 @@ void RemovalLink::Impl::run_sender() noexcept {
       send_local_bans();
     } catch (const std::exception& failure) {
       notice(LOG_ERR, nullptr, std::string("removals: sender starts over: ") + failure.what());
-      std::this_thread::sleep_for(kBackoffMax);
+      std::this_thread::sleep_for(kRemovalBackoffMax);
     }
   }
 }
@@ -518,7 +517,7 @@ void RemovalLink::Impl::send_local_bans() {
 
 // Until the daemon has it: these have been answered to whoever made them.
 void RemovalLink::Impl::send(const std::string& canonical) {
-  milliseconds backoff = kBackoffMin;
+  milliseconds backoff = kRemovalBackoffMin;
   while (true) {
     RemovalRequest request;
     request.kind = RemovalKind::kBan;
@@ -544,7 +543,7 @@ void RemovalLink::Impl::send(const std::string& canonical) {
       if (failure->code == Errc::kMalformed) return;
     }
     std::this_thread::sleep_for(backoff);
-    backoff = std::min(backoff * 2, kBackoffMax);
+    backoff = std::min(backoff * 2, kRemovalBackoffMax);
   }
 }
 

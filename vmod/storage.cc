@@ -30,6 +30,7 @@ void* allocbuf(struct worker* /*wrk*/, const struct stevedore* /*stv*/, size_t s
 }
 
 void freebuf(struct worker* /*wrk*/, const struct stevedore* /*stv*/, uintptr_t priv) noexcept {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): Varnish keeps it as a number
   std::free(reinterpret_cast<void*>(priv));
 }
 

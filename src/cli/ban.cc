@@ -9,7 +9,7 @@ namespace om::cli {
 
 namespace {
 
-struct Options {
+struct BanArguments {
   std::vector<std::string> words;
 };
 
@@ -27,7 +27,7 @@ Result<std::vector<BanTest>> tests_of(const std::vector<std::string>& words) {
   return tests;
 }
 
-int run(const Context& context, const Options& options) {
+int run_ban(const Context& context, const BanArguments& options) {
   const auto tests = tests_of(options.words);
   if (!tests) return misuse(tests.error().what);
   auto client = context.connect();
@@ -43,12 +43,12 @@ int run(const Context& context, const Options& options) {
 }  // namespace
 
 void add_ban(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BanArguments>();
   CLI::App* command = app.add_subcommand(
       "ban", "Ban objects in every cache that has joined, as varnishadm's ban does in one");
   command->add_option("EXPRESSION", options->words, "Such as: req.url '~' '^/pictures/'")
       ->required();
-  command->callback([options, &context] { context.exit_code = run(context, *options); });
+  command->callback([options, &context] { context.exit_code = run_ban(context, *options); });
 }
 
 }  // namespace om::cli

@@ -21,7 +21,7 @@ namespace {
 constexpr std::uint64_t kDescriptorsWanted = 4096;
 constexpr std::uint64_t kMappingsWanted = 65530;  // the kernel's default
 
-struct Options {
+struct CheckArguments {
   std::vector<std::string> files;
   std::vector<std::string> vcl_path{"/etc/varnish", "/usr/share/varnish/vcl",
                                     "/usr/share/objmapper"};
@@ -146,7 +146,7 @@ std::optional<Sample> check_daemon(Report& report, const Context& context) {
   return *std::move(sample);
 }
 
-int run(const Context& context, const Options& options) {
+int run_check(const Context& context, const CheckArguments& options) {
   Report report;
   std::optional<Sample> sample;
   if (!options.offline) {
@@ -172,14 +172,14 @@ int run(const Context& context, const Options& options) {
 }  // namespace
 
 void add_check(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<CheckArguments>();
   CLI::App* command =
       app.add_subcommand("check", "Look whether daemon, limits, memory and VCL are as they should");
   command->add_option("VCL", options->files, "VCL files to look into, with what they include");
   command->add_option("--vcl-path", options->vcl_path, "Where included VCL lies");
   command->add_option("--memory-dir", options->memory_dir, "Of the memory tier, if not the usual");
   command->add_flag("--offline", options->offline, "Look at the VCL only");
-  command->callback([options, &context] { context.exit_code = run(context, *options); });
+  command->callback([options, &context] { context.exit_code = run_check(context, *options); });
 }
 
 }  // namespace om::cli

@@ -4,22 +4,27 @@
 // A subcommand is one file with one function, declared in commands.h and called in main.cc:
 //
 //   void add_stat(CLI::App& app, Context& context) {
-//     auto options = std::make_shared<Options>();
+//     auto options = std::make_shared<StatArguments>();
 //     CLI::App* command = app.add_subcommand("stat", "Show what is known of an object");
 //     command->add_option("KEY", options->key, "...")->required();
-//     command->callback([options, &context] { context.exit_code = run(context, *options); });
+//     command->callback([options, &context] { context.exit_code = run_stat(context, *options); });
 //   }
 //
-// with `int run(Context&, const Options&)` in the file's anonymous namespace returning one of the
-// codes below; mostly `return fail(error)` or `return kDone`.
+// with `int run_stat(Context&, const StatArguments&)` in the file's anonymous namespace (names
+// differ: unity builds) returning one of the codes below; mostly `return fail(error)` or `return
+// kDone`.
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <string>
 
 #include "objmapper/client.h"
 
 namespace om::cli {
+
+// What put and get hold at a time.
+inline constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
 
 // Exit codes, part of the interface (objm(1)).
 inline constexpr int kDone = 0;

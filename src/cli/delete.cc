@@ -8,11 +8,11 @@ namespace om::cli {
 
 namespace {
 
-struct Options {
+struct DeleteArguments {
   std::vector<std::string> keys;
 };
 
-int run(const Context& context, const Options& options) {
+int run_delete(const Context& context, const DeleteArguments& options) {
   auto client = context.connect();
   if (!client) return fail(client.error());
   int code = kDone;
@@ -27,11 +27,11 @@ int run(const Context& context, const Options& options) {
 }  // namespace
 
 void add_delete(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<DeleteArguments>();
   CLI::App* command = app.add_subcommand(
       "delete", "Remove objects by their keys; readers of them are not disturbed");
   command->add_option("KEY", options->keys, "Which")->required();
-  command->callback([options, &context] { context.exit_code = run(context, *options); });
+  command->callback([options, &context] { context.exit_code = run_delete(context, *options); });
 }
 
 }  // namespace om::cli

@@ -18,9 +18,7 @@ namespace om::cli {
 
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
-
-struct Options {
+struct GetArguments {
   std::string key;
   std::string file = "-";
   std::string wait;  // a duration
@@ -79,7 +77,7 @@ Result<void> copy(const Lease& lease, const std::string& key, int output) {
 
 // The file under another name until it is whole, so that nobody sees half of it.
 template <class Source>
-Result<void> copy_to_file(Source& source, const Options& options) {
+Result<void> copy_to_file(Source& source, const GetArguments& options) {
   struct stat status {};
   if (::stat(options.file.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
     const UniqueFd device = OM_TRY(open_file(options.file, O_WRONLY));
@@ -97,7 +95,7 @@ Result<void> copy_to_file(Source& source, const Options& options) {
 using Found = std::variant<std::monostate, Lease, Follower>;
 
 // What there is at this moment.
-Result<Found> look(Client& client, const Options& options) {
+Result<Found> look(Client& client, const GetArguments& options) {
   if (!options.follow) {
     auto lease = OM_TRY(client.get(options.key));
     return lease ? Found(*std::move(lease)) : Found();
@@ -118,7 +116,7 @@ Result<Found> look(Client& client, const Options& options) {
 }
 
 // What there is, to where it is wanted. False: nothing that would be an object came of it.
-Result<bool> deliver(Found& found, const Options& options) {
+Result<bool> deliver(Found& found, const GetArguments& options) {
   const auto copied = [&](auto& source) {
     return options.file == "-" ? copy(source, options.key, STDOUT_FILENO)
                                : copy_to_file(source, options);
@@ -137,7 +135,7 @@ Result<bool> deliver(Found& found, const Options& options) {
 }
 
 // Until something came, or the time is up.
-Result<bool> get(Client& client, const Options& options, std::chrono::nanoseconds wait) {
+Result<bool> get(Client& client, const GetArguments& options, std::chrono::nanoseconds wait) {
   // Nothing tells when somebody begins to write: that is looked for.
   constexpr std::chrono::milliseconds kLook{100};
   const auto deadline = SteadyClock::now() + wait;
@@ -156,7 +154,7 @@ Result<bool> get(Client& client, const Options& options, std::chrono::nanosecond
   }
 }
 
-int run(const Context& context, const Options& options) {
+int run_get(const Context& context, const GetArguments& options) {
   std::chrono::nanoseconds wait{0};
   if (!options.wait.empty()) {
     const auto parsed = parse_duration(options.wait);
@@ -175,7 +173,7 @@ int run(const Context& context, const Options& options) {
 }  // namespace
 
 void add_get(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<GetArguments>();
   CLI::App* command = app.add_subcommand("get", "Write an object's body to a file");
   command->add_option("KEY", options->key, "Its key")->required();
   command->add_option("FILE", options->file, "Where to; - for standard output")
@@ -184,7 +182,7 @@ void add_get(CLI::App& app, Context& context) {
                     "Where somebody is writing it: its bytes as they arrive");
   command->add_option("--wait", options->wait, "Where there is none: wait for it, so long at most")
       ->type_name("T");
-  command->callback([options, &context] { context.exit_code = run(context, *options); });
+  command->callback([options, &context] { context.exit_code = run_get(context, *options); });
 }
 
 }  // namespace om::cli

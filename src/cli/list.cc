@@ -13,7 +13,7 @@ namespace om::cli {
 
 namespace {
 
-struct Options {
+struct ListArguments {
   std::string prefix;
   std::uint64_t limit = 0;
   bool regions = false;
@@ -21,7 +21,7 @@ struct Options {
   bool longer = false;
 };
 
-void print_entry(const ListEntry& entry, const Options& options) {
+void print_entry(const ListEntry& entry, const ListArguments& options) {
   if (options.json) {
     nlohmann::json out{{"key", entry.key},
                        {"length", entry.length},
@@ -42,7 +42,7 @@ void print_entry(const ListEntry& entry, const Options& options) {
   (void)std::fputc('\n', stdout);
 }
 
-int run(const Context& context, const Options& options) {
+int run_list(const Context& context, const ListArguments& options) {
   auto client = context.connect();
   if (!client) return fail(client.error());
   ListOptions list;
@@ -66,14 +66,14 @@ int run(const Context& context, const Options& options) {
 }  // namespace
 
 void add_list(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ListArguments>();
   CLI::App* command = app.add_subcommand("list", "Print the keys, in the order of their bytes");
   command->add_option("PREFIX", options->prefix, "Only those that begin so");
   command->add_flag("--regions", options->regions, "Objects in regions instead of shared ones");
   command->add_flag("-l,--long", options->longer, "With length, tier, times");
   command->add_flag("--json", options->json, "One JSON object a line");
   command->add_option("--limit", options->limit, "No more than so many");
-  command->callback([options, &context] { context.exit_code = run(context, *options); });
+  command->callback([options, &context] { context.exit_code = run_list(context, *options); });
 }
 
 }  // namespace om::cli

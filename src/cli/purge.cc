@@ -10,7 +10,7 @@ namespace om::cli {
 
 namespace {
 
-struct Options {
+struct PurgeArguments {
   std::string prefix;
   std::string key;
   std::string tag;
@@ -19,7 +19,7 @@ struct Options {
 };
 
 // For the caches' own copies too.
-int run_everywhere(Client& client, const Options& options) {
+int run_everywhere(Client& client, const PurgeArguments& options) {
   RemovalRequest request;
   if (!options.key.empty()) {
     request.kind = RemovalKind::kPurge;
@@ -33,7 +33,7 @@ int run_everywhere(Client& client, const Options& options) {
   return report(*done);
 }
 
-int run(const Context& context, const Options& options) {
+int run_purge(const Context& context, const PurgeArguments& options) {
   const int named = int{!options.prefix.empty()} + int{!options.key.empty()} +
                     int{!options.tag.empty()} + int{options.everything};
   if (named != 1) return misuse("purge wants one of PREFIX, --key KEY, --tag TAG or --all");
@@ -50,7 +50,7 @@ int run(const Context& context, const Options& options) {
 }  // namespace
 
 void add_purge(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<PurgeArguments>();
   CLI::App* command = app.add_subcommand(
       "purge", "Remove objects by prefix, key or tag; prints how many. None is no failure");
   command->add_option("PREFIX", options->prefix, "Shared objects whose key begins so");
@@ -59,7 +59,7 @@ void add_purge(CLI::App& app, Context& context) {
   command->add_option("--tag", options->tag, "Those that have this tag, also in the caches");
   command->add_flag("--soft", options->soft, "Caches may still use it while they fetch it anew");
   command->add_flag("--all", options->everything, "Every shared object");
-  command->callback([options, &context] { context.exit_code = run(context, *options); });
+  command->callback([options, &context] { context.exit_code = run_purge(context, *options); });
 }
 
 }  // namespace om::cli

@@ -15,9 +15,7 @@ namespace om::cli {
 
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
-
-struct Options {
+struct PutArguments {
   std::string key;
   std::string file = "-";
   std::string ttl;
@@ -44,7 +42,7 @@ Result<std::string> read_whole(const std::string& path) {
   return text;
 }
 
-int run(const Context& context, const Options& options) {
+int run_put(const Context& context, const PutArguments& options) {
   PutOptions put;
   put.key = options.key;
   put.tags = options.tags;
@@ -103,7 +101,7 @@ int run(const Context& context, const Options& options) {
 }  // namespace
 
 void add_put(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<PutArguments>();
   CLI::App* command = app.add_subcommand("put", "Store an object, replacing one of the same key");
   command->add_option("KEY", options->key, "Its key, a URI")->required();
   command->add_option("FILE", options->file, "The body; - for standard input")
@@ -116,7 +114,7 @@ void add_put(CLI::App& app, Context& context) {
       ->excludes(text);
   command->add_flag("--ephemeral", options->ephemeral, "In memory only, gone with a reboot");
   command->add_flag("--on-disk", options->disk, "Straight to the disk tier");
-  command->callback([options, &context] { context.exit_code = run(context, *options); });
+  command->callback([options, &context] { context.exit_code = run_put(context, *options); });
 }
 
 }  // namespace om::cli

@@ -12,12 +12,12 @@ namespace om::cli {
 
 namespace {
 
-struct Options {
+struct RegionArguments {
   std::vector<std::string> owners;
   bool json = false;
 };
 
-int list(const Context& context, const Options& options) {
+int list(const Context& context, const RegionArguments& options) {
   auto client = context.connect();
   if (!client) return fail(client.error());
   const auto regions = client->list_regions();
@@ -42,7 +42,7 @@ int list(const Context& context, const Options& options) {
   return finish_output();
 }
 
-int drop(const Context& context, const Options& options) {
+int drop(const Context& context, const RegionArguments& options) {
   auto client = context.connect();
   if (!client) return fail(client.error());
   int code = kDone;
@@ -58,7 +58,7 @@ int drop(const Context& context, const Options& options) {
   return code;
 }
 
-int drain(const Context& context, const Options& options, bool on) {
+int drain(const Context& context, const RegionArguments& options, bool on) {
   auto client = context.connect();
   if (!client) return fail(client.error());
   int code = kDone;
@@ -73,7 +73,7 @@ int drain(const Context& context, const Options& options, bool on) {
 }  // namespace
 
 void add_region(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<RegionArguments>();
   CLI::App* command = app.add_subcommand("region", "Regions: the caches that varnishd keeps here");
   command->require_subcommand(1);
   CLI::App* lists = command->add_subcommand("list", "Who has one, how large, in use or not");

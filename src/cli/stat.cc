@@ -13,7 +13,7 @@ namespace om::cli {
 
 namespace {
 
-struct Options {
+struct StatArguments {
   std::string key;
   bool json = false;
 };
@@ -49,7 +49,7 @@ void print_text(const std::string& key, const ObjectInfo& info) {
                       printable(info.metadata.substr(0, 200)).c_str());
 }
 
-int run(const Context& context, const Options& options) {
+int run_stat(const Context& context, const StatArguments& options) {
   auto client = context.connect();
   if (!client) return fail(client.error());
   const auto info = client->stat(options.key);
@@ -65,11 +65,11 @@ int run(const Context& context, const Options& options) {
 }  // namespace
 
 void add_stat(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<StatArguments>();
   CLI::App* command = app.add_subcommand("stat", "Show what is known of an object");
   command->add_option("KEY", options->key, "Its key")->required();
   command->add_flag("--json", options->json, "As JSON");
-  command->callback([options, &context] { context.exit_code = run(context, *options); });
+  command->callback([options, &context] { context.exit_code = run_stat(context, *options); });
 }
 
 }  // namespace om::cli

@@ -13,11 +13,11 @@ namespace om::cli {
 
 namespace {
 
-struct Options {
+struct StatusArguments {
   bool json = false;
 };
 
-int run(const Context& context, const Options& options) {
+int run_status(const Context& context, const StatusArguments& options) {
   auto client = context.connect();
   if (!client) return fail(client.error());
   const auto items = client->status();
@@ -47,10 +47,10 @@ int run(const Context& context, const Options& options) {
 }  // namespace
 
 void add_status(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<StatusArguments>();
   CLI::App* command = app.add_subcommand("status", "Print the daemon's numbers");
   command->add_flag("--json", options->json, "As one JSON object");
-  command->callback([options, &context] { context.exit_code = run(context, *options); });
+  command->callback([options, &context] { context.exit_code = run_status(context, *options); });
 }
 
 }  // namespace om::cli

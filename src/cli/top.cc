@@ -22,7 +22,7 @@ namespace om::cli {
 
 namespace {
 
-struct Options {
+struct TopArguments {
   double interval_s = 1;
   std::string varnish;
   bool once = false;
@@ -149,13 +149,13 @@ void print_json(const Sample& now, const Overview& o) {
   print_json_line(out);
 }
 
-Result<Sample> look(Client& client, const Options& options) {
+Result<Sample> look(Client& client, const TopArguments& options) {
   Sample sample = OM_TRY(take_sample(client));
   if (!options.no_varnish) sample.varnish = varnish_counters(options.varnish);
   return sample;
 }
 
-int run_once(const Context& context, Client& client, const Options& options) {
+int run_once(const Context& context, Client& client, const TopArguments& options) {
   const auto before = look(client, options);
   if (!before) return fail("top", before.error());
   std::this_thread::sleep_for(std::chrono::duration<double>(options.interval_s));
@@ -212,7 +212,7 @@ class Screen {
   }
 };
 
-int run_live(const Context& context, const Options& options) {
+int run_live(const Context& context, const TopArguments& options) {
   auto client = context.connect();
   if (!client) return fail(client.error());
   auto before = look(*client, options);
@@ -243,7 +243,7 @@ int run_live(const Context& context, const Options& options) {
   return kDone;
 }
 
-int run(const Context& context, const Options& options) {
+int run_top(const Context& context, const TopArguments& options) {
   if (options.json && !options.once) return misuse("top: --json goes with --once");
   if (options.once) {
     auto client = context.connect();
@@ -258,7 +258,7 @@ int run(const Context& context, const Options& options) {
 }  // namespace
 
 void add_top(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TopArguments>();
   CLI::App* command = app.add_subcommand("top", "Watch the daemon, and varnishd where it runs");
   command->add_option("--interval", options->interval_s, "Seconds between two looks")
       ->check(CLI::Range(.05, 3600.0))
@@ -267,7 +267,7 @@ void add_top(CLI::App& app, Context& context) {
   command->add_flag("--no-varnish", options->no_varnish, "Do not ask varnishstat");
   command->add_flag("--once", options->once, "Print one interval and end");
   command->add_flag("--json", options->json, "With --once: as JSON");
-  command->callback([options, &context] { context.exit_code = run(context, *options); });
+  command->callback([options, &context] { context.exit_code = run_top(context, *options); });
 }
 
 }  // namespace om::cli

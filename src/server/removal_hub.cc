@@ -18,8 +18,8 @@ namespace {
 
 // Removals that may be on their way to one cache: they fit its replies' queue many times.
 constexpr std::uint64_t kWindow = 256;
-constexpr std::uint32_t kWaitMsMax = 60'000;
-constexpr std::size_t kWaitsMax = 65'536;
+constexpr std::uint32_t kRemovalWaitMsMax = 60'000;
+constexpr std::size_t kRemovalWaitsMax = 65'536;
 
 static_assert(sizeof(wire::HeadPage) <= wire::HeadPage::kBytes);
 
@@ -139,7 +139,7 @@ void RemovalHub::pump_all() {
 }
 
 void RemovalHub::remove(Session& session, std::uint64_t request_id, wire::Remove request) {
-  if (waits_.size() >= kWaitsMax)
+  if (waits_.size() >= kRemovalWaitsMax)
     return session.removed_everywhere(
         request_id, Error{Errc::kQuota, 0, "too many removals wait for their caches"});
   store::Removal removal;
@@ -165,11 +165,11 @@ void RemovalHub::remove(Session& session, std::uint64_t request_id, wire::Remove
   for (const auto& [other, member] : members_)
     if (request.origin.empty() || member.name != request.origin) wait->open.emplace(other, true);
   wait->reply.caches = static_cast<std::uint32_t>(wait->open.size());
-  wait->timer =
-      loop_.after(std::chrono::milliseconds(std::min(request.wait_ms, kWaitMsMax)), [this, wait] {
-        wait->out_of_time = true;
-        answer_ready();
-      });
+  wait->timer = loop_.after(std::chrono::milliseconds(std::min(request.wait_ms, kRemovalWaitMsMax)),
+                            [this, wait] {
+                              wait->out_of_time = true;
+                              answer_ready();
+                            });
   pump_all();
   store_.sync_removals([this, sequence = recorded->sequence](const Result<void>& synced) {
     const auto found = std::ranges::find_if(

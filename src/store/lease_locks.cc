@@ -10,7 +10,7 @@ namespace om::store {
 
 namespace {
 // Bytes of a lease file are objects: no id is above this (off_t).
-constexpr std::uint64_t kAllObjects = std::uint64_t{1} << 62;
+constexpr std::uint64_t kIdsEnd = std::uint64_t{1} << 62;
 }  // namespace
 
 Result<void> LeaseLocks::lock_block(BorrowedFd file, std::uint64_t block, unsigned shift) {
@@ -73,7 +73,7 @@ void LeaseLocks::settle(BorrowedFd file) {
       if (begin > from) (void)unlock_range(file, from, begin - from);
       from = begin + (std::uint64_t{1} << shift_);
     }
-    (void)unlock_range(file, from, kAllObjects - from);
+    (void)unlock_range(file, from, kIdsEnd - from);
   } else {
     for (const auto& [block, pins] : blocks_)
       if (pins == 0) (void)unlock_range(file, block << shift_, std::uint64_t{1} << shift_);

@@ -17,7 +17,7 @@ namespace om::store {
 
 namespace {
 
-constexpr std::uint64_t kPage = 4096;
+constexpr std::uint64_t kSegmentPage = 4096;
 // Less is not worth a file.
 constexpr std::uint64_t kSegmentBytesMin = 64 * 1024;
 // Faulted at a time: a huge page, and short enough for other work in between.
@@ -63,8 +63,9 @@ void fault_file(BorrowedFd file, std::uint64_t size, std::atomic<std::uint64_t>&
 
 Result<std::unique_ptr<MemoryTier>> MemoryTier::open(UniqueFd directory, Options options,
                                                      bool fresh, Worker& worker) {
-  options.segment_bytes = std::max(
-      kSegmentBytesMin, std::min(options.segment_bytes, options.capacity / 4) & ~(kPage - 1));
+  options.segment_bytes =
+      std::max(kSegmentBytesMin,
+               std::min(options.segment_bytes, options.capacity / 4) & ~(kSegmentPage - 1));
   std::unique_ptr<MemoryTier> tier(new MemoryTier(std::move(directory), options, worker));
   OM_TRY(tier->recover(fresh));
   return tier;
@@ -82,7 +83,7 @@ Result<void> MemoryTier::recover(bool fresh) {
       continue;
     }
     auto file = OM_TRY(open_at(directory_.borrow(), name, O_RDWR));
-    const std::uint64_t size = OM_TRY(file_size(file.borrow())) & ~(kPage - 1);
+    const std::uint64_t size = OM_TRY(file_size(file.borrow())) & ~(kSegmentPage - 1);
     if (size == 0) {  // a crash between its birth and its size
       OM_TRY(remove_at(directory_.borrow(), name));
       continue;
@@ -126,7 +127,7 @@ std::uint64_t MemoryTier::next_size() const {
   const std::uint64_t taken = segment_total() + region_bytes_;
   if (taken >= options_.capacity) return 0;
   const std::uint64_t size =
-      std::min(options_.segment_bytes, (options_.capacity - taken) & ~(kPage - 1));
+      std::min(options_.segment_bytes, (options_.capacity - taken) & ~(kSegmentPage - 1));
   return size < kSegmentBytesMin ? 0 : size;
 }
 

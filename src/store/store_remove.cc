@@ -12,7 +12,7 @@ namespace {
 constexpr std::size_t kAskedAtOnceMax = 64;
 constexpr std::uint64_t kAskedShare = 64;  // of the tier, divided by
 // Packs with less than this alive are emptied to make room.
-constexpr unsigned kSparsePercent = 25;
+constexpr unsigned kEmptiedPercent = 25;
 
 std::vector<Extent> extents_of(const catalog::Record& record) {
   std::vector<Extent> extents;
@@ -227,7 +227,7 @@ bool StoreImpl::make_disk_room(std::uint64_t length) {
 bool StoreImpl::evict_disk() {
   if (!evict_from(*disk_policy_)) return false;
   // Objects in packs give no space back one by one: a pack that is mostly dead goes altogether.
-  if (const auto sparse = disks_->sparse_pack(kSparsePercent)) {
+  if (const auto sparse = disks_->sparse_pack(kEmptiedPercent)) {
     for (const ObjectId object : sparse->members) {
       if (leases_->pinned(object) || relocating_.count(object) != 0) continue;
       const auto record = catalog_->find_object(object);

@@ -30,6 +30,14 @@ class Headers(TreeTest):
         self.write("src/a/b.h", "#pragma once\n")
         self.assertEqual([name for name, _ in self.check()[0]], ["src/a/a.h (c++)"])
 
+    def test_one_that_its_source_includes_first_is_left_to_the_build(self):
+        self.write("src/a/a.h", "#pragma once\ninline std::string a();\n")
+        self.write("src/a/a.cc", '// Of strings.\n#include "a/a.h"\n\n#include <string>\n')
+        self.assertEqual(self.check(), ([], 1))
+        for before in ("#include <string>\n", "#define X 1\n", '#include "a/b.h"\n'):
+            self.write("src/a/a.cc", before + '#include "a/a.h"\n')
+            self.assertEqual([name for name, _ in self.check()[0]], ["src/a/a.h (c++)"])
+
     def test_a_header_of_the_c_interface_is_compiled_as_c_too(self):
         self.write("include/o/o.h", '#ifdef __cplusplus\nextern "C" {\n#endif\nbool f(void);\n#ifdef __cplusplus\n}\n#endif\n')
         self.assertEqual([name for name, _ in self.check()[0]], ["include/o/o.h (c)"])

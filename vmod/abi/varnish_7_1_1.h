@@ -35,7 +35,7 @@ extern "C" {
 }
 #pragma GCC diagnostic pop
 
-extern "C" {
+extern "C" {  // NOLINTBEGIN(*-naming,*-use-using): names and manners of Varnish
 
 struct lru;
 struct storage;
@@ -155,7 +155,7 @@ typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned e
 // wrk->stats is an array of 64 bit counters; this is the place of n_object.
 #define OM_WORKER_STAT_N_OBJECT 33
 
-}  // extern "C"
+}  // extern "C": NOLINTEND(*-naming,*-use-using)
 
 // Every symbol of varnishd that we use beyond the public headers: X(name, type of its address).
 #define OM_ABI_SYMBOLS(X)                                                                    \

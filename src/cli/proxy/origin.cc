@@ -14,9 +14,10 @@
 #include "posix/unique_fd.h"
 
 namespace om::cli::proxy {
-namespace {
 
 Error malformed(std::string what) { return {Errc::kMalformed, 0, std::move(what)}; }
+
+namespace {
 
 bool is_numeric(const std::string& host) {
   in6_addr six{};

@@ -15,6 +15,9 @@
 
 namespace om::cli::proxy {
 
+// What was typed is wrong: `what` says how, and what to type.
+Error malformed(std::string what);
+
 struct Origin {
   std::string host;  // a name or an address, without brackets; empty for a Unix socket
   std::uint16_t port = 80;

@@ -21,8 +21,6 @@ namespace {
 constexpr std::uint64_t kMiB = 1ULL << 20U;
 constexpr std::uint64_t kMemoryMin = 32 * kMiB;
 
-Error malformed(std::string what) { return {Errc::kMalformed, 0, std::move(what)}; }
-
 bool is_file(const std::string& path) {
   struct stat info {};
   return ::stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode);
