@@ -75,20 +75,23 @@ class Revocation(unittest.TestCase):
         for reader in readers:
             reader.subscribe(c.REVOKED)
         self.assertFalse(tries_to_put(self.writer, "more/1"))
-        for reader, items in zip(readers, held):
-            own = {item["lease_id"] for _, item in items}
-            asked = {reader.next_event()["lease_id"] for _ in items}
-            self.assertEqual(asked, own)
-            reader.release(*asked)
-            reader.status()
+        # Of the oldest, and of no more than twice what it takes: all of the same reader.
+        own = [item["lease_id"] for _, item in held[0]]
+        asked = [readers[0].next_event()["lease_id"] for _ in range(2)]
+        self.assertEqual(asked, own[:2])
+        readers[0].release(*asked)
+        readers[0].status()
         self.assertTrue(tries_to_put(self.writer, "more/1"))
+        self.assertLess(self.writer.status()["revoked"], OBJECTS)
         time.sleep(GRACE)  # nothing is held against them later
         self.assertEqual(self.writer.status()["leases.overdue"], 0)
         self.assertEqual(readers[0].get("more/1")[0]["status"], c.OK)
 
     def test_who_does_not_gets_no_other_leases_and_keeps_its_bytes(self):
         readers, held = self.holders()
-        self.assertFalse(tries_to_put(self.writer, "more/1"))
+        # Each time others are asked, since those before do not come back.
+        for _ in range(OBJECTS):
+            self.assertFalse(tries_to_put(self.writer, "more/1"))
         wait_until(lambda: self.writer.status()["leases.overdue"] == OBJECTS, "all are overdue")
         self.assertEqual(readers[0].get("k/0")[0]["status"], c.QUOTA)
         with self.assertRaises(Failure) as caught:
