@@ -20,6 +20,7 @@
 #include "base/limits.h"
 #include "landing.h"
 #include "lease_body.h"
+#include "removal_index.h"
 #include "settings.h"
 
 namespace om::vmod {
@@ -188,6 +189,9 @@ void objtrimstore(struct worker* wrk, struct objcore* oc) noexcept {
 }
 
 void objsetstate(struct worker* wrk, const struct objcore* oc, enum boc_state_e next) noexcept {
+  // The fetch is the one that changes the object, whatever the type says.
+  if (next == BOS_PREP_STREAM)
+    return removal_index::before_use(wrk, const_cast<struct objcore*>(oc));
   if (next != BOS_FINISHED && next != BOS_FAILED) return;
   Fetch* fetch = Fetch::of(oc->boc);
   if (fetch == nullptr) return;  // adopted

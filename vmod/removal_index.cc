@@ -122,6 +122,11 @@ bool overtaken(struct worker* wrk, struct objcore* oc, const struct busyobj* bo,
   return false;
 }
 
+const struct busyobj* fetch_of(const struct objcore* oc) {
+  const struct busyobj* bo = varnish.THR_GetBusyobj();
+  return bo != nullptr && bo->fetch_objcore == oc && bo->bereq0 != nullptr ? bo : nullptr;
+}
+
 void on_event(struct worker* wrk, void* /*priv*/, struct objcore* oc, unsigned event) noexcept {
   Index& all = index();
   if ((event & OEV_EXPIRE) != 0) {
@@ -147,8 +152,7 @@ void on_event(struct worker* wrk, void* /*priv*/, struct objcore* oc, unsigned e
       all.by_object[oc] = tags;
       all.objects.store(all.by_object.size(), std::memory_order_relaxed);
     }
-    const struct busyobj* bo = varnish.THR_GetBusyobj();
-    if (bo != nullptr && bo->fetch_objcore == oc && bo->bereq0 != nullptr)
+    if (const struct busyobj* bo = fetch_of(oc); bo != nullptr)
       kill = overtaken(wrk, oc, bo, tags);
     else if (!tags.empty())
       kill = tag_is_purged(tags, oc->t_origin);  // of an earlier life: removed before it was back
@@ -230,6 +234,21 @@ bool removed_since(std::string_view stem, const std::vector<std::string>& tags, 
   if (all.purges.has(std::string(stem), since)) return true;
   return std::ranges::any_of(tags,
                              [&](const std::string& tag) { return all.tags.has(tag, since); });
+}
+
+void before_use(struct worker* wrk, struct objcore* oc) noexcept {
+  const struct busyobj* bo = fetch_of(oc);
+  if (bo == nullptr || (oc->flags & OC_F_PRIVATE) != 0) return;
+  bool removed = true;  // out of memory: it may be
+  try {
+    removed = overtaken(wrk, oc, bo, tags_of(wrk, oc));
+  } catch (const std::exception&) {
+  }
+  if (!removed) return;
+  // Lookups pass over it. All else is done by the event that follows, as for any other.
+  Lck_Lock(&oc->objhead->mtx);
+  oc->flags |= OC_F_DYING;
+  Lck_Unlock(&oc->objhead->mtx);
 }
 
 std::uint64_t killed() { return index().killed.load(std::memory_order_relaxed); }

@@ -6,7 +6,9 @@
 //
 // An object whose fetch began before a removal and ended after it was not there to be removed. So
 // each one is compared, when it is inserted and before anybody who waits for it may have it, with
-// what was removed since its fetch began, and killed if it is one of those.
+// what was removed since its fetch began, and killed if it is one of those. Between the moment from
+// which Varnish finds it and that event others might get it, who came after the removal: so an
+// object of ours is compared already before Varnish finds it.
 //
 // Locks: ours, then an objhead's or that of Varnish's expiry. Events come with neither held.
 #pragma once
@@ -40,6 +42,10 @@ bool removed_since(std::string_view stem, const std::vector<std::string>& tags, 
 std::string stem_of(const struct busyobj* bo);
 // Fetches under way are tested against the bans of this link. CLI thread.
 void watch(RemovalLink& link);
+// What is being fetched is whole enough to be used, and Varnish will find it as soon as this
+// returns (BOS_PREP_STREAM): nobody will, when it was removed since its fetch began. The fetch's
+// worker.
+void before_use(struct worker* wrk, struct objcore* oc) noexcept;
 // How many fetches were overtaken by a removal.
 std::uint64_t killed();
 
