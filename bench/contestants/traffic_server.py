@@ -24,7 +24,6 @@ CONFIG proxy.config.cache.agg_write_backlog INT 67108864
 CONFIG proxy.config.cache.min_average_object_size INT 8000
 CONFIG proxy.config.http.cache.required_headers INT 0
 CONFIG proxy.config.http.cache.ignore_client_cc_max_age INT 1
-CONFIG proxy.config.http.cache.open_write_fail_action INT 1
 CONFIG proxy.config.cache.enable_read_while_writer INT 1
 CONFIG proxy.config.http.keep_alive_no_activity_timeout_in INT 3600
 CONFIG proxy.config.http.background_fill_active_timeout INT 0

@@ -19,6 +19,11 @@ from contestants.base import Setup
 from kit import cgroup, machine, netns, origin
 
 
+# Head figures are ours beside plain Varnish, and beside the rival that a work names (`head` of a field). The
+# others are there for orientation: they sit out the rounds after this many.
+RIVAL_ROUNDS = 5
+
+
 class Wrong(RuntimeError):
     """A contestant's answer that makes its figures worthless."""
 
@@ -102,11 +107,11 @@ class Bench:
 
     @contextlib.contextmanager
     def field(self, names, memory=1 << 30, disk=0, files=None, limit=None, count_memory=False, namespace=None,
-              delay_ms=0):
+              delay_ms=0, head=()):
         """The contestants, running, each with a memory cgroup of `limit` bytes if there is one."""
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(origin.Origin(delay_ms))
-            field = Field(self, source)
+            field = Field(self, source, {contestants.BASELINE, *contestants.OURS, *head})
             for name in self.present(names):
                 try:
                     group = None
@@ -149,9 +154,10 @@ def first_answer(contestant):
 class Field:
     """Contestants that run at the same time, one of which is asked at a time."""
 
-    def __init__(self, bench, source):
+    def __init__(self, bench, source, head):
         self.bench = bench
         self.origin = source
+        self.head = head
         self.running = {}
 
     def each(self, case, what):
@@ -166,7 +172,7 @@ class Field:
 
     def rounds(self, case, count, what, after=None, only=None):
         """`count` rounds of what(contestant, round) -> metrics, interleaved; who begins changes from round to
-        round, so that a drift of the machine hits all alike."""
+        round, so that a drift of the machine hits all alike. Who is not of the head: RIVAL_ROUNDS of them."""
         bench = self.bench
         count = bench.rounds_wanted or count
         out = set()
@@ -174,7 +180,8 @@ class Field:
             if number >= 2 and bench.over():
                 bench.say("   %s: time is up after %d rounds" % (case, number))
                 break
-            names = [n for n in self.running if n not in out and (only is None or n in only)]
+            names = [n for n in self.running if n not in out and (only is None or n in only)
+                     and (number < RIVAL_ROUNDS or n in self.head)]
             turn = number % max(1, len(names))
             for name in names[turn:] + names[:turn]:
                 try:

@@ -17,7 +17,7 @@ WHO = ("varnish-malloc", "mapped", "native", "nginx-static", "nginx-cache-tmpfs"
 PLANS = {
     "try": {"seconds": 30, "rounds": 2, "each": 1, "sizes": ("1K",), "who": WHO},
     "head": {"seconds": 45, "rounds": 5, "each": 1, "sizes": ("1K",), "who": ("varnish-malloc", "mapped", "native", "nginx-static")},
-    "full": {"seconds": 600, "rounds": 10, "each": 2, "sizes": ("1K", "64K", "1M"), "who": WHO},
+    "full": {"seconds": 200, "rounds": 5, "each": 1, "sizes": ("1K", "64K", "1M"), "who": WHO},
 }
 
 

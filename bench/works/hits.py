@@ -19,9 +19,9 @@ PLANS = {
         ("tcp", ("varnish-malloc", "mapped", "native", "dual"), ("1K", "64K", "1M", "10M")),
         ("unix", ("varnish-malloc", "mapped", "native"), ("1M", "10M"))]},
     "head": {"seconds": 300, "rounds": 20, "each": 0.25, "fields": [
-        ("tcp", VARNISH, ("1K", "16K", "64K", "1M", "10M")),
-        ("unix", VARNISH, ("1M", "10M"))], "rival_rounds": 5},
-    "full": {"seconds": 3000, "rounds": 20, "each": 0.5, "fields": [
+        ("tcp", RIVALS, ("1K", "16K", "64K", "1M", "10M")),
+        ("unix", VARNISH, ("1M", "10M"))]},
+    "full": {"seconds": 800, "rounds": 20, "each": 0.25, "fields": [
         ("tcp", RIVALS + ("traffic-server",), ALL_SIZES),
         ("unix", RIVALS, ("1K", "64K", "1M", "10M", "256M")),
         ("veth", RIVALS + ("traffic-server",), ("1K", "64K", "1M", "10M"))]},
@@ -30,17 +30,10 @@ PLANS = {
 
 def run(bench, plan):
     for transport, names, sizes in plan["fields"]:
-        # The rivals' figures are for orientation in a short run: fewer rounds, in a field of their own.
-        fields = [(names, plan["rounds"])]
-        if "rival_rounds" in plan and transport == "tcp":
-            fields.append((tuple(n for n in RIVALS if n not in VARNISH), plan["rival_rounds"]))
-        for number, (who, rounds) in enumerate(fields):
-            if number:
-                who = ("varnish-malloc",) + who
-            one_field(bench, plan, transport, who, sizes, rounds, " beside rivals" if number else "")
+        one_field(bench, plan, transport, names, sizes)
 
 
-def one_field(bench, plan, transport, names, sizes, rounds, suffix):
+def one_field(bench, plan, transport, names, sizes):
     all_urls = bench.urls("all", [url for size in sizes for url in some(size)])
     files = bench.files(all_urls)
     room = 256 * MIB + 3 * sum(parse(size) * len(some(size)) for size in sizes) // 2
@@ -48,17 +41,17 @@ def one_field(bench, plan, transport, names, sizes, rounds, suffix):
         with bench.namespace() as space:
             if space is not None:
                 with bench.field(names, memory=room, files=files, namespace=space) as field:
-                    measure(bench, plan, field, transport, sizes, rounds, suffix, space.prefix)
+                    measure(bench, plan, field, transport, sizes, space.prefix)
     else:
         with bench.field(names, memory=room, files=files) as field:
-            measure(bench, plan, field, transport, sizes, rounds, suffix, ())
+            measure(bench, plan, field, transport, sizes, ())
 
 
-def measure(bench, plan, field, transport, sizes, rounds, suffix, prefix):
+def measure(bench, plan, field, transport, sizes, prefix):
     for size in sizes:
         if bench.over():
             return
-        case = "%s %s%s" % (transport, size, suffix)
+        case = "%s %s" % (transport, size)
         lines = some(size)
         urls = bench.urls("urls-" + size, lines)
         afterwards = field.proven_hits(case, urls, len(lines), via=transport, prefix=prefix)
@@ -69,5 +62,5 @@ def measure(bench, plan, field, transport, sizes, rounds, suffix, prefix):
             bench.results.fact(bench.work, case, contestant.name, cpu_by_process=got["cpu_by_process"])
             return costs(got)
 
-        field.rounds(case, rounds, once, afterwards)
+        field.rounds(case, plan["rounds"], once, afterwards)
         bench.say("   " + case)

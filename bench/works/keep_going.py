@@ -15,7 +15,7 @@ WHO = ("varnish-malloc", "mapped", "native", "dual", "auto", "nginx-cache-tmpfs"
 PLANS = {
     "try": {"seconds": 40, "store": 32 * MIB, "times": 2, "who": WHO},
     "head": {"seconds": 30, "store": 256 * MIB, "times": 3, "who": ("varnish-malloc", "mapped", "dual")},
-    "full": {"seconds": 600, "store": 512 * MIB, "times": 8, "who": WHO},
+    "full": {"seconds": 150, "store": 256 * MIB, "times": 5, "who": WHO},
 }
 SMALL = ("1K", "4K", "16K")
 LARGE = ("4K", "64K", "1M", "8M")

@@ -17,8 +17,8 @@ PLANS = {
               "who": ("varnish-malloc", "mapped", "native")},
     "head": {"seconds": 140, "rounds": 6, "each": 0.4, "sizes": ("1K", "64K", "1M"), "shares": (0.2, 0.4, 0.6),
              "who": ("varnish-malloc", "mapped", "native", "dual", "nginx-cache-tmpfs")},
-    "full": {"seconds": 1200, "rounds": 10, "each": 1.0, "sizes": ("1K", "64K", "1M", "10M"),
-             "shares": (0.2, 0.4, 0.6, 0.8), "who": WHO},
+    "full": {"seconds": 600, "rounds": 20, "each": 0.4, "sizes": ("1K", "64K", "1M", "10M"),
+             "shares": (0.2, 0.4, 0.6), "who": WHO},
 }
 
 

@@ -20,7 +20,7 @@ PLANS = {
               "sizes": ("4K", "1M"), "who": ("varnish-malloc", "mapped", "native")},
     "head": {"seconds": 240, "rounds": 20, "fresh": 3, "store": 256 * MIB, "amount": 160 * MIB, "small": 2500,
              "sizes": ("4K", "1M", "10M"), "who": ("varnish-malloc", "mapped", "native", "dual")},
-    "full": {"seconds": 1800, "rounds": 20, "fresh": 5, "store": 256 * MIB, "amount": 256 * MIB, "small": 4000,
+    "full": {"seconds": 550, "rounds": 20, "fresh": 5, "store": 256 * MIB, "amount": 160 * MIB, "small": 2500,
              "sizes": ("4K", "64K", "1M", "10M"), "who": WHO},
 }
 names = itertools.count()

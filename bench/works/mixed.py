@@ -17,7 +17,7 @@ PLANS = {
     "try": {"seconds": 60, "rounds": 2, "requests": 600, "limit": 256 * MIB, "disk": GIB, "who": WHO},
     "head": {"seconds": 80, "rounds": 5, "requests": 40000, "limit": 512 * MIB, "disk": 4 * GIB,
              "who": ("varnish-malloc", "mapped", "native", "dual", "auto")},
-    "full": {"seconds": 1200, "rounds": 20, "requests": 200000, "limit": 768 * MIB, "disk": 8 * GIB, "who": WHO},
+    "full": {"seconds": 400, "rounds": 20, "requests": 120000, "limit": 768 * MIB, "disk": 8 * GIB, "who": WHO},
 }
 
 

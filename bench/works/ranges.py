@@ -14,7 +14,7 @@ PLANS = {
     "try": {"seconds": 30, "rounds": 2, "each": 0.1, "cases": (("10M", "64K"),), "who": WHO},
     "head": {"seconds": 40, "rounds": 7, "each": 0.3, "cases": (("10M", "64K"), ("10M", "1M")),
              "who": ("varnish-malloc", "mapped", "native", "dual", "nginx-static")},
-    "full": {"seconds": 600, "rounds": 20, "each": 0.5, "cases": (("10M", "1K"), ("10M", "64K"), ("10M", "1M"), ("256M", "1M")),
+    "full": {"seconds": 200, "rounds": 20, "each": 0.25, "cases": (("10M", "1K"), ("10M", "64K"), ("10M", "1M"), ("256M", "1M")),
              "who": WHO},
 }
 
