@@ -46,6 +46,9 @@ struct Fetch {
   struct Buffer {
     std::byte* at = nullptr;
     std::size_t bytes = 0;
+    Buffer() = default;
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
     ~Buffer() { buffers::give_back(at, bytes); }
   };
   struct File {

@@ -175,8 +175,8 @@ om::Result<Handoff::Handed> Handoff::try_to(const std::string& key, const Resour
     return handed;
   }
 
-  auto filling = std::shared_ptr<Filling>(
-      new Filling{std::move(*writer), resource.body, segments_, daemon_epoch});
+  const auto filling = std::make_shared<Filling>(
+      Filling{std::move(*writer), resource.body, segments_, daemon_epoch});
   auto whole = filling->write_until(filling->since + kWholeWithin);
   if (!whole) return whole.error();
   if (!*whole) {

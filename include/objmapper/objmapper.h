@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
-extern "C" {
+extern "C" { /* NOLINTBEGIN(*-use-using,*-identifier-naming): this is C */
 #endif
 
 typedef struct om_client om_client;
@@ -142,7 +142,7 @@ int om_list(om_client* client, const char* prefix,
             int (*each)(void* context, const char* key, uint64_t length), void* context);
 
 #ifdef __cplusplus
-}
+} /* NOLINTEND(*-use-using,*-identifier-naming) */
 #endif
 
 #endif

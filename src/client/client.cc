@@ -262,7 +262,7 @@ Result<Reserved> reserve_through(client::Connection& connection, const PutOption
     if (reply.outcome == static_cast<std::uint8_t>(wire::ReserveOutcome::kFollowing))
       return Reserved(connection.make_follower(std::move(reply.hit)));
     if (OM_TRY(connection.reservation_is_complete(reply, waiting.segments)))
-      return Reserved(OM_TRY(connection.make_writer(options, std::move(reply), waiting.segments)));
+      return Reserved(OM_TRY(connection.make_writer(options, reply, waiting.segments)));
   }
   return Error{Errc::kSystem, EMFILE, "no room for the descriptors of a put (raise RLIMIT_NOFILE)"};
 }

@@ -124,9 +124,12 @@ Result<void> Connection::submit(Waiter& waiter, wire::Type type, const std::stri
     if (broken_) return *broken_;
     waiters_.push_back(&waiter);
   }
-  auto sent = send(before, packet);
-  if (!sent) break_off(std::move(sent).error());  // which is the answer
-  if (!sent || *sent) return {};
+  const auto sent = send(before, packet);
+  if (!sent) {
+    break_off(sent.error());  // which is the answer
+    return {};
+  }
+  if (*sent) return {};
   const std::lock_guard lock(mutex_);
   if (!forget(waiter)) return {};
   pass_role_on();

@@ -181,7 +181,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // knows that the descriptor has to come again: reserve anew.
   Result<bool> reservation_is_complete(const wire::ReserveReply& reply,
                                        const std::vector<SegmentRef>& with_reply);
-  Result<Writer> make_writer(const PutOptions& options, wire::ReserveReply reply,
+  Result<Writer> make_writer(const PutOptions& options, const wire::ReserveReply& reply,
                              const std::vector<SegmentRef>& with_reply);
   // Room for a body of this length, asked for ahead of need; nullopt: there is none, reserve.
   std::optional<Ahead> take_ahead(std::uint64_t length);

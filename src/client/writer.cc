@@ -65,7 +65,7 @@ void give_up(std::unique_ptr<WriterState> state) {
 
 }  // namespace
 
-Result<Writer> Connection::make_writer(const PutOptions& options, wire::ReserveReply reply,
+Result<Writer> Connection::make_writer(const PutOptions& options, const wire::ReserveReply& reply,
                                        const std::vector<SegmentRef>& with_reply) {
   auto state = std::make_unique<WriterState>();
   state->connection = shared_from_this();

@@ -245,7 +245,7 @@ void Session::dispatch(const wire::Header& h, std::span<const std::byte> packet)
 template <class T>
 void Session::handle(const wire::Header& header, std::span<const std::byte> packet,
                      void (Session::*call)(std::uint64_t, T)) {
-  auto message = wire::decode_body<T>(packet);
+  auto message = wire::decode_body<std::remove_cvref_t<T>>(packet);
   if (!message) return malformed(header.type, header.request_id, message.error().what);
   (this->*call)(header.request_id, *std::move(message));
 }

@@ -90,22 +90,22 @@ class Session : public std::enable_shared_from_this<Session> {
   void update_interest();
 
   // Requests; session_objects.cc and session_other.cc.
-  void hello(std::uint64_t id, wire::Hello request);
-  void get(std::uint64_t id, wire::Get request);
-  void release(std::uint64_t id, wire::Release request);
+  void hello(std::uint64_t id, const wire::Hello& request);
+  void get(std::uint64_t id, const wire::Get& request);
+  void release(std::uint64_t id, const wire::Release& request);
   void reserve(std::uint64_t id, wire::Reserve request);
   void extend(std::uint64_t id, wire::Extend request);
   void hold(std::uint64_t id, wire::Hold request);
   void commit(std::uint64_t id, wire::Commit request);
-  void abort(std::uint64_t id, wire::Abort request);
-  void remove(std::uint64_t id, wire::Delete request);
-  void stat(std::uint64_t id, wire::Stat request);
-  void list(std::uint64_t id, wire::List request);
-  void region(std::uint64_t id, wire::RegionOpen request);
+  void abort(std::uint64_t id, const wire::Abort& request);
+  void remove(std::uint64_t id, const wire::Delete& request);
+  void stat(std::uint64_t id, const wire::Stat& request);
+  void list(std::uint64_t id, const wire::List& request);
+  void region(std::uint64_t id, const wire::RegionOpen& request);
   void region_opened(std::uint64_t id, store::RegionGrant opened);
   void region_list(std::uint64_t id, wire::RegionListRequest request);
-  void region_drop(std::uint64_t id, wire::RegionDrop request);
-  void region_drain(std::uint64_t id, wire::RegionDrain request);
+  void region_drop(std::uint64_t id, const wire::RegionDrop& request);
+  void region_drain(std::uint64_t id, const wire::RegionDrain& request);
   void status(std::uint64_t id, wire::StatusRequest request);
   void describe(std::uint64_t id, wire::Describe request);
   void subscribe(std::uint64_t id, wire::Subscribe request);
@@ -132,7 +132,7 @@ class Session : public std::enable_shared_from_this<Session> {
   [[nodiscard]] std::size_t descriptor_budget();
 
   // session_removals.cc
-  void join(std::uint64_t id, wire::Join request);
+  void join(std::uint64_t id, const wire::Join& request);
   void remove_everywhere(std::uint64_t id, wire::Remove request);
   void acknowledge(std::uint64_t id, wire::Ack request);
 

@@ -126,7 +126,7 @@ wire::GetItem Session::take(store::Leased leased, SegmentsOut& out, std::size_t&
   return item;
 }
 
-void Session::get(std::uint64_t id, wire::Get request) {
+void Session::get(std::uint64_t id, const wire::Get& request) {
   constexpr auto kType = wire::Type::kGet;
   if (request.keys.empty()) return refuse(kType, id, {Errc::kMalformed, 0, "GET names no key"});
   for (const std::string& key : request.keys)
@@ -154,7 +154,7 @@ void Session::get(std::uint64_t id, wire::Get request) {
   reply(kType, id, message, std::move(out.descriptors));
 }
 
-void Session::release(std::uint64_t /*id*/, wire::Release request) {
+void Session::release(std::uint64_t /*id*/, const wire::Release& request) {
   for (const std::uint64_t lease : request.leases) shared_.store.release(*holder_, lease);
 }
 
@@ -484,7 +484,7 @@ void Session::put(std::uint64_t id, wire::Put request) {
       });
 }
 
-void Session::abort(std::uint64_t id, wire::Abort request) {
+void Session::abort(std::uint64_t id, const wire::Abort& request) {
   if (auto aborted = shared_.store.abort(*holder_, request.put_id); !aborted)
     return refuse(wire::Type::kAbort, id, aborted.error());
   reply(wire::Type::kAbort, id, wire::Empty{});
@@ -493,7 +493,7 @@ void Session::abort(std::uint64_t id, wire::Abort request) {
 // --- looking
 // ---------------------------------------------------------------------------------------------
 
-void Session::stat(std::uint64_t id, wire::Stat request) {
+void Session::stat(std::uint64_t id, const wire::Stat& request) {
   constexpr auto kType = wire::Type::kStat;
   if (const auto error = key_error(request.key)) return refuse(kType, id, *error);
   auto info = shared_.store.stat(request.key);

@@ -11,7 +11,7 @@
 
 namespace om::server {
 
-void Session::hello(std::uint64_t id, wire::Hello request) {
+void Session::hello(std::uint64_t id, const wire::Hello& request) {
   constexpr auto kType = wire::Type::kHello;
   if (holder_) return malformed(kType, id, "HELLO comes once");
   if (request.magic != wire::kMagic) return malformed(kType, id, "not the objmapper protocol");
@@ -56,7 +56,7 @@ void Session::hello(std::uint64_t id, wire::Hello request) {
   reply(kType, id, message, std::move(descriptors));
 }
 
-void Session::remove(std::uint64_t id, wire::Delete request) {
+void Session::remove(std::uint64_t id, const wire::Delete& request) {
   constexpr auto kType = wire::Type::kDelete;
   if (request.what.find('\0') != std::string::npos)
     return refuse(kType, id, {Errc::kMalformed, 0, "a NUL byte in a key or tag"});
@@ -84,7 +84,7 @@ void Session::remove(std::uint64_t id, wire::Delete request) {
   refuse(kType, id, {Errc::kMalformed, 0, "removal is by key (0), prefix (1) or tag (2)"});
 }
 
-void Session::list(std::uint64_t id, wire::List request) {
+void Session::list(std::uint64_t id, const wire::List& request) {
   constexpr auto kType = wire::Type::kList;
   constexpr std::size_t kPageMax = 1000;
   const std::size_t limit =
@@ -110,7 +110,7 @@ void Session::list(std::uint64_t id, wire::List request) {
   reply(kType, id, message);
 }
 
-void Session::region(std::uint64_t id, wire::RegionOpen request) {
+void Session::region(std::uint64_t id, const wire::RegionOpen& request) {
   constexpr auto kType = wire::Type::kRegion;
   if (request.owner.empty() || request.owner.find('\0') != std::string::npos)
     return refuse(kType, id, {Errc::kMalformed, 0, "an owner is a text without NUL bytes"});
@@ -159,17 +159,18 @@ void Session::region_list(std::uint64_t id, wire::RegionListRequest /*request*/)
   reply(kType, id, message);
 }
 
-void Session::region_drop(std::uint64_t id, wire::RegionDrop request) {
+void Session::region_drop(std::uint64_t id, const wire::RegionDrop& request) {
   constexpr auto kType = wire::Type::kRegionDrop;
-  shared_.store.drop_region(request.owner, [weak = weak_from_this(), id](Result<void> dropped) {
-    const auto self = weak.lock();
-    if (!self || self->closed_) return;
-    if (!dropped) return self->refuse(kType, id, dropped.error());
-    self->reply(kType, id, wire::Empty{});
-  });
+  shared_.store.drop_region(request.owner,
+                            [weak = weak_from_this(), id](const Result<void>& dropped) {
+                              const auto self = weak.lock();
+                              if (!self || self->closed_) return;
+                              if (!dropped) return self->refuse(kType, id, dropped.error());
+                              self->reply(kType, id, wire::Empty{});
+                            });
 }
 
-void Session::region_drain(std::uint64_t id, wire::RegionDrain request) {
+void Session::region_drain(std::uint64_t id, const wire::RegionDrain& request) {
   constexpr auto kType = wire::Type::kRegionDrain;
   if (auto done = shared_.store.drain_region(request.owner, request.on != 0); !done)
     return refuse(kType, id, done.error());

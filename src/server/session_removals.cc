@@ -30,7 +30,7 @@ std::optional<Error> wrong(const wire::Remove& request) {
 
 }  // namespace
 
-void Session::join(std::uint64_t id, wire::Join request) {
+void Session::join(std::uint64_t id, const wire::Join& request) {
   constexpr auto kType = wire::Type::kJoin;
   if (descriptor_budget() < 1)
     return refuse(kType, id, {Errc::kBusy, 0, "too many descriptors under way: ask again"});

@@ -278,11 +278,7 @@ Result<DiskTier::NewFile> DiskTier::create_file(ObjectId object, std::uint64_t l
     Result<UniqueFd> file = open_at(candidate->objects.borrow(), name, O_RDWR | O_CREAT | O_EXCL);
     if (const int fault = injected("create", candidate->path); fault != 0)
       file = Error{fault == ENOSPC ? Errc::kNoSpace : Errc::kSystem, fault, "open " + name};
-    Result<void> made;
-    if (!file)
-      made = std::move(file).error();
-    else
-      made = resize(file->borrow(), length);
+    Result<void> made = file ? resize(file->borrow(), length) : Result<void>(file.error());
     if (made) made = allocate(file->borrow(), 0, length);
     if (made) {
       candidate->used += blocks(length);
@@ -353,11 +349,7 @@ Result<DiskTier::PackSlot> DiskTier::take_pack(ObjectId object, std::uint64_t le
     (void)std::snprintf(name.data(), name.size(), "%016llx",
                         static_cast<unsigned long long>(number));
     auto file = open_at(candidate->packs_dir.borrow(), name.data(), O_RDWR | O_CREAT | O_EXCL);
-    Result<void> made;
-    if (!file)
-      made = std::move(file).error();
-    else
-      made = resize(file->borrow(), size);
+    Result<void> made = file ? resize(file->borrow(), size) : Result<void>(file.error());
     if (made) made = allocate(file->borrow(), 0, size);
     if (!made) {
       (void)remove_at(candidate->packs_dir.borrow(), name.data());

@@ -98,7 +98,7 @@ class DiskTier {
   // Whether an object of this length has room now, in a file or in a pack.
   [[nodiscard]] bool room_for(std::uint64_t length, bool file);
   void report_failure(SegmentId id, const Error& error);
-  void report_failure(std::uint16_t disk, const Error& error);
+  void report_failure(std::uint16_t id, const Error& error);
   // To be synced: a descriptor for each healthy directory.
   [[nodiscard]] std::vector<std::pair<std::uint16_t, UniqueFd>> directories() const;
   [[nodiscard]] std::uint64_t capacity() const;
@@ -112,7 +112,7 @@ class DiskTier {
   [[nodiscard]] int injected(const char* operation, const std::string& path) const {
     return options_.fault ? options_.fault(operation, path) : 0;
   }
-  [[nodiscard]] std::string path_of(std::uint16_t disk) const;
+  [[nodiscard]] std::string path_of(std::uint16_t id) const;
 
  private:
   struct Pack {

@@ -58,26 +58,26 @@ class LeaseBook {
   Result<HolderId> open_holder(const PeerCredentials& peer);
   [[nodiscard]] BorrowedFd descriptor(HolderId holder) const;
   [[nodiscard]] bool live(HolderId holder) const { return holders_.count(holder) != 0; }
-  void close_holder(HolderId holder);
+  void close_holder(HolderId id);
   // A descriptor of the page by which this holder gives leases back; it is made when first asked
   // for.
-  Result<UniqueFd> release_page(HolderId holder);
+  Result<UniqueFd> release_page(HolderId id);
   // Takes what was given back there.
-  void collect(HolderId holder);
+  void collect(HolderId id);
   // True: something was.
   bool collect_all();
   // Unlocks what has not been pinned for a while. From tick().
   void settle();
 
-  Result<LeaseId> lease(HolderId holder, ObjectId object, std::uint64_t bytes);
-  void release(HolderId holder, LeaseId lease);
+  Result<LeaseId> lease(HolderId id, ObjectId object, std::uint64_t bytes);
+  void release(HolderId id, LeaseId lease);
   // A direct put: as a lease, but without an id and outside the quota.
-  Result<void> pin_put(HolderId holder, ObjectId object);
-  void unpin_put(HolderId holder, ObjectId object);
+  Result<void> pin_put(HolderId id, ObjectId object);
+  void unpin_put(HolderId id, ObjectId object);
   // Whether this holder has a lease on it.
-  [[nodiscard]] bool holds(HolderId holder, ObjectId object) const;
-  [[nodiscard]] std::vector<ObjectId> objects_of(HolderId holder) const;
-  [[nodiscard]] std::optional<ObjectId> object_of(HolderId holder, LeaseId lease) const;
+  [[nodiscard]] bool holds(HolderId id, ObjectId object) const;
+  [[nodiscard]] std::vector<ObjectId> objects_of(HolderId id) const;
+  [[nodiscard]] std::optional<ObjectId> object_of(HolderId id, LeaseId lease) const;
 
   // The store's own pins: bytes that the worker reads.
   void pin(ObjectId object) { ++pins_[object]; }

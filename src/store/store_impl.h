@@ -53,12 +53,12 @@ class StoreImpl final : public Store {
   void cancel_wait(WaitToken token) override;
   Result<FollowAnswer> follow(HolderId holder, LeaseId lease, Followed::Known known, bool may_wait,
                               std::function<void()> wake) override;
-  void progress(HolderId holder, PutId put, std::uint64_t bytes) override;
-  void amend(HolderId holder, PutId put, Amendment amendment) override;
-  Result<Extension> extend(HolderId holder, PutId put, std::uint64_t more) override;
+  void progress(HolderId holder, PutId id, std::uint64_t bytes) override;
+  void amend(HolderId holder, PutId id, Amendment amendment) override;
+  Result<Extension> extend(HolderId holder, PutId id, std::uint64_t more) override;
   Result<Held> hold(HolderId holder, PutId put, std::uint64_t more) override;
-  void commit(HolderId holder, PutId put, std::uint64_t length, CommitDone done) override;
-  Result<void> abort(HolderId holder, PutId put) override;
+  void commit(HolderId holder, PutId id, std::uint64_t length, CommitDone done) override;
+  Result<void> abort(HolderId holder, PutId id) override;
   Result<Reserved> take_room(HolderId holder, std::uint64_t bytes) override;
   void put_in_room(HolderId holder, PutId room, std::vector<RoomBody> bodies,
                    PutDone done) override;
@@ -196,7 +196,7 @@ class StoreImpl final : public Store {
   Result<void> cut_memory();
   Result<void> recover_objects();
   Result<void> recover_held();
-  Result<void> recover_regions(bool fresh);
+  Result<void> recover_regions(bool rebooted);
 
   // store_read.cc
   Result<std::optional<catalog::Record>> look_up(std::string_view key);

@@ -14,7 +14,16 @@ std::span<const std::byte> bytes(const std::string& packet) {
 }
 
 ObjectInfo info() {
-  return {7, 10, 20, 5, 1'700'000'000'000'000'000, 42, 1, 1, "meta\0data", {"red", "green"}};
+  return {7,
+          10,
+          20,
+          5,
+          1'700'000'000'000'000'000,
+          42,
+          1,
+          1,
+          std::string("meta\0data", 9),
+          {"red", "green"}};
 }
 GetItem item() { return {static_cast<std::uint32_t>(Errc::kOk), 99, info(), {{1, 2, 3}}}; }
 Segment segment() { return {1, std::uint64_t{1} << 30, 2, 1, 1}; }

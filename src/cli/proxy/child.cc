@@ -41,7 +41,7 @@ void end_by_pidfd(int pidfd) {
 [[noreturn]] void guard_main(int pipe) {
   ::prctl(PR_SET_NAME, "objm-guard");
   ::setpgid(0, 0);
-  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) ::signal(number, SIG_IGN);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) (void)::signal(number, SIG_IGN);
   std::array<int, 2> watched = {-1, -1};
   GuardMessage message{};
   while (true) {
@@ -152,7 +152,7 @@ void Child::write_log(const std::string& line) {
   struct stat info {};
   if (log_ && ::fstat(log_.raw(), &info) == 0 &&
       static_cast<std::uint64_t>(info.st_size) > kLogBytesMax) {
-    ::rename(log_path_.c_str(), (log_path_ + ".1").c_str());
+    (void)::rename(log_path_.c_str(), (log_path_ + ".1").c_str());
     log_.reset();
   }
   if (!log_) {

@@ -49,7 +49,7 @@ std::string in_path(const std::string& program) {
   std::size_t begin = 0;
   while (begin <= list.size()) {
     const std::size_t end = std::min(list.find(':', begin), list.size());
-    const std::string candidate = list.substr(begin, end - begin) + "/" + program;
+    std::string candidate = list.substr(begin, end - begin) + "/" + program;
     if (candidate.front() == '/' && ::access(candidate.c_str(), X_OK) == 0) return candidate;
     begin = end + 1;
   }

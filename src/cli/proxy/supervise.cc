@@ -332,7 +332,7 @@ Result<void> supervise(const Plan& plan) {
   OM_TRY(check_listen(plan.listen));
   OM_TRY(raise_limits());
   OM_TRY(prepare(plan));
-  ::signal(SIGPIPE, SIG_IGN);
+  (void)::signal(SIGPIPE, SIG_IGN);
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   auto guard = OM_TRY(Guard::start());
   sigset_t set;

@@ -32,7 +32,7 @@ class Ghosts {
     while (sets_.size() * kWays < objects + kWays) resize();
     clock_ += bytes;
     Set& set = sets_[mix(fingerprint) & (sets_.size() - 1)];
-    Entry* oldest = &set[0];
+    Entry* oldest = set.data();
     for (Entry& entry : set) {
       if (age(entry) > age(*oldest)) oldest = &entry;
       if (entry.print == 0 || age(entry) * kUnit > window_) {
