@@ -40,14 +40,12 @@ class Source {
   Source() = default;
   Source(const Source&) = delete;
   Source& operator=(const Source&) = delete;
+  virtual ~Source() = default;
   // Room behind the first `there` bytes, which have come already. nullopt: there is none, or these
   // bytes are not among it. Asked once; on the fetch's worker.
   virtual std::optional<Room> land(struct worker* wrk, std::uint64_t there) = 0;
   // All the memory again, with more at its end. Empty: no more.
   virtual std::vector<std::span<std::byte>> more() = 0;
-
- protected:
-  ~Source() = default;
 };
 
 // The object that this thread fetches may land. Until forget().

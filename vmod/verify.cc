@@ -60,7 +60,8 @@ void disk_read_failed(Store& store, struct objcore* oc, int error) {
   store.region()->mark_removed(record);
   const std::string_view path = url(record);
   notice(LOG_WARNING, &store,
-         std::string("a body cannot be read (") + std::strerror(error) +
+         std::string("a body cannot be read (") +
+             std::strerror(error) +  // NOLINT(concurrency-mt-unsafe): a buffer for each thread
              "), the object is removed: " + std::string(host(record)) +
              std::string(path.substr(0, 512)));
   varnish.HSH_Kill(oc);
