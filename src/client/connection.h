@@ -50,6 +50,7 @@ class Waiter {
  protected:
   // Nobody waits: concluded() is called instead, without the lock, and ends it.
   explicit Waiter(bool detached) : detached_(detached) {}
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): others keep it
   virtual void concluded(std::optional<Error> /*failure*/) {}
 
  private:

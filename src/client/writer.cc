@@ -249,6 +249,7 @@ Result<PutResult> Writer::commit() && {
   return std::move(om::commit(std::move(one)).front());
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): `done` is kept, and may be called here too
 void Writer::commit(std::optional<Amendment> last, std::function<void(Result<PutResult>)> done) && {
   client::WriterState& s = *state_;
   std::string amend;

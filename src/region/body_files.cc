@@ -252,18 +252,17 @@ Result<void> BodyFiles::write(BodyFile& file, std::uint64_t offset,
   return {};
 }
 
-Result<void> BodyFiles::finish(const std::shared_ptr<BodyFile>& kept, std::uint64_t length) {
-  BodyFile& file = *kept;
+Result<void> BodyFiles::finish(const std::shared_ptr<BodyFile>& file, std::uint64_t length) {
   const std::uint64_t used = blocks(length);
-  if (used < file.reserved_) {
+  if (used < file->reserved_) {
     // Blocks beyond the end go by truncating to the length that the file has already.
-    if (::ftruncate(file.fd().raw(), static_cast<off_t>(length)) != 0)
+    if (::ftruncate(file->fd().raw(), static_cast<off_t>(length)) != 0)
       return failed(file_error("trim a body's file"));
-    release(file.reserved_ - used);
-    file.reserved_ = used;
+    release(file->reserved_ - used);
+    file->reserved_ = used;
   }
-  file.ref_.length = length;
-  remember(kept);
+  file->ref_.length = length;
+  remember(file);
   return {};
 }
 

@@ -129,8 +129,9 @@ Result<Reached> reach_unix(const Origin& origin, std::chrono::milliseconds timeo
   std::memcpy(address.sun_path, origin.path.data(), origin.path.size());
   const int error =
       try_connect(reinterpret_cast<const sockaddr*>(&address), sizeof address, timeout);
-  return Reached{
-      .address = "", .answers = error == 0, .why_not = error ? std::strerror(error) : ""};
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): a buffer for each thread
+  const char* const why_not = error != 0 ? std::strerror(error) : "";
+  return Reached{.address = "", .answers = error == 0, .why_not = why_not};
 }
 
 }  // namespace
@@ -233,7 +234,7 @@ Result<Reached> reach(const Origin& origin, std::chrono::milliseconds timeout) {
     if (error == 0) return Reached{.address = numeric(*entry), .answers = true, .why_not = ""};
     // None may answer: then the first is the one to go on trying.
     if (reached.address.empty()) reached.address = numeric(*entry);
-    reached.why_not = std::strerror(error);
+    reached.why_not = std::strerror(error);  // NOLINT(concurrency-mt-unsafe)
   }
   return reached;
 }

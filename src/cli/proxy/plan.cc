@@ -111,6 +111,7 @@ Result<void> parse_disk(Plan& plan) {
   return {};
 }
 
+// NOLINTBEGIN(concurrency-mt-unsafe): there is one thread yet
 void choose_users(Plan& plan) {
   if (::geteuid() != 0) return;
   // An own user keeps the store's files out of varnishd's reach. Without one it is varnishd's
@@ -126,6 +127,7 @@ void choose_users(Plan& plan) {
     plan.gid = entry->gr_gid;
   }
 }
+// NOLINTEND(concurrency-mt-unsafe)
 
 void choose_directories(Plan& plan) {
   const std::string tail = "objm-proxy/" + plan.name;
@@ -188,7 +190,7 @@ Result<void> make_directory(const std::string& path, mode_t mode, const Plan* ow
   if (!directory) {
     return Error{Errc::kDenied, directory.error().sys_errno,
                  "cannot make the directory " + path + " (" +
-                     std::strerror(directory.error().sys_errno) +
+                     std::strerror(directory.error().sys_errno) +  // NOLINT(concurrency-mt-unsafe)
                      "): make it yourself, or choose another user or place"};
   }
   struct stat info {};
@@ -279,7 +281,8 @@ Result<Plan> make_plan(const Options& options) {
     return malformed("--host " + options.host + " is no host name");
   }
   if (!options.vcl.empty() && ::access(options.vcl.c_str(), R_OK) != 0) {
-    return malformed("--vcl " + options.vcl + " cannot be read (" + std::strerror(errno) +
+    return malformed("--vcl " + options.vcl + " cannot be read (" +
+                     std::strerror(errno) +  // NOLINT(concurrency-mt-unsafe)
                      "): give the path of a file with VCL subs");
   }
   plan.installation = OM_TRY(find_installation(options.dry_run));

@@ -131,6 +131,7 @@ Error start_failed(const Plan& plan, const Child& child, const std::string& how)
 }
 
 std::string how_it_ended(int status) {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): a buffer for each thread
   if (WIFSIGNALED(status)) return "was killed (" + std::string(::strsignal(WTERMSIG(status))) + ")";
   return "ended with status " + std::to_string(WEXITSTATUS(status));
 }
@@ -338,7 +339,7 @@ Result<void> supervise(const Plan& plan) {
   sigset_t set;
   ::sigemptyset(&set);
   for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) ::sigaddset(&set, number);
-  ::sigprocmask(SIG_BLOCK, &set, nullptr);
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
   auto signals = UniqueFd::adopt(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals) return system_error("signalfd");
   return Supervisor(plan, std::move(guard), std::move(signals)).run();
