@@ -59,16 +59,22 @@ void say_failed(Store& store, const Error& error) {
   notice(LOG_WARNING, &store, "the disk does not take a body: " + describe(error));
 }
 
-// The space of `bytes` in all, and if it may be, some more for what is still to come.
-Result<void> make_room(struct worker* wrk, Store& store, Fetch::File& file, std::uint64_t bytes,
-                       std::uint64_t expected) {
+// Space for what the buffer has, and that written. When more is to come than was announced, some
+// space for that, too, if it may be.
+Result<void> write_buffer(struct worker* wrk, Store& store, Fetch::File& file,
+                          std::uint64_t expected, bool last) {
   region::BodyFiles& files = *store.region()->files();
-  const std::uint64_t step = std::clamp(bytes, kStepMin, kStepMax);
-  if (bytes > expected && files.grow(*file.writer, bytes + step)) return {};
-  auto grown = files.grow(*file.writer, bytes);
-  while (!grown && no_room(grown.error()) && nuke(wrk, store, Place::kFile))
-    grown = files.grow(*file.writer, bytes);
-  return grown;
+  const std::uint64_t bytes = file.written + file.filled;
+  const auto write = [&]() -> Result<void> {
+    OM_TRY(files.grow(*file.writer, bytes));
+    return files.write(*file.writer, file.written, {file.buffer->at, file.filled});
+  };
+  if (!last && bytes > expected)
+    (void)files.grow(*file.writer, bytes + std::clamp(bytes, kStepMin, kStepMax));
+  auto written = write();
+  while (!written && no_room(written.error()) && nuke(wrk, store, Place::kFile)) written = write();
+  if (!written && no_room(written.error()) && written.error().sys_errno != 0) files.stays_full();
+  return written;
 }
 
 }  // namespace
@@ -124,14 +130,11 @@ bool start(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fetch) {
   return true;
 }
 
-bool flush(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& fetch) {
+bool flush(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& fetch, bool last) {
   Fetch::File& file = *fetch.file;
   if (file.writer == nullptr || file.filled == 0) return true;
-  region::BodyFiles& files = *store.region()->files();
   const std::span bytes(file.buffer->at, file.filled);
-  auto written = make_room(wrk, store, file, file.written + file.filled, fetch.expected);
-  if (written) written = files.write(*file.writer, file.written, bytes);
-  if (!written) {
+  if (auto written = write_buffer(wrk, store, file, fetch.expected, last); !written) {
     say_failed(store, written.error());
     return false;
   }
@@ -148,7 +151,7 @@ bool more_space(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fet
                 std::uint64_t want, std::span<std::byte>& space) {
   Fetch::File& file = *fetch.file;
   if (file.buffer != nullptr && file.filled == file.buffer->bytes &&
-      !flush(wrk, store, oc, fetch)) {
+      !flush(wrk, store, oc, fetch, false)) {
     (void)move_to_memory(wrk, store, oc, fetch);
     return false;
   }

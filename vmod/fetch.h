@@ -126,8 +126,8 @@ namespace disk {
 bool start(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fetch);
 bool more_space(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fetch,
                 std::uint64_t want, std::span<std::byte>& space);
-// Writes what the buffer has. False: the disk does not take it.
-bool flush(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& fetch);
+// Writes what the buffer has, the last of the body or not. False: the disk does not take it.
+bool flush(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& fetch, bool last);
 // Back to memory. False: no room there.
 bool move_to_memory(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& fetch);
 // Finishes the file and gives it to the record.

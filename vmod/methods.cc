@@ -267,7 +267,10 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
     gzips = bo->do_gzip != 0;
     // It will share the body that it refreshes.
     refreshes = bo->was_304 != 0;
-    file_from = settings::of(bo->vcl, store).policy.file_from();
+    const region::Allocator& memory = region->allocator();
+    file_from =
+        settings::of(bo->vcl, store).policy.file_from(memory.used_bytes(), memory.heap_bytes());
+    gauge(counters.g_disk_from, file_from);
     const char* announced = nullptr;
     if (bo->beresp != nullptr && http_GetHdr(bo->beresp, H_Content_Length, &announced) != 0) {
       length_known = true;

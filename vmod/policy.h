@@ -16,8 +16,11 @@ struct Policy {
   std::uint64_t threshold = 65536;
   std::uint64_t disk_bytes = 0;
 
-  // Bodies of this length or more are to lie in a file; 0: none is.
-  [[nodiscard]] std::uint64_t file_from() const;
+  // Bodies of this length or more are to lie in a file; 0: none is. With mode auto that is the
+  // threshold as long as memory has room, and less the fuller it gets: what would make memory evict
+  // goes to disk as soon as a file is worth it, and where all small bodies fit no files are made.
+  [[nodiscard]] std::uint64_t file_from(std::uint64_t memory_used,
+                                        std::uint64_t memory_bytes) const;
 };
 
 // Making a file costs what copying some 100 KiB does: no mode makes one for less than this.

@@ -2,7 +2,9 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/magic.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
@@ -172,6 +174,13 @@ Result<Space> file_system_space(BorrowedFd file) {
 bool is_tmpfs(BorrowedFd file) {
   struct statfs status {};
   return ::fstatfs(file.raw(), &status) == 0 && status.f_type == TMPFS_MAGIC;
+}
+
+void spread_subdirectories(BorrowedFd directory) {
+  int flags = 0;  // as chattr +T
+  if (::ioctl(directory.raw(), FS_IOC_GETFLAGS, &flags) != 0 || (flags & FS_TOPDIR_FL) != 0) return;
+  flags |= FS_TOPDIR_FL;
+  (void)::ioctl(directory.raw(), FS_IOC_SETFLAGS, &flags);
 }
 
 Result<std::string> boot_id() {

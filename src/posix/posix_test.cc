@@ -1,7 +1,11 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 
 #include <array>
 #include <cstdlib>
@@ -183,6 +187,24 @@ TEST(File, ReaderOfAReopenedFileCannotWrite) {
   struct stat status {};
   ASSERT_EQ(::fstat(memfd.raw(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777U, 0600U);
+}
+
+TEST(File, SubdirectoriesAreSpreadWhereTheFileSystemCan) {
+  const Folder folder;
+  auto spread = open_directory(folder / "spread");
+  ASSERT_TRUE(spread);
+  spread_subdirectories(spread->borrow());
+  spread_subdirectories(spread->borrow());
+  auto below = open_directory(folder / "spread/below");
+  ASSERT_TRUE(below);
+  struct statfs status {};
+  int flags = 0;
+  if (::fstatfs(spread->raw(), &status) != 0 || status.f_type != EXT4_SUPER_MAGIC ||
+      ::ioctl(spread->raw(), FS_IOC_GETFLAGS, &flags) != 0)
+    GTEST_SKIP() << "not on ext4: nothing to be seen, and no harm done";
+  EXPECT_NE(flags & FS_TOPDIR_FL, 0);
+  ASSERT_EQ(::ioctl(below->raw(), FS_IOC_GETFLAGS, &flags), 0);
+  EXPECT_EQ(flags & FS_TOPDIR_FL, 0) << "what lies in one subdirectory lies together";
 }
 
 TEST(Memfd, CannotBeShortenedOnceSealed) {

@@ -218,7 +218,7 @@ Result<std::shared_ptr<BodyFile>> BodyFiles::create(std::uint64_t bytes) {
 
 // Blocks now, so that a full disk is met here and not in the middle of a body.
 Result<void> BodyFiles::set_aside(const BodyFile& file, std::uint64_t from, std::uint64_t to) {
-  if (to <= from) return {};
+  if (to <= from || to - from <= kWrittenAtOnceBytes) return {};
   while (::fallocate(file.fd().raw(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(from),
                      static_cast<off_t>(to - from)) != 0) {
     if (errno == EINTR) continue;

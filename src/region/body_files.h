@@ -97,10 +97,11 @@ class BodyFiles {
   void wait_until_removed();
 
   // --- writing: one thread for a file
-  // Takes `bytes` of space and sets blocks aside on the disk. kNoSpace: the capacity is used up
-  // (make room and try again), or the file system is full; kUnavailable: it failed a moment ago.
+  // Takes `bytes` of space, and sets blocks aside on the disk when they are more than are written
+  // at once. kNoSpace: the capacity is used up (make room and try again), or the file system is
+  // full; kUnavailable: it failed a moment ago.
   Result<std::shared_ptr<BodyFile>> create(std::uint64_t bytes);
-  // It may have `bytes` in all from now on.
+  // It may have `bytes` in all from now on. Of both and of write(): kNoSpace is no end, try again.
   Result<void> grow(BodyFile& file, std::uint64_t bytes);
   Result<void> write(BodyFile& file, std::uint64_t offset, std::span<const std::byte> bytes);
   // It has this length for good; what was set aside beyond is given back.
@@ -125,6 +126,9 @@ class BodyFiles {
   [[nodiscard]] bool usable() const;
   Counters& counters() { return counters_; }
   [[nodiscard]] BorrowedFd directory() const { return directory_.borrow(); }
+  // Blocks of so much are not set aside: the write that follows at once says whether they are to be
+  // had, and the file system need not note them as set aside first, then as written.
+  static constexpr std::uint64_t kWrittenAtOnceBytes = std::uint64_t{256} << 10;
   // What a body of this length takes.
   static std::uint64_t blocks(std::uint64_t length);
   static std::string name_of(std::uint64_t number);

@@ -109,6 +109,7 @@ Result<void> DiskTier::open_disk(Disk& disk, std::uint64_t bytes) {
     return std::move(number).error();
   }
   disk.objects = OM_TRY(subdirectory(disk.root.borrow(), "objects"));
+  spread_subdirectories(disk.objects.borrow());
   disk.packs_dir = OM_TRY(subdirectory(disk.root.borrow(), "packs"));
   disk.regions_dir = OM_TRY(subdirectory(disk.root.borrow(), "regions"));
   OM_TRY(scan(disk));
@@ -491,6 +492,7 @@ Result<UniqueFd> DiskTier::region_directory(const std::string& name, std::uint64
   // here by path, the directory above is ours (0700).
   auto directory = OM_TRY(subdirectory(home->regions_dir.borrow(), name, 0777));
   if (::fchmod(directory.raw(), 0777) != 0) return system_error("open a region's directory");
+  spread_subdirectories(directory.borrow());
   return directory;
 }
 
