@@ -42,7 +42,7 @@ std::string_view text_of(const txt& t) {
 }
 
 // Complete: from here on a restart finds it.
-void publish(Store& store, const struct objcore* oc) noexcept {
+void publish(struct worker* wrk, Store& store, const struct objcore* oc) noexcept {
   if ((oc->flags & kNeverLasts) != 0) return;
   region::Region& region = *store.region();
   region::Record& record = record_of(oc);
@@ -58,7 +58,10 @@ void publish(Store& store, const struct objcore* oc) noexcept {
   if (oc->ban != nullptr) region::store_double(record.ban_time, varnish.BAN_Time(oc->ban));
   Lck_Unlock(varnish.ban_mtx);
   region.seal(record);
-  if (!region.publish(record)) {
+  // What is evicted gives its place in the index back.
+  bool published = region.publish(record);
+  while (!published && nuke(wrk, store, Place::kMemory)) published = region.publish(record);
+  if (!published) {
     count(store.counters().c_unpublished);
     return;
   }
@@ -198,7 +201,7 @@ void objsetstate(struct worker* wrk, const struct objcore* oc, enum boc_state_e 
   Store& store = store_of(oc);
   trim(wrk, store, oc, *fetch);
   settle(wrk, store, oc, *fetch, next == BOS_FINISHED && (oc->flags & kNeverLasts) == 0);
-  if (next == BOS_FINISHED) publish(store, oc);
+  if (next == BOS_FINISHED) publish(wrk, store, oc);
 }
 
 void objbocdone(struct worker* wrk, struct objcore* oc, struct boc* boc) noexcept {

@@ -9,8 +9,8 @@ from kit.sizes import GIB, MIB
 TITLE = "Mixed load, CDN-like"
 ABOUT = """Zipf popularity that drifts, one-hit wonders in bursts, log-normal sizes from 128 bytes to 64 MiB (bench/trace,
 seed 1), replayed in order. All processes of a contestant live in one memory cgroup; plain malloc and mapped use
-five eighths of it for bodies, those with a disk tier use the rest for page cache. The first half of the trace
-warms; the second is measured in pieces, interleaved."""
+five eighths of it for bodies; those with a disk tier use half, and the other half is page cache (and varnishd).
+The first half of the trace warms; the second is measured in pieces, interleaved."""
 SHOW = ("cpu_us", "hit_ratio", "byte_hit_ratio", "per_s", "latency_us")
 WHO = ("varnish-malloc", "varnish-file", "mapped", "native", "dual", "auto", "nginx-cache-disk", "traffic-server")
 PLANS = {
@@ -30,7 +30,7 @@ def run(bench, plan):
     piece = max(1, half // rounds)
     limit = plan["limit"]
     who = bench.present(plan["who"])
-    memory = {name: limit * 5 // 8 if name in ("varnish-malloc", "mapped") else limit // 4 for name in who}
+    memory = {name: limit * 5 // 8 if name in ("varnish-malloc", "mapped") else limit // 2 for name in who}
     disk = {name: 0 if name in ("varnish-malloc", "mapped") else plan["disk"] for name in who}
     with bench.field(who, memory=memory, disk=disk, limit=limit) as field:
         warm = bench.urls("warm", trace[:half])
