@@ -67,6 +67,7 @@ Result<gid_t> group_of(const std::string& name, const std::string& text) {
   if (const auto [rest, code] = std::from_chars(text.data(), end, number);
       code == std::errc() && rest == end)
     return gid_t{number};
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): there is one thread yet
   const group* const entry = ::getgrnam(text.c_str());
   if (entry == nullptr)
     return wrong(name + ": there is no group \"" + text + "\": make it (groupadd -r " + text +

@@ -107,7 +107,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void region_drop(std::uint64_t id, const wire::RegionDrop& request);
   void region_drain(std::uint64_t id, const wire::RegionDrain& request);
   void status(std::uint64_t id, wire::StatusRequest request);
-  void describe(std::uint64_t id, wire::Describe request);
+  void describe(std::uint64_t id, const wire::Describe& request);
   void subscribe(std::uint64_t id, wire::Subscribe request);
 
   void reserve_now(std::uint64_t id, wire::Reserve request, std::uint64_t wait_key);

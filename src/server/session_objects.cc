@@ -502,7 +502,7 @@ void Session::stat(std::uint64_t id, const wire::Stat& request) {
   reply(kType, id, wire::StatReply{to_wire(**std::move(info))});
 }
 
-void Session::describe(std::uint64_t id, wire::Describe request) {
+void Session::describe(std::uint64_t id, const wire::Describe& request) {
   constexpr auto kType = wire::Type::kDescribe;
   wire::GetReply message;
   SegmentsOut out;

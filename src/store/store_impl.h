@@ -56,7 +56,7 @@ class StoreImpl final : public Store {
   void progress(HolderId holder, PutId id, std::uint64_t bytes) override;
   void amend(HolderId holder, PutId id, Amendment amendment) override;
   Result<Extension> extend(HolderId holder, PutId id, std::uint64_t more) override;
-  Result<Held> hold(HolderId holder, PutId put, std::uint64_t more) override;
+  Result<Held> hold(HolderId holder, PutId id, std::uint64_t more) override;
   void commit(HolderId holder, PutId id, std::uint64_t length, CommitDone done) override;
   Result<void> abort(HolderId holder, PutId id) override;
   Result<Reserved> take_room(HolderId holder, std::uint64_t bytes) override;
