@@ -1,6 +1,7 @@
 // adopt.cc: a restarted cache takes back what survived it (VARNISH 7.1.1).
 //
 //   1  scan the region's records; decide which are alive            adopt_plan.cc
+//      take the leases of bodies that lie in the daemon again        adopt_leases.cc
 //   2  bring the bans back, with their times; pin the oldest        bans.cc
 //   3  attach an objcore to each record, on a pool's worker         attach.cc
 //   4  new bans go to this store's log                              bans.cc (join, before 3)
@@ -18,6 +19,7 @@
 #include <mutex>
 #include <thread>
 
+#include "adopt_leases.h"
 #include "attach.h"
 #include "bans.h"
 #include "storage.h"
@@ -66,6 +68,11 @@ void adopt(Store& store, std::unique_ptr<region::Region> region) {
   // Objects lose nothing when the log was empty: then none of them was tested against anything.
   Plan chosen = plan(scan, VTIM_real(), restored.oldest(), saved.lost_until);
   if (region->files() != nullptr) fit_to_disk(chosen, region->files()->capacity());
+  const double half = (*varnish.cache_param)->cli_timeout / 2;
+  const double within = store.config().adopt_within;
+  const double time = within > 0 && within < half ? within : half;
+  Leases leases;
+  leases.take(store, *region, chosen, began + time / 2);
   std::vector<std::uint64_t> slots;
   slots.reserve(chosen.keep.size());
   for (const auto& candidate : chosen.keep) slots.push_back(candidate.slot);
@@ -74,10 +81,8 @@ void adopt(Store& store, std::unique_ptr<region::Region> region) {
   bans::join(store, *region, &saved);
   store.take(std::move(region));
 
-  const double half = (*varnish.cache_param)->cli_timeout / 2;
-  const double within = store.config().adopt_within;
-  const double deadline = began + (within > 0 && within < half ? within : half);
-  const std::uint64_t adopted = attach(store, chosen, restored, deadline, cores);
+  const std::uint64_t adopted = attach(store, chosen, restored, leases, began + time, cores);
+  leases.watch();
 
   const std::uint64_t damaged = sum(std::span(scan.dropped).subspan(1));
   const std::uint64_t dropped = damaged + sum(chosen.dropped);

@@ -42,6 +42,7 @@ struct Ranked {
   double last_used;
   Reason if_newest;  // why it goes nevertheless
   bool stays;
+  bool lent;
 };
 
 // In the order of Varnish's tree, which begins at the top bit of the first byte.
@@ -91,7 +92,8 @@ Plan plan(const region::ScanReport& scan, double now, double oldest_ban, double 
     by_digest.push_back({start_of_digest(record), all.size()});
     all.push_back({candidate, t.t_origin, region::load_double(record.last_used),
                    expired ? Reason::kExpired : Reason::kBanLost,
-                   !expired && tested >= lost_until && tested >= oldest_ban});
+                   !expired && tested >= lost_until && tested >= oldest_ban,
+                   (record.flags & region::kBodyLent) != 0});
   }
   radix_sort(by_digest);
 
@@ -126,6 +128,7 @@ Plan plan(const region::ScanReport& scan, double now, double oldest_ban, double 
         continue;
       }
       by_use.push_back({ordered_bits(one.last_used), plan.keep.size()});
+      if (one.lent) plan.lent.push_back(plan.keep.size());
       plan.keep.push_back(one.candidate);
     }
   }
@@ -153,6 +156,10 @@ void fit_to_disk(Plan& plan, std::uint64_t disk_bytes) {
       kept.insert(file->number);
     }
   }
+  keep_only(plan, stays);
+}
+
+void keep_only(Plan& plan, const std::vector<bool>& stays) {
   std::vector<std::size_t> place(plan.keep.size());  // of those that stay, from now on
   std::size_t count = 0;
   for (std::size_t i = 0; i < plan.keep.size(); ++i) {
@@ -160,8 +167,10 @@ void fit_to_disk(Plan& plan, std::uint64_t disk_bytes) {
     if (stays[i]) plan.keep[count++] = plan.keep[i];
   }
   plan.keep.resize(count);
-  std::erase_if(plan.by_use, [&](std::size_t i) { return !stays[i]; });
-  for (std::size_t& i : plan.by_use) i = place[i];
+  for (std::vector<std::size_t>* list : {&plan.by_use, &plan.lent}) {
+    std::erase_if(*list, [&](std::size_t i) { return !stays[i]; });
+    for (std::size_t& i : *list) i = place[i];
+  }
 }
 
 std::string describe_reasons(const std::array<std::uint64_t, kReasons>& dropped) {
@@ -172,7 +181,9 @@ std::string describe_reasons(const std::array<std::uint64_t, kReasons>& dropped)
                                                                "past the time limit",
                                                                "purged",
                                                                "of a damaged body",
-                                                               "for a disk that is smaller now"};
+                                                               "for a disk that is smaller now",
+                                                               "whose shared object is gone",
+                                                               "whose body was not lent in time"};
   std::string text;
   for (std::size_t reason = 0; reason < kReasons; ++reason)
     if (dropped[reason] != 0)

@@ -72,6 +72,22 @@ TEST_F(AdoptionPlan, KeepsWhatIsAliveLeastRecentlyUsedFirst) {
   EXPECT_EQ(plan.keep[plan.by_use[1]].record, &later);
 }
 
+TEST_F(AdoptionPlan, KnowsWhoseBodiesLieInTheDaemon) {
+  add({.digest = 3, .vary = {}}).flags |= region::kBodyLent;
+  add({.digest = 1, .vary = {}});
+  add({.digest = 2, .vary = {}, .last_used = 5}).flags |= region::kBodyLent;
+  add({.digest = 4, .vary = {}, .t_origin = kNow - 101}).flags |= region::kBodyLent;
+  Plan plan = decide();
+  ASSERT_EQ(plan.keep.size(), 3U);
+  EXPECT_EQ(plan.lent, (std::vector<std::size_t>{1, 2}));
+  keep_only(plan, {false, true, true});
+  EXPECT_EQ(plan.lent, (std::vector<std::size_t>{0, 1}));
+  EXPECT_EQ(plan.by_use, (std::vector<std::size_t>{0, 1}));
+  EXPECT_EQ(plan.keep[0].record->digest[0], 2);
+  keep_only(plan, {true, false});
+  EXPECT_EQ(plan.lent, (std::vector<std::size_t>{0}));
+}
+
 TEST_F(AdoptionPlan, DropsTheExpired) {
   add({.vary = {}, .t_origin = kNow - 101});
   EXPECT_TRUE(decide().keep.empty());

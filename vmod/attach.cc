@@ -35,12 +35,13 @@ constexpr std::size_t kCoresAhead = 12;
 class Attacher {
  public:
   Attacher(struct worker* wrk, Store& store, Plan& plan, const bans::Restored& bans,
-           std::span<struct objcore*> cores)
+           const Leases& leases, std::span<struct objcore*> cores)
       : wrk_(wrk),
         store_(store),
         region_(*store.region()),
         plan_(plan),
         bans_(bans),
+        leases_(leases),
         cores_(cores) {
     request_.magic = REQ_MAGIC;
     request_.wrk = wrk;
@@ -68,6 +69,7 @@ class Attacher {
   region::Region& region_;
   Plan& plan_;
   const bans::Restored& bans_;
+  const Leases& leases_;
   struct req request_ {};
   struct http http_ {};
   std::span<struct objcore*> cores_;  // as plan_.keep; nullptr: dropped
@@ -87,6 +89,8 @@ struct objcore* Attacher::busy_objcore(const std::uint8_t* digest) {
 struct objcore* Attacher::make(region::Record& record) {
   struct objcore* oc = busy_objcore(record.digest.data());
   attach_record(wrk_, store_, oc, record);
+  if ((record.flags & region::kBodyLent) != 0)
+    attach_body(oc, lease_body::body_of(oc, leases_.of(record)));
   if (store_.config().verify == Verify::kOnRead) verify_before_use(oc);
   if (!bans_.attach(oc, region::load_double(record.ban_time))) {
     oc->flags |= OC_F_FAILED;
@@ -131,7 +135,10 @@ struct objcore* Attacher::make(region::Record& record) {
 bool Attacher::body_checks_out(const region::Record& record) {
   if ((record.flags & region::kHasBodyChecksum) == 0) return true;
   count(store_.counters().c_verified);
-  if (region_.verify_body(record)) return true;
+  const bool lent = (record.flags & region::kBodyLent) != 0;
+  if (lent ? lease_body::is_what_was_stored(*leases_.of(record), record)
+           : region_.verify_body(record))
+    return true;
   count(store_.counters().c_verify_failed);
   return false;
 }
@@ -207,6 +214,7 @@ struct Work {
   Store* store = nullptr;
   Plan* plan = nullptr;
   const bans::Restored* bans = nullptr;
+  const Leases* leases = nullptr;
   std::span<struct objcore*> cores;
   double deadline = 0;
   std::uint64_t attached = 0;
@@ -225,7 +233,8 @@ void task(struct worker* wrk, void* priv) noexcept {
     varnish.VSL_Setup(log, buffer, sizeof buffer);
     wrk->vsl = log;
   }
-  work.attached = Attacher(wrk, *work.store, *work.plan, *work.bans, work.cores).run(work.deadline);
+  work.attached = Attacher(wrk, *work.store, *work.plan, *work.bans, *work.leases, work.cores)
+                      .run(work.deadline);
   if (lent) {
     varnish.VSL_Flush(log, 0);
     wrk->vsl = nullptr;
@@ -238,13 +247,14 @@ void task(struct worker* wrk, void* priv) noexcept {
 
 }  // namespace
 
-std::uint64_t attach(Store& store, Plan& plan, const bans::Restored& bans, double deadline,
-                     std::span<struct objcore*> cores) {
+std::uint64_t attach(Store& store, Plan& plan, const bans::Restored& bans, const Leases& leases,
+                     double deadline, std::span<struct objcore*> cores) {
   if (plan.keep.empty()) return 0;
   Work work;
   work.store = &store;
   work.plan = &plan;
   work.bans = &bans;
+  work.leases = &leases;
   work.cores = cores;
   work.deadline = deadline;
   struct pool_task one {};

@@ -33,11 +33,11 @@ void BodyView::add(BorrowedFd file, std::uint64_t offset, std::uint64_t length) 
 }
 
 AttachedBody* attached_body(const struct objcore* oc) {
-  // What is no address belongs to verify.cc, whose threads change it while others look.
+  // The lowest bits belong to verify.cc, whose threads change them while others look.
   const std::uintptr_t word = std::atomic_ref(const_cast<std::uintptr_t&>(oc->stobj->priv2))
                                   .load(std::memory_order_relaxed);
   // NOLINTNEXTLINE(performance-no-int-to-ptr): Varnish keeps it as a number
-  return word <= kDamaged ? nullptr : reinterpret_cast<AttachedBody*>(word);
+  return reinterpret_cast<AttachedBody*>(word & ~kVerifyMask);
 }
 
 void attach_body(const struct objcore* oc, std::unique_ptr<AttachedBody> body) {
@@ -49,6 +49,15 @@ BodyView view_extents(const region::Region& region, std::span<const region::Exte
   BodyView view;
   for (const region::Extent& extent : list) view.add(region.pointer(extent.offset), extent.length);
   return view;
+}
+
+std::optional<std::uint64_t> checksum_of(const BodyView& body) {
+  region::BodyChecksum sum;
+  SliceReader reader(body);
+  SliceReader::Slice slice;
+  while (reader.next(slice)) sum.add({slice.bytes, slice.length});
+  if (reader.error() != 0) return std::nullopt;
+  return sum.value();
 }
 
 std::optional<BodyView> view_body(const struct objcore* oc) {

@@ -69,6 +69,9 @@ class AttachedBody {
   [[nodiscard]] virtual Place place() const = 0;
   // nullopt: the bytes cannot be had any more. Any thread.
   [[nodiscard]] virtual std::optional<BodyView> view() const = 0;
+  // The record, which is not sealed yet, says where the body is, so that a restart finds it. False:
+  // it cannot. On the fetch's worker.
+  virtual bool name(struct worker* /*wrk*/, region::Record& /*record*/) { return false; }
   // The same bytes for another object, with no copy made. nullptr: not possible.
   [[nodiscard]] virtual std::unique_ptr<AttachedBody> share(struct objcore* /*target*/) const {
     return nullptr;
@@ -83,6 +86,8 @@ void attach_body(const struct objcore* oc, std::unique_ptr<AttachedBody> body);
 // delivery fails, and the object is of no use.
 std::optional<BodyView> view_body(const struct objcore* oc);
 BodyView view_extents(const region::Region& region, std::span<const region::Extent> list);
+// XXH3 of it, as region::BodyChecksum. nullopt: it cannot be read.
+std::optional<std::uint64_t> checksum_of(const BodyView& body);
 
 // A body from begin to end in runs of memory, with no more than one buffer at a time.
 class SliceReader {

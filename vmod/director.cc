@@ -336,6 +336,7 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
       count(counters.c_follow);
     } else {
       hit->lease = std::move(std::get<Lease>(answer));
+      hit->key = share->key;
       hit->not_modified = is_conditional_and_good(bo, hit->metadata);
     }
     return {std::move(hit), nullptr, {}};

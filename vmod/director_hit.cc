@@ -89,7 +89,9 @@ void set_gzip_bits(struct vfp_ctx* vc, const Hit& hit) {
 
 bool take_over(struct vfp_ctx* vc, Hit& hit) {
   const std::uint64_t length = hit.lease.size();
-  if (!lease_body::attach(vc->oc, hit.client, hit.lease)) return false;
+  if (!lease_body::attach(vc->oc, hit.client, hit.lease,
+                          {hit.director->config().socket, hit.key, 0}))
+    return false;
   varnish.ObjExtend(vc->wrk, vc->oc, static_cast<ssize_t>(length), 0);
   hit.taken = length;
   count(hit.director->counters().c_taken_over);

@@ -23,6 +23,7 @@ struct Hit {
   Director* director = nullptr;
   std::shared_ptr<Client> client;  // whose lease it is
   Lease lease;
+  std::string key;                         // of the leased object
   std::unique_ptr<follow::Source> source;  // instead of a lease: while another cache fetches it
   shared::Metadata metadata;
   bool not_modified = false;  // the answer to a conditional request, without a body

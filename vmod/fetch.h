@@ -20,6 +20,7 @@
 
 #include "abi/abi.h"
 #include "body.h"
+#include "lease_body.h"
 #include "objmapper/client.h"
 #include "region/region.h"
 
@@ -66,8 +67,9 @@ struct Fetch {
     std::shared_ptr<Client> client;
     Lease lease;                               // until the object has it
     std::vector<std::span<std::byte>> memory;  // the room, from the first byte of the body on
-    landing::Source* source = nullptr;         // while the body comes
-    bool left = false;                         // it went on in the region
+    lease_body::Name name;
+    landing::Source* source = nullptr;  // while the body comes
+    bool left = false;                  // it went on in the region
   };
   std::unique_ptr<Landed> landed;
 

@@ -57,6 +57,7 @@ std::unique_ptr<director::Hit> find(Director& director, const Named& named) {
   hit->director = &director;
   hit->client = client;
   hit->handed_off = true;
+  hit->key = named.key;
   auto lease = client->get(named.key, limit);
   if (!lease) {
     if (lease.error().code == Errc::kTimeout) director.link().report(false);

@@ -39,6 +39,7 @@ bool start(struct worker* wrk, struct objcore* oc, Fetch& fetch) {
   landed->client = std::move(room->client);
   landed->lease = std::move(room->lease);
   landed->memory = std::move(room->memory);
+  landed->name = std::move(room->name);
   landed->source = source;
   Lck_Lock(&oc->boc->mtx);
   for (const Fetch::Piece& behind : fetch.pieces) fetch.left_behind.push_back(behind.extent);
@@ -129,7 +130,8 @@ void settle(const struct objcore* oc, Fetch& fetch) {
   fetch.settled = true;
   // Nothing: the lease goes with the fetch.
   if (memory.empty()) return;
-  auto body = lease_body::hold(oc, landed.client, std::move(landed.lease), std::move(memory));
+  auto body = lease_body::hold(oc, landed.client, std::move(landed.lease), std::move(memory),
+                               std::move(landed.name));
   Lck_Lock(&oc->boc->mtx);
   attach_body(oc, std::move(body));
   Lck_Unlock(&oc->boc->mtx);

@@ -22,6 +22,7 @@
 
 #include "abi/abi.h"
 #include "fetch.h"
+#include "lease_body.h"
 #include "objmapper/client.h"
 
 namespace om::vmod::landing {
@@ -33,6 +34,7 @@ struct Room {
   std::shared_ptr<Client> client;  // whose lease it is
   Lease lease;
   std::vector<std::span<std::byte>> memory;  // of the body, from its first byte on
+  lease_body::Name name;
 };
 
 class Source {

@@ -57,11 +57,22 @@ Holders& holders() {
   return *all;
 }
 
+// A landed body is published when its record is: soon after.
+constexpr std::uint64_t kPublishedWithinNs = 60'000'000'000;
+
+}  // namespace
+
 // What objects hold together: one lease, of one that was taken over and of those that a 304 made of
 // it.
-struct Held {
-  Held(std::shared_ptr<Client> with, Lease what, std::vector<std::span<const std::byte>> where)
-      : client(std::move(with)), lease(std::move(what)), memory(std::move(where)) {
+class Held {
+ public:
+  Held(std::shared_ptr<Client> with, Lease what, std::vector<std::span<const std::byte>> where,
+       Name called, std::optional<std::uint64_t> sum = std::nullopt)
+      : client(std::move(with)),
+        lease(std::move(what)),
+        memory(std::move(where)),
+        name(std::move(called)),
+        checksum_(sum) {
     if (lease.info().on_disk) files_held.fetch_add(lease.slices().size());
   }
   Held(const Held&) = delete;
@@ -69,17 +80,45 @@ struct Held {
   ~Held() {
     if (lease.info().on_disk) files_held.fetch_sub(lease.slices().size());
   }
+  [[nodiscard]] BodyView view() const {
+    BodyView view;
+    if (!memory.empty()) {
+      for (const auto& part : memory) view.add(part.data(), part.size());
+    } else {
+      for (const Slice& slice : lease.slices())
+        view.add(BorrowedFd(slice.fd), slice.offset, slice.length);
+    }
+    return view;
+  }
+  // Of the body, computed once. nullopt: it cannot be read.
+  [[nodiscard]] std::optional<std::uint64_t> checksum() const {
+    const std::lock_guard lock(checksum_mutex_);
+    if (!checksum_) checksum_ = checksum_of(view());
+    return checksum_;
+  }
   const std::shared_ptr<Client> client;
   const Lease lease;
   const std::vector<std::span<const std::byte>> memory;
+  const Name name;
+
+ private:
+  mutable std::mutex checksum_mutex_;
+  mutable std::optional<std::uint64_t> checksum_;
 };
+
+std::uint64_t record_bytes(const region::Record& record) {
+  const bool lent = (record.flags & region::kBodyLent) != 0;
+  return record.record_bytes + (lent ? region::extents_block_bytes(record.extent_count) : 0);
+}
+
+namespace {
 
 class LeaseBody final : public AttachedBody {
  public:
   LeaseBody(struct objcore* oc, std::shared_ptr<const Held> held)
       : oc_(oc),
         store_(*Store::of(oc)),
-        record_bytes_(record_of(oc).record_bytes),
+        record_bytes_(record_bytes(record_of(oc))),
         held_(std::move(held)) {
     store_.lent().leases.fetch_add(1);
     store_.lent().record_bytes.fetch_add(record_bytes_);
@@ -105,15 +144,28 @@ class LeaseBody final : public AttachedBody {
     all.of.erase(ours);
   }
   [[nodiscard]] Place place() const override { return Place::kLease; }
-  [[nodiscard]] std::optional<BodyView> view() const override {
-    BodyView view;
-    if (!held_->memory.empty()) {
-      for (const auto& part : held_->memory) view.add(part.data(), part.size());
-    } else {
-      for (const Slice& slice : held_->lease.slices())
-        view.add(BorrowedFd(slice.fd), slice.offset, slice.length);
-    }
-    return view;
+  [[nodiscard]] std::optional<BodyView> view() const override { return held_->view(); }
+  bool name(struct worker* wrk, region::Record& record) override {
+    const Name& name = held_->name;
+    // The region is that daemon's, and so says which one is meant.
+    if (name.key.empty() || name.key.size() > kKeyBytesMax ||
+        name.socket != store_.config().socket || held_->lease.info().object_id == 0)
+      return false;
+    region::LentRef ref;
+    ref.key = name.key;
+    ref.object_id = held_->lease.info().object_id;
+    ref.length = held_->view().length();
+    ref.created_by_ns = name.created_ns != 0
+                            ? name.created_ns
+                            : static_cast<std::uint64_t>(VTIM_real() * 1e9) + kPublishedWithinNs;
+    std::optional<std::uint64_t> sum;
+    if (store_.config().verify != Verify::kNone) sum = held_->checksum();
+    while (!store_.region()->attach_lent(record, ref, sum))
+      if (!nuke(wrk, store_, Place::kMemory)) return false;
+    const std::uint64_t more = record_bytes(record) - record_bytes_;
+    record_bytes_ += more;
+    store_.lent().record_bytes.fetch_add(more);
+    return true;
   }
   [[nodiscard]] std::unique_ptr<AttachedBody> share(struct objcore* target) const override {
     return std::make_unique<LeaseBody>(target, held_);
@@ -125,7 +177,7 @@ class LeaseBody final : public AttachedBody {
   }
   struct objcore* const oc_;
   Store& store_;
-  const std::uint64_t record_bytes_;
+  std::uint64_t record_bytes_;
   const std::shared_ptr<const Held> held_;
 };
 
@@ -203,13 +255,16 @@ bool revoked(const Client* client, std::uint64_t lease_id) {
 
 namespace {
 
-bool has_room(Store& store) {
-  return files_held.load(std::memory_order_relaxed) < files_max() &&
-         store.lent().leases < kLeasesMax &&
-         store.lent().record_bytes < store.region()->allocator().heap_bytes() / kRecordsShare;
+bool has_room_for_one(Store& store) {
+  return has_room(*store.region(), store.lent().leases, store.lent().record_bytes);
 }
 
 }  // namespace
+
+bool has_room(const region::Region& region, std::uint64_t leases, std::uint64_t record_bytes) {
+  return files_held.load(std::memory_order_relaxed) < files_max() && leases < kLeasesMax &&
+         record_bytes < region.allocator().heap_bytes() / kRecordsShare;
+}
 
 bool may_take_over(struct busyobj* bo) {
   if (bo->storage == nullptr || bo->storage == *varnish.stv_transient) return false;
@@ -217,7 +272,7 @@ bool may_take_over(struct busyobj* bo) {
   if (store == nullptr) store = redirect::default_of(bo->vcl);
   if (store == nullptr || store->region() == nullptr) return false;
   bo->wrk->strangelove = static_cast<int>((*varnish.cache_param)->nuke_limit);
-  while (!has_room(*store))
+  while (!has_room_for_one(*store))
     if (!nuke(bo->wrk, *store, Place::kLease)) return false;
   return true;
 }
@@ -228,8 +283,14 @@ bool give_back(struct worker* wrk, const Client* client, unsigned how_many, bool
     Holders& all = holders();
     const std::lock_guard lock(all.mutex);
     if (!for_room && all.asked_back.contains(client)) return false;
-    const auto any = all.of.lower_bound({client, 0});
-    if (any == all.of.end() || any->first.first != client) return false;
+    auto any = all.of.lower_bound({client, 0});
+    if (any == all.of.end() || any->first.first != client) {
+      if (!for_room) return false;
+      any = std::ranges::find_if(all.of, [epoch = client->daemon().epoch](const auto& one) {
+        return one.first.first->daemon().epoch == epoch;
+      });
+      if (any == all.of.end()) return false;
+    }
     store = Store::of(any->second.oc);
   }
   const int limit = std::exchange(wrk->strangelove, static_cast<int>(how_many));
@@ -250,13 +311,34 @@ bool give_scrap(const struct objcore* oc, ssize_t* size, uint8_t** place) {
 }
 
 std::unique_ptr<AttachedBody> hold(const struct objcore* oc, std::shared_ptr<Client> client,
-                                   Lease lease, std::vector<std::span<const std::byte>> memory) {
-  return std::make_unique<LeaseBody>(
-      const_cast<struct objcore*>(oc),
-      std::make_shared<Held>(std::move(client), std::move(lease), std::move(memory)));
+                                   Lease lease, std::vector<std::span<const std::byte>> memory,
+                                   Name name) {
+  return body_of(const_cast<struct objcore*>(oc),
+                 std::make_shared<Held>(std::move(client), std::move(lease), std::move(memory),
+                                        std::move(name)));
 }
 
-bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& lease) {
+std::unique_ptr<AttachedBody> body_of(struct objcore* oc, std::shared_ptr<const Held> held) {
+  return std::make_unique<LeaseBody>(oc, std::move(held));
+}
+
+bool is_what_was_stored(const Held& held, const region::Record& record) {
+  return checksum_of(held.view()) == record.body_checksum;
+}
+
+std::shared_ptr<const Held> take(std::shared_ptr<Client> client, Lease lease, Name name,
+                                 std::optional<std::uint64_t> checksum) {
+  std::vector<std::span<const std::byte>> memory;
+  if (!lease.info().on_disk) {
+    auto mapped = lease.map();
+    if (!mapped) return nullptr;
+    memory = *std::move(mapped);
+  }
+  return std::make_shared<Held>(std::move(client), std::move(lease), std::move(memory),
+                                std::move(name), checksum);
+}
+
+bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& lease, Name name) {
   if (Store::of(oc) == nullptr || oc->boc == nullptr || attached_body(oc) != nullptr) return false;
   Fetch* fetch = Fetch::of(oc->boc);
   if (fetch == nullptr || fetch->settled || fetch->total != 0 || fetch->file != nullptr)
@@ -267,7 +349,8 @@ bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& le
     if (!mapped) return false;
     memory = *std::move(mapped);
   }
-  attach_body(oc, hold(oc, client, std::move(lease), std::move(memory)));
+  name.created_ns = lease.info().created_ns;
+  attach_body(oc, hold(oc, client, std::move(lease), std::move(memory), std::move(name)));
   fetch->settled = true;
   return true;
 }

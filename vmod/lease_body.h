@@ -2,8 +2,8 @@
 //
 // The object holds the lease; its parts are the daemon's segments: memory mapped read-only (once
 // for each segment and connection, by the client library), disk files by descriptor. Nothing of it
-// is copied, nothing of it lies in the region but the record with the headers; so such an object
-// does not survive a restart: the director finds it again.
+// is copied, nothing of it lies in the region but the record with the headers. The record names the
+// shared object, and a restarted varnishd takes the lease again (adopt_leases.h).
 //
 // What is lent is bounded: by a number of leases and by the region memory that their records take,
 // for each store; by descriptors, for the process; and by what the daemon lends one connection. At
@@ -14,7 +14,9 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "abi/abi.h"
@@ -29,7 +31,8 @@ namespace om::vmod::lease_body {
 bool may_take_over(struct busyobj* bo);
 
 // The daemon lends `client` no more: as many as `how_many` leases go back. False: there are none,
-// or it has asked for some already, and waits for those (not for_room, where it is full: any help).
+// or it has asked for some already, and waits for those (not for_room, where it is full: any help,
+// also leases of other connections to it).
 // On a worker that holds no lock.
 bool give_back(struct worker* wrk, const Client* client, unsigned how_many, bool for_room = false);
 
@@ -39,14 +42,37 @@ bool expected(const struct objcore* oc);
 // For objgetspace of such an object. False: it is none.
 bool give_scrap(const struct objcore* oc, ssize_t* size, uint8_t** place);
 
+// What a restart needs to lease the same object again, beside Lease::info().object_id.
+struct Name {
+  std::string socket;            // of the daemon
+  std::string key;               // empty: not known
+  std::uint64_t created_ns = 0;  // 0: not published yet
+};
+
 // Makes the lease the body of `oc`, whose fetch has no bytes yet, and takes it; the caller extends
 // the object by its length. False: not an object of ours, or the body cannot be reached that way;
 // the lease stays the caller's.
-bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& lease);
+bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& lease, Name name);
 
 // The lease as a body for `oc`, which is not attached yet. `memory`: where the body lies.
 std::unique_ptr<AttachedBody> hold(const struct objcore* oc, std::shared_ptr<Client> client,
-                                   Lease lease, std::vector<std::span<const std::byte>> memory);
+                                   Lease lease, std::vector<std::span<const std::byte>> memory,
+                                   Name name);
+
+// --- for adoption
+
+// A lease, for the objects that have it together.
+class Held;
+// nullptr: its bytes cannot be reached.
+std::shared_ptr<const Held> take(std::shared_ptr<Client> client, Lease lease, Name name,
+                                 std::optional<std::uint64_t> checksum);
+// Compares all of the body with the record's checksum.
+bool is_what_was_stored(const Held& held, const region::Record& record);
+std::unique_ptr<AttachedBody> body_of(struct objcore* oc, std::shared_ptr<const Held> held);
+// Whether a store may have so many leases, and so much memory in their records, for this region.
+bool has_room(const region::Region& region, std::uint64_t leases, std::uint64_t record_bytes);
+// Memory of the region that the record of such an object takes.
+std::uint64_t record_bytes(const region::Record& record);
 
 // The daemon asks for the lease back: the object that holds it is removed, and lets go once the
 // deliveries that are under way have ended. False: nobody holds it any more. Any thread but a

@@ -41,12 +41,18 @@ std::string_view text_of(const txt& t) {
                         : std::string_view(t.b, static_cast<std::size_t>(t.e - t.b));
 }
 
+bool named(struct worker* wrk, AttachedBody& body, region::Record& record) noexcept try {
+  return body.name(wrk, record);
+} catch (const std::exception&) {
+  return false;  // out of memory
+}
+
 // Complete: from here on a restart finds it.
 void publish(struct worker* wrk, Store& store, const struct objcore* oc) noexcept {
   if ((oc->flags & kNeverLasts) != 0) return;
   region::Region& region = *store.region();
   region::Record& record = record_of(oc);
-  if (attached_body(oc) != nullptr) {
+  if (AttachedBody* body = attached_body(oc); body != nullptr && !named(wrk, *body, record)) {
     count(store.counters().c_unpublished);
     return;
   }

@@ -19,10 +19,12 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
 // The file of a body could not be read: that object goes, and nothing else.
 void disk_read_failed(Store& store, struct objcore* oc, int error);
 
-// verify.cc: what an adopted object's priv2 says until its body has been compared (verify =
-// on_read); an AttachedBody's address, or 0, otherwise.
+// verify.cc: what the lowest bits of an adopted object's priv2 say until its body has been compared
+// (verify = on_read). The others are the address of an AttachedBody, or 0.
 inline constexpr std::uintptr_t kUnverified = 1;
 inline constexpr std::uintptr_t kDamaged = 3;
+inline constexpr std::uintptr_t kVerifyMask = 3;
+static_assert(alignof(AttachedBody) > kVerifyMask);
 // True: the body may be handed on. False: it is not what was stored; the object has been removed.
 bool body_is_good(struct objcore* oc);
 // Before a request is answered with it (objtouch). What it finds damaged gets headers that Varnish

@@ -344,7 +344,10 @@ std::optional<landing::Room> Publication::land(struct worker* wrk, std::uint64_t
   room_ = writer.map();
   if (room_.empty()) return std::nullopt;
   count(share_->director->counters().c_tee_landed);
-  return landing::Room{share_->client, *std::move(lease), room_};
+  return landing::Room{share_->client,
+                       *std::move(lease),
+                       room_,
+                       {share_->director->config().socket, share_->key, 0}};
 }
 
 std::vector<std::span<std::byte>> Publication::more() {

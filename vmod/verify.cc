@@ -1,8 +1,9 @@
 // verify.cc: verify = on_read. A body that survived a restart is compared with its checksum once,
 // before it is handed on for the first time in this process.
 //
-// stobj->priv2 of an adopted object: kUnverified -> 0 when it is good, -> kDamaged for good when it
-// is not. Several threads may compare the same body at once; that costs time and nothing else.
+// Bits of stobj->priv2 of an adopted object: kUnverified -> 0 when it is good, -> kDamaged for good
+// when it is not. Several threads may compare the same body at once; that costs time and nothing
+// else.
 //
 // Varnish has no way back from a hit to a miss. But it touches an object (objtouch) right before it
 // decodes the headers for a delivery, on the same thread, and goes to vcl_synth when they cannot be
@@ -77,18 +78,30 @@ const char* to_string(Verify verify) {
 }
 
 void verify_before_use(struct objcore* oc) {
-  if ((record_of(oc).flags & region::kHasBodyChecksum) != 0) oc->stobj->priv2 = kUnverified;
+  if ((record_of(oc).flags & region::kHasBodyChecksum) != 0) oc->stobj->priv2 |= kUnverified;
 }
+
+namespace {
+
+bool is_what_was_stored(const Store& store, const struct objcore* oc) {
+  const AttachedBody* attached = attached_body(oc);
+  if (attached == nullptr) return store.region()->verify_body(record_of(oc));
+  const auto view = attached->view();
+  return view && checksum_of(*view) == record_of(oc).body_checksum;
+}
+
+}  // namespace
 
 bool body_is_good(struct objcore* oc) {
   auto word = word_of(oc);
   std::uintptr_t seen = word.load(std::memory_order_acquire);
-  if (seen == kDamaged) return false;
-  if (seen != kUnverified) return true;
+  if ((seen & kVerifyMask) == kDamaged) return false;
+  if ((seen & kVerifyMask) != kUnverified) return true;
   Store& store = *Store::of(oc);
-  const bool good = store.region()->verify_body(record_of(oc));
+  const bool good = is_what_was_stored(store, oc);
   // The first to know is the one to say so.
-  if (word.compare_exchange_strong(seen, good ? 0 : kDamaged, std::memory_order_acq_rel)) {
+  if (word.compare_exchange_strong(seen, (seen & ~kVerifyMask) | (good ? 0 : kDamaged),
+                                   std::memory_order_acq_rel)) {
     count(store.counters().c_verified);
     if (!good) remove(store, oc);
   }
@@ -131,9 +144,7 @@ std::span<const std::byte> refused_headers(const struct objcore* oc) {
 }
 
 bool refused_as_template(struct objcore* oc) {
-  if (const auto word = word_of(oc).load(std::memory_order_relaxed);
-      word != kUnverified && word != kDamaged)
-    return false;
+  if ((word_of(oc).load(std::memory_order_relaxed) & kVerifyMask) == 0) return false;
   const struct busyobj* bo = varnish.THR_GetBusyobj();
   return bo != nullptr && bo->stale_oc == oc && !body_is_good(oc);
 }

@@ -176,7 +176,8 @@ class [[nodiscard]] Writer {
   // Room for so many more bytes, and a lease on them and on what was written: for a writer that
   // goes on using the bytes where they are. It stays, whether the object is published, aborted or
   // orphaned; once it is published, it is a lease on the object. kUnsupported: not to be had for
-  // this put; kQuota: the daemon lends no more. Either way the put goes on as before.
+  // this put; kQuota: the daemon lends no more. Either way the put goes on as before. Its
+  // info().object_id is the one that the object will have.
   Result<Lease> hold(std::uint64_t bytes);
   [[nodiscard]] std::uint64_t written() const;
   // Lets followers read what was written so far (see Follower). From now on those bytes must stay

@@ -678,7 +678,7 @@ TEST(Writer, HoldsWhatItWritesInto) {
     s.reply(*request, reply, {memory.borrow()});
     const auto hold = s.receive();
     asked.set_value(hold->as<wire::Hold>().more_bytes);
-    s.reply(*hold, wire::HoldReply{7, {}, {{2, 100, 50}}});
+    s.reply(*hold, wire::HoldReply{7, 9, {}, {{2, 100, 50}}});
     const auto again = s.receive();  // a daemon that gives none
     s.reply(*again, wire::HoldReply{});
     (void)s.receive();  // abort
@@ -692,6 +692,7 @@ TEST(Writer, HoldsWhatItWritesInto) {
   EXPECT_EQ(asked.get_future().get(), 30U);
   EXPECT_EQ(lease->size(), 40U);
   EXPECT_EQ(lease->id(), 7U);
+  EXPECT_EQ(lease->info().object_id, 9U);
   EXPECT_EQ(writer->hold(5).error().code, Errc::kQuota);
   const auto room = writer->map();
   ASSERT_EQ(room.size(), 2U);

@@ -126,6 +126,7 @@ Result<Lease> Writer::hold(std::uint64_t bytes) {
   auto held = std::make_unique<client::LeaseState>();
   held->connection = s.connection;
   held->lease_id = waiting.reply.lease_id;
+  held->info.object_id = waiting.reply.object_id;
   held->info.length = held->info.total_bytes = length;
   std::optional<Lease> lease;  // from here on given back by itself
   if (waiting.reply.lease_id != 0) lease.emplace(Lease(std::move(held)));

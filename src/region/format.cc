@@ -70,6 +70,7 @@ const char* to_string(Drop reason) {
     case Drop::kCrashedAt: return "crashed at it";
     case Drop::kRefused: return "refused";
     case Drop::kBadFile: return "without its file";
+    case Drop::kBadLent: return "bad name of a shared object";
   }
   return "unknown";
 }

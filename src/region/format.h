@@ -32,6 +32,8 @@ inline constexpr std::uint16_t kRegionVersion = 1;
 inline constexpr std::uint16_t kRecordVersion = 1;
 // Of a record whose body lies in a file: what does not know of files drops it.
 inline constexpr std::uint16_t kRecordVersionFile = 2;
+// Of a record whose body lies in an object of the daemon, as for files.
+inline constexpr std::uint16_t kRecordVersionLent = 3;
 // Smaller is no use: header, ban log and a first index page must fit, and something beside them.
 inline constexpr std::uint64_t kRegionBytesMin = std::uint64_t{1} << 20;
 // Granule numbers are 48 bits in a slot; this is far below.
@@ -76,6 +78,8 @@ inline constexpr std::uint32_t kInlineExtents = 2;
 // What Record::flags says.
 inline constexpr std::uint32_t kHasBodyChecksum = 1;
 inline constexpr std::uint32_t kBodyInFile = 2;  // `extents` name the file (record.h, FileRef)
+// `extents` and the extents block name an object of the daemon (record.h, LentRef).
+inline constexpr std::uint32_t kBodyLent = 4;
 
 // One object. Everything from `checksum` on is immutable once sealed; what stands before it may be
 // stored to at any time, each word by itself.
@@ -91,7 +95,7 @@ struct Record {
   Word removed;     // 0 = alive. Else removed for good, whatever else this record says.
 
   std::uint64_t checksum;  // XXH3 of [72, record_bytes)
-  std::uint16_t version;   // kRecordVersion, or kRecordVersionFile
+  std::uint16_t version;   // kRecordVersion, kRecordVersionFile or kRecordVersionLent
   std::uint16_t reserved;
   std::uint32_t record_bytes;  // the whole allocation, in whole granules
   std::uint64_t self;          // offset of this record: a copy elsewhere is not this record
@@ -125,12 +129,13 @@ static_assert(offsetof(Record, fixed) == 144 && offsetof(Record, body_length) ==
 static_assert(offsetof(Record, extents_block) == 240 && offsetof(Record, vary) == 272);
 static_assert(offsetof(Record, url) == 288 && offsetof(Record, extents) == 304);
 
-// More than kInlineExtents extents. Immutable once its record is sealed.
+// More than kInlineExtents extents. Immutable once its record is sealed. Of a body in an object of
+// the daemon: the object's key, with zeros behind it up to a multiple of 16.
 struct ExtentsBlock {
   std::uint64_t checksum;  // XXH3 of [8, 24 + 16 * count)
   std::uint64_t record;    // offset of the record that owns it
   std::uint64_t count;
-  // Extent[count] follow
+  // Extent[count] follow, or 16 * count bytes
 };
 static_assert(sizeof(ExtentsBlock) == 24);
 
@@ -213,8 +218,9 @@ enum class Drop : std::uint8_t {
   kCrashedAt,    // the last adoption died at it
   kRefused,      // the caller did not want it (expired, too much, ban ...)
   kBadFile,      // the file of its body is not there, or another one
+  kBadLent,      // the object of the daemon that it names cannot be one
 };
-inline constexpr std::size_t kDropReasons = 11;
+inline constexpr std::size_t kDropReasons = 12;
 const char* to_string(Drop reason);
 
 }  // namespace om::region

@@ -101,6 +101,7 @@ std::string_view url(const Record& record) { return text(record, record.url); }
 std::string_view host(const Record& record) { return text(record, record.host); }
 
 std::span<const Extent> extents(const Record& record, const std::byte* base) {
+  if ((record.flags & kBodyLent) != 0) return {};
   if (record.extents_block == 0) return {record.extents.data(), record.extent_count};
   return {reinterpret_cast<const Extent*>(base + record.extents_block + sizeof(ExtentsBlock)),
           record.extent_count};
@@ -118,6 +119,35 @@ void set_file(Record& record, const FileRef& file) {
 std::optional<FileRef> file_of(const Record& record) {
   if ((record.flags & kBodyInFile) == 0) return std::nullopt;
   return FileRef{record.extents[0].offset, record.extents[1].offset, record.body_length};
+}
+
+namespace {
+
+std::uint32_t key_units(std::uint64_t key_bytes) {
+  return static_cast<std::uint32_t>(round_up(key_bytes, sizeof(Extent)) / sizeof(Extent));
+}
+
+}  // namespace
+
+void set_lent(Record& record, const LentRef& lent, std::uint64_t block) {
+  record.version = kRecordVersionLent;
+  record.flags |= kBodyLent;
+  record.extents[0] = {lent.object_id, static_cast<std::uint32_t>(lent.key.size()), 0};
+  record.extents[1] = {lent.created_by_ns, 0, 0};
+  record.extents_block = block;
+  record.extent_count = key_units(lent.key.size());
+  record.body_length = lent.length;
+  record.total_length = lent.length;
+}
+
+std::optional<LentRef> lent_of(const Record& record, const std::byte* base) {
+  if ((record.flags & kBodyLent) == 0) return std::nullopt;
+  const auto* key =
+      reinterpret_cast<const char*>(base + record.extents_block + sizeof(ExtentsBlock));
+  return LentRef{{key, record.extents[0].length},
+                 record.extents[0].offset,
+                 record.body_length,
+                 record.extents[1].offset};
 }
 
 void set_timers(Record& record, const Timers& timers) {
@@ -173,7 +203,7 @@ Drop check_record(std::span<const std::byte> bytes, std::uint64_t offset, std::u
   }
   const auto& record = *reinterpret_cast<const Record*>(bytes.data());
   if (record.magic.load(std::memory_order_acquire) != kRecordMagic) return Drop::kBadRecord;
-  if (record.version != kRecordVersion && record.version != kRecordVersionFile)
+  if (record.version < kRecordVersion || record.version > kRecordVersionLent)
     return Drop::kBadVersion;
   const std::uint64_t size = record.record_bytes;
   if (size < sizeof(Record) || size > kRecordBytesMax || size % kGranule != 0 ||
@@ -192,6 +222,15 @@ Drop check_record(std::span<const std::byte> bytes, std::uint64_t offset, std::u
   }
   if ((record.version == kRecordVersionFile) != ((record.flags & kBodyInFile) != 0))
     return Drop::kBadVersion;
+  if ((record.version == kRecordVersionLent) != ((record.flags & kBodyLent) != 0))
+    return Drop::kBadVersion;
+  if ((record.flags & kBodyLent) != 0) {
+    const std::uint32_t key_bytes = record.extents[0].length;
+    if (record.extents_block == 0 || key_bytes == 0 || key_bytes > kKeyBytesMax ||
+        record.extent_count != key_units(key_bytes) || record.extents[0].offset == 0 ||
+        record.body_length == 0 || record.body_length > kFileBytesMax)
+      return Drop::kBadLent;
+  }
   if ((record.flags & kBodyInFile) != 0 &&
       (record.extent_count != 0 || record.extents_block != 0 || record.body_length == 0 ||
        record.body_length > kFileBytesMax || record.extents[0].offset >= kFileNumberEnd))
@@ -202,7 +241,7 @@ Drop check_record(std::span<const std::byte> bytes, std::uint64_t offset, std::u
 
 Drop check_extents(const Record& record, std::span<const Extent> list, std::uint64_t heap_begin,
                    std::uint64_t heap_end) {
-  if ((record.flags & kBodyInFile) != 0) return Drop::kNone;
+  if ((record.flags & (kBodyInFile | kBodyLent)) != 0) return Drop::kNone;
   std::uint64_t total = 0;
   for (const Extent& extent : list) {
     if (extent.offset < heap_begin || extent.offset % kGranule != 0 || extent.length == 0 ||

@@ -38,6 +38,17 @@ struct FileRef {
   bool operator==(const FileRef&) const = default;
 };
 
+// A body in an object of the daemon: that very one, no other under the same key.
+struct LentRef {
+  std::string_view key;
+  std::uint64_t object_id = 0;  // never used again, as long as the daemon has its catalog
+  std::uint64_t length = 0;
+  // It was published by then (ns since 1970): what has the same number and is younger belongs to a
+  // daemon that began anew.
+  std::uint64_t created_by_ns = 0;
+  bool operator==(const LentRef&) const = default;
+};
+
 enum class Variable { kVary, kHeaders };
 
 // Bytes to allocate for it.
@@ -58,6 +69,10 @@ std::span<const Extent> extents(const Record& record, const std::byte* base);
 // The body lies in a file, whose name stands in the place of the inline extents.
 void set_file(Record& record, const FileRef& file);
 std::optional<FileRef> file_of(const Record& record);
+// The body lies in an object of the daemon; the caller has put the key into the block at `block`.
+void set_lent(Record& record, const LentRef& lent, std::uint64_t block);
+// Of a record that was checked with its block, or is ours.
+std::optional<LentRef> lent_of(const Record& record, const std::byte* base);
 
 // Timers as Varnish has them: each setter is atomic words, any thread.
 struct Timers {

@@ -281,6 +281,25 @@ void Region::attach_file(Record& record, const FileRef& file,
   record.body_checksum = *body_checksum;
 }
 
+bool Region::attach_lent(Record& record, const LentRef& lent,
+                         std::optional<std::uint64_t> body_checksum) {
+  OM_ASSERT(record.extent_count == 0 && record.slot.load() == 0 && lent.length > 0);
+  OM_ASSERT(!lent.key.empty() && lent.key.size() <= kKeyBytesMax && lent.object_id != 0);
+  const std::uint64_t units = round_up(lent.key.size(), sizeof(Extent)) / sizeof(Extent);
+  const auto block = allocator_->allocate(extents_block_bytes(units));
+  if (!block) return false;
+  auto* header = new (pointer(block->offset)) ExtentsBlock{0, record.self, units};
+  std::memset(static_cast<void*>(header + 1), 0, units * sizeof(Extent));
+  std::memcpy(static_cast<void*>(header + 1), lent.key.data(), lent.key.size());
+  header->checksum = extents_block_checksum(
+      {pointer(block->offset), sizeof(ExtentsBlock) + units * sizeof(Extent)});
+  set_lent(record, lent, block->offset);
+  if (!body_checksum) return true;
+  record.flags |= kHasBodyChecksum;
+  record.body_checksum = *body_checksum;
+  return true;
+}
+
 std::uint64_t Region::body_key(const Record& record) const {
   if (const auto file = file_of(record)) return file->number | std::uint64_t{1} << 63;
   const auto list = body(record);
@@ -408,7 +427,7 @@ void Region::drop_body(Record& record) {
   if (record.esi_offset != 0) {
     allocator_->free(Block{record.esi_offset, round_up(record.esi_length, kGranule)});
   }
-  record.flags &= ~kBodyInFile;
+  record.flags &= ~(kBodyInFile | kBodyLent);
   record.extents_block = 0;
   record.extent_count = 0;
   record.esi_offset = 0;

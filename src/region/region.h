@@ -98,7 +98,7 @@ class Region {
   void set_adopting(std::uint64_t slot);
   void clear_adopting();
   // Reads the whole body. True also for records without a body checksum.
-  // False also when its file cannot be read.
+  // False also when its file cannot be read. Not for an object of the daemon.
   [[nodiscard]] bool verify_body(const Record& record) const;
   // XXH3 of the bytes of these extents: what attach_body() takes and verify_body() compares.
   [[nodiscard]] std::uint64_t body_checksum(std::span<const Extent> list) const;
@@ -114,8 +114,12 @@ class Region {
   // The body is this file, finished; takes it over.
   void attach_file(Record& record, const FileRef& file,
                    std::optional<std::uint64_t> body_checksum = std::nullopt);
+  // The body is this object of the daemon; whoever adopts the record has to lease it again. False:
+  // no space for the key.
+  bool attach_lent(Record& record, const LentRef& lent,
+                   std::optional<std::uint64_t> body_checksum = std::nullopt);
   // The same extents, or the same file, as `from`'s body, by reference (a 304 refresh). `from` must
-  // be alive. False: no space for the list.
+  // be alive. False: no space for the list. Not for an object of the daemon.
   bool share_body(Record& record, const Record& from);
   // A block of its own for ESIDATA; nullptr: no space. Fill it before seal().
   std::byte* attach_esi(Record& record, std::uint32_t length);
@@ -135,6 +139,9 @@ class Region {
 
   [[nodiscard]] std::span<const Extent> body(const Record& record) const {
     return extents(record, base());
+  }
+  [[nodiscard]] std::optional<LentRef> lent(const Record& record) const {
+    return lent_of(record, base());
   }
   // For body memory that is not attached yet.
   Allocator& allocator() { return *allocator_; }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <random>
 #include <set>
 #include <thread>
@@ -308,7 +309,7 @@ TEST(Region, OtherVersionsAreDroppedNotMisread) {
     auto region = open_region(file, kMiB);
     for (std::uint64_t id = 1; id <= 2; ++id) {
       Record* record = make_object(*region, {.id = id});
-      if (id == 1) record->version = kRecordVersion + 1;
+      if (id == 1) record->version = kRecordVersionLent + 1;
       region->seal(*record);
       ASSERT_TRUE(region->publish(*record));
     }
@@ -323,6 +324,100 @@ TEST(Region, OtherVersionsAreDroppedNotMisread) {
   }
   auto region = open_region(file, kMiB);
   EXPECT_EQ(region->format_reason(), "version 2 instead of 1");
+}
+
+constexpr char kLentKey[] = "http://example.org/lent#0123";
+
+// As an object whose body the daemon has.
+Record* make_lent(Region& region, std::uint64_t id, const LentRef& lent, std::uint32_t esi = 0) {
+  Record* record = make_object(region, {.id = id, .body = 0, .esi = esi, .with_checksum = false});
+  if (record == nullptr) return nullptr;
+  record->magic.store(0);
+  if (!region.attach_lent(*record, lent, 77)) return nullptr;
+  region.seal(*record);
+  return record;
+}
+
+TEST(RegionLent, NamesAnObjectOfTheDaemonAndOwnsNoBody) {
+  const UniqueFd file = make_region_file(kMiB);
+  const LentRef one{kLentKey, 41, 600'000, 1'000'000};
+  const std::string longest(kKeyBytesMax, 'k');
+  const LentRef two{longest, 42, 1, 2'000'000};
+  std::uint64_t free = 0;
+  {
+    auto region = open_region(file, kMiB);
+    ASSERT_TRUE(region->publish(*make_object(*region, {.id = 3})));
+    free = region->allocator().free_bytes();
+    ASSERT_TRUE(region->publish(*make_lent(*region, 1, one, 70)));
+    Record* other = make_lent(*region, 2, two);
+    ASSERT_TRUE(region->publish(*other));
+    EXPECT_EQ(region->lent(*other), two);
+    EXPECT_EQ(other->version, kRecordVersionLent);
+    EXPECT_TRUE(region->body(*other).empty());
+  }
+  auto region = open_region(file, kMiB);
+  const ScanReport report = region->scan();
+  ASSERT_EQ(report.candidates.size(), 3U);
+  EXPECT_EQ(total_dropped(report), 0U);
+  region->finish_scan(slots_of(report));
+  EXPECT_TRUE(region->allocator().check());
+  for (const auto& candidate : report.candidates) {
+    Record& record = *candidate.record;
+    if (record.vxid == 3) {
+      EXPECT_FALSE(region->lent(record));
+      continue;
+    }
+    EXPECT_EQ(region->lent(record), record.vxid == 1 ? one : two);
+    EXPECT_EQ(record.body_length, record.vxid == 1 ? 600'000U : 1U);
+    EXPECT_EQ(record.body_checksum, 77U);
+    EXPECT_EQ(region->esi(record).size(), record.vxid == 1 ? 70U : 0U);
+    region->destroy(&record);
+  }
+  EXPECT_TRUE(region->allocator().check());
+  EXPECT_EQ(region->allocator().free_bytes(), free);
+}
+
+// Sealed by a writer that is wrong, or by one that knows another format.
+TEST(RegionLent, IsDroppedNotMisread) {
+  const std::vector<std::pair<Drop, std::function<void(Region&, Record&)>>> lies = {
+      {Drop::kBadVersion, [](Region&, Record& r) { r.version = kRecordVersion; }},
+      {Drop::kBadVersion, [](Region&, Record& r) { r.version = kRecordVersionFile; }},
+      {Drop::kBadVersion, [](Region&, Record& r) { r.version = kRecordVersionLent + 1; }},
+      {Drop::kBadVersion, [](Region&, Record& r) { r.flags &= ~kBodyLent; }},
+      {Drop::kBadVersion, [](Region&, Record& r) { r.flags |= kBodyInFile; }},
+      {Drop::kBadLent, [](Region&, Record& r) { r.extents[0].offset = 0; }},
+      {Drop::kBadLent, [](Region&, Record& r) { r.extents[0].length = 0; }},
+      {Drop::kBadLent, [](Region&, Record& r) { r.extents[0].length += 16; }},
+      {Drop::kBadLent, [](Region&, Record& r) { r.extents[0].length = kKeyBytesMax + 1; }},
+      {Drop::kBadLent, [](Region&, Record& r) { r.extent_count = 0; }},
+      {Drop::kBadLent, [](Region&, Record& r) { r.extents_block = 0; }},
+      {Drop::kBadLent, [](Region&, Record& r) { r.body_length = 0; }},
+      {Drop::kBadExtents, [](Region& g, Record& r) { r.extents_block = g.size(); }},
+      {Drop::kBadExtents, [](Region&, Record& r) { r.extents_block += 8; }},
+      {Drop::kBadChecksum, [](Region&, Record& r) { r.extents_block = r.self; }},
+      {Drop::kBadChecksum,
+       [](Region& g, Record& r) {
+         g.pointer(r.extents_block)[sizeof(ExtentsBlock)] ^= std::byte{1};
+       }},
+  };
+  for (std::size_t i = 0; i < lies.size(); ++i) {
+    SCOPED_TRACE(i);
+    const UniqueFd file = make_region_file(kMiB);
+    {
+      auto region = open_region(file, kMiB);
+      Record* record = make_lent(*region, 1, {kLentKey, 41, 600'000, 1'000'000});
+      lies[i].second(*region, *record);
+      region->seal(*record);
+      ASSERT_TRUE(region->publish(*record));
+      ASSERT_TRUE(region->publish(*make_object(*region, {.id = 2})));
+    }
+    auto region = open_region(file, kMiB);
+    const ScanReport report = region->scan();
+    EXPECT_EQ(dropped(report, lies[i].first), 1U);
+    EXPECT_EQ(ids(*region, report), (std::multiset<std::uint64_t>{2}));
+    region->finish_scan(slots_of(report));
+    EXPECT_TRUE(region->allocator().check());
+  }
 }
 
 // Every byte of header, index, records, lists and ESI data, damaged one at a time: what is still

@@ -419,6 +419,7 @@ void Session::hold(std::uint64_t id, wire::Hold request) {
   if (!held) return refuse(wire::Type::kHold, id, held.error());
   wire::HoldReply message;
   message.lease_id = held->lease_id;
+  message.object_id = held->object_id;
   reply_with_room(id, request.put_id, std::move(held->room), std::move(message));
 }
 

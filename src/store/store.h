@@ -196,7 +196,8 @@ struct Extension {
 
 // What the writer itself has of its put.
 struct Held {
-  LeaseId lease_id = 0;  // 0: none, see Store::hold
+  LeaseId lease_id = 0;    // 0: none, see Store::hold
+  ObjectId object_id = 0;  // that it is published under
   Extension room;
 };
 

@@ -282,6 +282,7 @@ Result<Held> StoreImpl::hold(HolderId holder, PutId id, std::uint64_t more) {
       (disk && !put->request.length && room > config_.memory_object_bytes_max))
     return Error{Errc::kUnsupported, 0, "its bytes will not stay where they are written"};
   Held held;
+  held.object_id = put->object_id;
   if (more > 0) held.room = OM_TRY(extend(holder, id, more));
   if (put->file) return held;
   if (auto lease = leases_->lease(holder, put->object_id, put->room)) held.lease_id = *lease;

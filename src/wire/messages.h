@@ -282,12 +282,13 @@ struct Hold {
   }
 };
 struct HoldReply {
-  std::uint64_t lease_id = 0;  // 0: none, because the bytes will not stay where they are written
+  std::uint64_t lease_id = 0;   // 0: none, because the bytes will not stay where they are written
+  std::uint64_t object_id = 0;  // that the object will have, when it is published
   std::vector<Segment> segments;
   std::vector<Extent> extents;
   template <class A>
   void fields(A& a) {
-    a(lease_id), a(segments, std::size_t{4096}), a(extents, std::size_t{4096});
+    a(lease_id), a(object_id), a(segments, std::size_t{4096}), a(extents, std::size_t{4096});
   }
 };
 struct Commit {

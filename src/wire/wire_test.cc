@@ -49,7 +49,7 @@ std::vector<Row> rows() {
       {"Extend", encode_request(5, Extend{1, 2})},
       {"ExtendReply", reply(Type::kExtend, ExtendReply{{segment()}, {{4, 5, 6}, {7, 8, 9}}})},
       {"Hold", encode_request(5, Hold{1, 2})},
-      {"HoldReply", reply(Type::kHold, HoldReply{7, {segment()}, {{4, 5, 6}, {7, 8, 9}}})},
+      {"HoldReply", reply(Type::kHold, HoldReply{7, 8, {segment()}, {{4, 5, 6}, {7, 8, 9}}})},
       {"Commit", encode_request(6, Commit{1, 2})},
       {"CommitReply", reply(Type::kCommit, CommitReply{1, 2})},
       {"Abort", encode_request(7, Abort{1})},

@@ -151,7 +151,8 @@ def read_body(kind, body):
         reply = {"items": r.list_of(lambda: {"status": r.u32(), "object_id": r.u64(),
                                              "created_ns": r.u64()})}
     elif kind == HOLD:
-        reply = {"lease_id": r.u64(), "segments": r.list_of(r.segment), "extents": r.list_of(r.extent)}
+        reply = {"lease_id": r.u64(), "object_id": r.u64(), "segments": r.list_of(r.segment),
+                 "extents": r.list_of(r.extent)}
     elif kind == COMMIT:
         reply = {"object_id": r.u64(), "created_ns": r.u64()}
     elif kind == DELETE:

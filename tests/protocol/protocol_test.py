@@ -737,7 +737,8 @@ class Holding(ProtocolCase):
             self.assertEqual(held["extents"], [])
         writer.write(extents, body + b"." * (sum(e["length"] for e in extents) - len(body)))
         if end == "commit":
-            writer.commit(put["put_id"], len(body))
+            done = writer.commit(put["put_id"], len(body))
+            self.assertEqual(done["object_id"], held["object_id"])
             self.assertEqual(other.fetch("h"), body)
             other.put("h", b"another")
         elif end == "abort":
