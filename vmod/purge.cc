@@ -74,6 +74,7 @@ void purge_everywhere(VRT_CTX) {
     om::vmod::removal_index::note_purge(stem);
   }
   om::vmod::removals::purge(req->wrk, req->digest);
+  if (ours) om::vmod::removal_index::settle();
 }
 
 // Empty: done.
@@ -85,7 +86,9 @@ std::string ban_everywhere(VRT_CTX, RemovalLink& link, const char* expression) {
   if (text.size() > om::kKeyBytesMax) return "longer than 8192 bytes";
   const auto ours = record(ctx, "ban", link, RemovalKind::kBan, text, "");
   if (!ours) return "";
-  return om::vmod::commit_ban(text);
+  std::string error = om::vmod::commit_ban(text);
+  om::vmod::removal_index::settle();
+  return error;
 }
 
 }  // namespace
@@ -138,6 +141,7 @@ VCL_VOID vmod_purge_tag(VRT_CTX, VCL_STRING tag, VCL_BOOL soft) {
       if (!ours) return;
     }
     (void)om::vmod::removal_index::purge_tag(tag, soft != 0);
+    om::vmod::removal_index::settle();
   } catch (const std::exception& failure) {
     VRT_fail(ctx, "objmapper.purge_tag(): %s", failure.what());
   }

@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <map>
 #include <mutex>
+#include <set>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
@@ -58,6 +61,48 @@ class Recent {
   double newest_ = 0;
   double floor_ = 0;
 };
+
+// Fetches between before_use() and their event: a moment each.
+class Uses {
+ public:
+  void enter() {
+    const std::lock_guard lock(mutex_);
+    leave_locked();  // of one that never had its event
+    mine = ++last_;
+    open_.insert(mine);
+  }
+  void leave() {
+    if (mine == 0) return;
+    const std::lock_guard lock(mutex_);
+    leave_locked();
+  }
+  void wait() {
+    std::unique_lock lock(mutex_);
+    const std::uint64_t upto = last_;
+    ++waiting_;
+    (void)left_.wait_for(lock, kSettle, [&] { return open_.empty() || *open_.begin() > upto; });
+    --waiting_;
+  }
+
+ private:
+  void leave_locked() {
+    open_.erase(mine);
+    mine = 0;
+    if (waiting_ > 0) left_.notify_all();
+  }
+  static constexpr std::chrono::milliseconds kSettle{100};
+  static thread_local std::uint64_t mine;
+  std::mutex mutex_;
+  std::condition_variable left_;
+  std::set<std::uint64_t> open_;
+  std::uint64_t last_ = 0;
+  unsigned waiting_ = 0;
+};
+thread_local std::uint64_t Uses::mine = 0;
+Uses& uses() {
+  static auto* one = new Uses;  // never destroyed: threads use it
+  return *one;
+}
 
 struct Index {
   std::mutex mutex;
@@ -159,14 +204,17 @@ void on_event(struct worker* wrk, void* /*priv*/, struct objcore* oc, unsigned e
   } catch (const std::exception&) {
     kill = true;  // out of memory: what cannot be found by its tag must not stay
   }
-  if (!kill) return;
+  if (!kill) return uses().leave();
   all.killed.fetch_add(1, std::memory_order_relaxed);
   if (Store* store = Store::of(oc); store != nullptr && oc->stobj->priv != nullptr)
     store->region()->mark_removed(record_of(oc));
   varnish.HSH_Kill(oc);
+  uses().leave();
 }
 
 }  // namespace
+
+void settle() { uses().wait(); }
 
 void subscribe() {
   static bool done = false;
@@ -241,6 +289,8 @@ void before_use(struct worker* wrk, struct objcore* oc) noexcept {
   if (bo == nullptr || (oc->flags & OC_F_PRIVATE) != 0) return;
   bool removed = true;  // out of memory: it may be
   try {
+    // First: what is noted from now on is waited for.
+    uses().enter();
     removed = overtaken(wrk, oc, bo, tags_of(wrk, oc));
   } catch (const std::exception&) {
   }

@@ -8,7 +8,10 @@
 // each one is compared, when it is inserted and before anybody who waits for it may have it, with
 // what was removed since its fetch began, and killed if it is one of those. Between the moment from
 // which Varnish finds it and that event others might get it, who came after the removal: so an
-// object of ours is compared already before Varnish finds it.
+// object of ours is compared already before Varnish finds it. What is removed between that and the
+// event is not answered before those events have come (settle()): a moment, 100 ms at most. Objects
+// of Varnish's own storage are compared at the event alone, and bans of the command line wait for
+// nobody.
 //
 // Locks: ours, then an objhead's or that of Varnish's expiry. Events come with neither held.
 #pragma once
@@ -35,6 +38,9 @@ void subscribe();
 std::uint64_t purge_tag(const std::string& tag, bool soft);
 // A key's stem was purged: for fetches that are under way. Any thread.
 void note_purge(const std::string& stem);
+// After a removal was noted: waits for the fetches that were compared before it, and that Varnish
+// has not inserted yet. Any thread that holds no lock.
+void settle();
 // Whether what lies under that key, or has one of those tags, was removed since then, by what this
 // cache has applied. Any thread.
 bool removed_since(std::string_view stem, const std::vector<std::string>& tags, double since);

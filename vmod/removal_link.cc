@@ -390,11 +390,12 @@ void RemovalLink::Impl::ban_here(const std::string& canonical) {
 void RemovalLink::Impl::apply(const Removal& removal) {
   count(counters->c_applied);
   switch (removal.kind) {
-    case RemovalKind::kPurge: return apply_purge(removal);
-    case RemovalKind::kBan: return ban_here(removal.what);
-    case RemovalKind::kTag: (void)removal_index::purge_tag(removal.what, false); return;
-    case RemovalKind::kTagSoft: (void)removal_index::purge_tag(removal.what, true); return;
+    case RemovalKind::kPurge: apply_purge(removal); break;
+    case RemovalKind::kBan: ban_here(removal.what); break;
+    case RemovalKind::kTag: (void)removal_index::purge_tag(removal.what, false); break;
+    case RemovalKind::kTagSoft: (void)removal_index::purge_tag(removal.what, true); break;
   }
+  removal_index::settle();
 }
 
 // The bans for a purge: all digests of that host and URL, whatever went into vcl_hash. Empty: no
