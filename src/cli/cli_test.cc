@@ -72,7 +72,7 @@ TEST(Overview, RatesAreOverTheInterval) {
 }
 
 class Vcl : public testing::Test {
- protected:
+ public:
   Vcl() {
     std::string name = "/tmp/om-vcl-XXXXXX";
     directory_ = ::mkdtemp(name.data());
@@ -82,7 +82,7 @@ class Vcl : public testing::Test {
     (void)::remove(directory_.c_str());
   }
   std::string write(const std::string& name, const std::string& text) {
-    const std::string path = directory_ + "/" + name;
+    std::string path = directory_ + "/" + name;
     std::ofstream(path) << text;
     files_.push_back(path);
     return path;

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
 class BodyFilesTest : public ::testing::Test {
- protected:
+ public:
   BodyFilesTest() {
     char path[] = "/tmp/om-body-files.XXXXXX";
     if (::mkdtemp(path) == nullptr) std::abort();

@@ -11,7 +11,7 @@ namespace om::server {
 namespace {
 
 class SessionTest : public ::testing::Test {
- protected:
+ public:
   SessionTest() { reconnect(); }
   ~SessionTest() override {
     peer_.reset();

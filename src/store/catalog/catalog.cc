@@ -55,7 +55,7 @@ void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) const {
   }
   record.sequence = sequence;
   record.durable = false;
-  draft.hash = options.hash(record.key);
+  draft.hash = options_.hash(record.key);
   EntryHeader& header = draft.header;
   header.type = static_cast<std::uint16_t>(draft.type);
   header.sequence = sequence;
@@ -90,7 +90,8 @@ void Catalog::Impl::apply(Draft& draft, const Journal::Written& written) {
   if (draft.old) draft.old->durable = draft.hides_durable;
   const std::string key = record.key;
   // So many as a group sync is called for at the latest: memory that objects take must not be.
-  if (entry.live && active_.size() < options.overlay_entries_wanted && HotRecords::is_short(record))
+  if (entry.live && active_.size() < options_.overlay_entries_wanted &&
+      HotRecords::is_short(record))
     entry.record = std::make_shared<const Record>(std::move(record));
   active_.put(key, entry);
 }
@@ -154,7 +155,7 @@ Result<std::optional<Record>> Catalog::Impl::find(std::string_view key) {
       return std::optional<Record>(OM_TRY(record_of(*entry)));
     }
   }
-  const KeyHash hash = options.hash(key);
+  const KeyHash hash = options_.hash(key);
   if (const auto hot = hot_.find(hash, key)) return std::optional<Record>(*hot);
   return index_->find(hash, key);
 }
@@ -170,7 +171,7 @@ Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view key) 
       return Ref(std::make_shared<Record>(OM_TRY(record_of(*entry))));
     }
   }
-  const KeyHash hash = options.hash(key);
+  const KeyHash hash = options_.hash(key);
   if (Ref hot = hot_.find(hash, key)) return hot;
   auto found = OM_TRY(index_->find(hash, key));
   if (!found) return Ref();
@@ -337,7 +338,7 @@ Result<void> Catalog::Impl::group_sync(const std::function<Result<void>()>& sync
     } else {
       thaw();
     }
-    last_group_sync_ns_ = clock.monotonic_ns();
+    last_group_sync_ns_ = clock_.monotonic_ns();
   }
   done.clear();
   if (!outcome) return outcome;
@@ -366,7 +367,7 @@ Result<void> Catalog::Impl::write_to_index(std::uint64_t cut) {
   do {
     batch.clear();
     std::size_t bytes = 0;
-    for (; at < items.size() && batch.size() < options.batch_entries && bytes < (4u << 20); ++at) {
+    for (; at < items.size() && batch.size() < options_.batch_entries && bytes < (4u << 20); ++at) {
       const auto& [key, entry] = items[at];
       Change change{entry->hash, *key, entry->sequence, {}};
       if (entry->live) {
@@ -379,7 +380,7 @@ Result<void> Catalog::Impl::write_to_index(std::uint64_t cut) {
       bytes += change.object.size() + change.key.size();
       batch.push_back(std::move(change));
     }
-    if (options.before_batch) OM_TRY(options.before_batch());
+    if (options_.before_batch) OM_TRY(options_.before_batch());
     std::optional<Index::State> state;
     if (at == items.size()) state = Index::State{cut, boot_};
     OM_TRY(index_->apply(batch, state));
@@ -395,7 +396,7 @@ Result<void> Catalog::Impl::turn_journal(std::uint64_t applied) {
   {
     const std::lock_guard lock(mutex_);
     const auto& current = journal_->current();
-    turn = current->end > options.journal_bytes_max || current->sync_failed;
+    turn = current->end > options_.journal_bytes_max || current->sync_failed;
     number = journal_->next_number();
     first = sequence_ + 1;
   }
@@ -416,8 +417,8 @@ Result<void> Catalog::Impl::turn_journal(std::uint64_t applied) {
 bool Catalog::Impl::wants_sync() {
   const std::lock_guard lock(mutex_);
   if (active_.empty()) return false;
-  return active_.size() >= options.overlay_entries_wanted ||
-         clock.monotonic_ns() - last_group_sync_ns_ >= options.sync_interval_ns;
+  return active_.size() >= options_.overlay_entries_wanted ||
+         clock_.monotonic_ns() - last_group_sync_ns_ >= options_.sync_interval_ns;
 }
 
 Result<void> Catalog::Impl::mark_clean(const std::function<Result<void>()>& sync_bodies) {

@@ -24,7 +24,7 @@ namespace om::catalog {
 
 class Catalog::Impl {
  public:
-  Impl(Options given, const Clock& time) : options(std::move(given)), clock(time) {}
+  Impl(Options options, const Clock& clock) : options_(std::move(options)), clock_(clock) {}
 
   Result<void> recover(const std::string& directory);
 
@@ -70,8 +70,8 @@ class Catalog::Impl {
   // --- recovery
   void write_report(const Journal::Replay& replay);
 
-  Options options;
-  const Clock& clock;
+  Options options_;
+  const Clock& clock_;
   UniqueFd lock_file_;
   std::unique_ptr<LogDirectory> own_directory_;
   LogDirectory* directory_ = nullptr;

@@ -111,11 +111,12 @@ bool means_no_index(int rc) {
 // A look at one state of the index, for the length of a call.
 class Index::ReadTxn {
  public:
-  explicit ReadTxn(Index& index) : index_(index), lock_(index.map_mutex_) {
-    rc_ = index_.reader_ == nullptr
-              ? mdb_txn_begin(index_.env_, nullptr, MDB_RDONLY, &index_.reader_)
-              : mdb_txn_renew(index_.reader_);
-  }
+  explicit ReadTxn(Index& index)
+      : index_(index),
+        lock_(index.map_mutex_),
+        rc_(index_.reader_ == nullptr
+                ? mdb_txn_begin(index_.env_, nullptr, MDB_RDONLY, &index_.reader_)
+                : mdb_txn_renew(index_.reader_)) {}
   ReadTxn(const ReadTxn&) = delete;
   ReadTxn& operator=(const ReadTxn&) = delete;
   ~ReadTxn() {
@@ -127,7 +128,7 @@ class Index::ReadTxn {
  private:
   Index& index_;
   std::shared_lock<std::shared_mutex> lock_;
-  int rc_ = 0;
+  int rc_;
 };
 
 Result<Index::Opened> Index::open(const std::string& path, std::uint64_t map_bytes,

@@ -47,15 +47,15 @@ Result<void> Catalog::Impl::recover(const std::string& directory) {
   lock_file_ = OM_TRY(open_at(made.borrow(), "lock", O_RDWR | O_CREAT));
   if (!OM_TRY(lock_range_exclusive(lock_file_.borrow(), 0, 1)))
     return Error{Errc::kBusy, 0, "another process has the catalog in " + directory};
-  directory_ = options.journal_directory;
+  directory_ = options_.journal_directory;
   if (directory_ == nullptr) {
     own_directory_ = OM_TRY(open_log_directory(directory + "/journal"));
     directory_ = own_directory_.get();
   }
-  if (options.boot_id.empty()) options.boot_id = OM_TRY(boot_id());
-  boot_ = hash_key(options.boot_id);
+  if (options_.boot_id.empty()) options_.boot_id = OM_TRY(boot_id());
+  boot_ = hash_key(options_.boot_id);
 
-  auto opened = OM_TRY(Index::open(directory + "/index.mdb", options.map_bytes, options.hash));
+  auto opened = OM_TRY(Index::open(directory + "/index.mdb", options_.map_bytes, options_.hash));
   index_ = std::move(opened.index);
   recovery.index_lost = opened.lost;
   applied_ = index_->state().applied_sequence;
@@ -134,7 +134,7 @@ Result<void> Catalog::Impl::recover(const std::string& directory) {
       return;
     }
     OverlayEntry now;
-    now.hash = options.hash(said->key);
+    now.hash = options_.hash(said->key);
     now.object_id = entry.header.object_id;
     now.sequence = entry.header.sequence;
     now.file = &file;
@@ -198,7 +198,7 @@ Result<void> Catalog::Impl::recover(const std::string& directory) {
           said != later.end() && said->second.sequence > record.sequence) {
         return true;
       }
-      const KeyHash hash = options.hash(record.key);
+      const KeyHash hash = options_.hash(record.key);
       const auto said = later_damaged.find({hash.high, hash.low});
       return said != later_damaged.end() && said->second > record.sequence;
     }));
@@ -216,7 +216,7 @@ Result<void> Catalog::Impl::recover(const std::string& directory) {
   if (!same_boot) {
     for (const auto& old : journal_->take_old()) OM_TRY(journal_->delete_file(*old));
   }
-  last_group_sync_ns_ = clock.monotonic_ns();
+  last_group_sync_ns_ = clock_.monotonic_ns();
   write_report(replay);
   return {};
 }
