@@ -1,6 +1,6 @@
-#include "policy.h"
-
 #include <gtest/gtest.h>
+
+#include "policy.h"
 
 namespace om::vmod {
 namespace {

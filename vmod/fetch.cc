@@ -181,7 +181,8 @@ void trim(struct worker* wrk, Store& store, const struct objcore* oc, Fetch& fet
   if (fetch.settled) return;
   if (fetch.file != nullptr) {
     // What the disk does not take any more moves to memory, or stays in the buffer.
-    if (!disk::flush(wrk, store, oc, fetch, true)) (void)disk::move_to_memory(wrk, store, oc, fetch);
+    if (!disk::flush(wrk, store, oc, fetch, true))
+      (void)disk::move_to_memory(wrk, store, oc, fetch);
     if (fetch.file != nullptr) return;
   }
   if (oc->boc != nullptr) Lck_Lock(&oc->boc->mtx);
