@@ -362,7 +362,8 @@ def complaints_in(folder):
     for name in sorted(os.listdir(folder)):
         with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
             said += file.read()
-    return said
+    # cachestat(2) is younger than valgrind, whose answer to us is that of an older kernel: ENOSYS.
+    return re.sub(r"--\d+-- WARNING: unhandled amd64-linux syscall: 451\n(--\d+-- (You may|Read the|Nevertheless|it at).*\n){4}", "", said)
 
 
 def run(path, plain, given):
