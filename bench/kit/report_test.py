@@ -132,7 +132,7 @@ class Rounds(unittest.TestCase):
             return {"cpu_us": 1.0}
 
         with self.bench.a_work("hits", float("inf")):
-            field = bench.Field(self.bench, None)
+            field = bench.Field(self.bench, None, {"a", "b"})
             field.running = {"a": "a", "b": "b"}
             field.rounds("case", 3, once)
         self.assertEqual(order, ["a", "b", "b", "a", "a"])  # who begins changes
@@ -144,17 +144,25 @@ class Rounds(unittest.TestCase):
             raise bench.Wrong("the origin was asked")
 
         with self.bench.a_work("hits", float("inf")):
-            field = bench.Field(self.bench, None)
+            field = bench.Field(self.bench, None, {"a", "b"})
             field.running = {"a": "a"}
             field.rounds("case", 2, lambda c, n: {"cpu_us": 1.0}, afterwards)
         self.assertEqual(self.held.work("hits")["cases"]["case"], {})
 
     def test_time_ends_a_case_after_two_rounds(self):
         with self.bench.a_work("hits", 0.0):
-            field = bench.Field(self.bench, None)
+            field = bench.Field(self.bench, None, {"a", "b"})
             field.running = {"a": "a"}
             field.rounds("case", 20, lambda c, n: {"cpu_us": 1.0})
         self.assertEqual(self.held.rounds("hits", "case", "a", "cpu_us"), 2)
+
+    def test_rivals_sit_out_the_rounds_after_the_fifth(self):
+        with self.bench.a_work("hits", float("inf")):
+            field = bench.Field(self.bench, None, {"a"})
+            field.running = {"a": "a", "rival": "rival"}
+            field.rounds("case", 7, lambda c, n: {"cpu_us": 1.0 + n})
+        self.assertEqual(self.held.rounds("hits", "case", "a", "cpu_us"), 7)
+        self.assertEqual(self.held.samples("hits", "case", "rival", "cpu_us"), [1.0, 2.0, 3.0, 4.0, 5.0])
 
     def test_a_work_that_breaks_is_in_the_report_and_on_disk(self):
         with self.bench.a_work("hits", float("inf")):

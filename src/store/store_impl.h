@@ -123,10 +123,9 @@ class StoreImpl final : public Store {
     std::string key;
     std::function<void()> wake;
   };
-  struct Writers {  // of one key
-    std::size_t puts = 0;
+  struct Writers {            // of one key
+    std::vector<PutId> puts;  // the one that began first comes first
     std::vector<WaitToken> waiters;
-    PutId first = 0;  // the one to follow
   };
   // A put that is or was followed. Known for as long as somebody pins its bytes.
   struct Follow {
@@ -236,6 +235,7 @@ class StoreImpl final : public Store {
   Result<SegmentView> staging_view(HolderId holder, SegmentId id);
   static Result<void> check(const ReserveRequest& request);
   Put* find_put(HolderId holder, PutId id);
+  Put* first_put(const std::string& key);
   // For every cache, since it began.
   [[nodiscard]] bool is_removed(const Put& put) const;
   // store_room.cc

@@ -239,6 +239,27 @@ TEST_F(StoreTest, OfAllThatFindAnObjectStaleOneReplacesIt) {
   EXPECT_EQ(get("k"), "new");
 }
 
+TEST_F(StoreTest, WhenTheFirstOfSeveralWritersGivesUpTheNextOneIsFollowed) {
+  open();
+  const auto other = *store->open_holder({});
+  auto first = store->reserve(me, request("k", 3), nullptr);
+  auto second = store->reserve(me, request("k", 3), nullptr);
+  ASSERT_TRUE(first && second);
+  ASSERT_TRUE(store->abort(me, std::get<Reserved>(*first).put_id));
+  auto wanted = request("k", 3);
+  wanted.or_get = true;
+  wanted.follow = true;
+  auto follows = store->reserve(other, wanted, nullptr);
+  ASSERT_TRUE(follows && std::holds_alternative<Following>(*follows));
+  auto& writing = std::get<Reserved>(*second);
+  write(writing.segments, writing.extents, "new");
+  ASSERT_TRUE(commit(me, writing.put_id, 3));
+  auto told = store->follow(other, std::get<Following>(*follows).lease_id, {}, false, nullptr);
+  ASSERT_TRUE(told && std::holds_alternative<Followed>(*told));
+  EXPECT_EQ(std::get<Followed>(*told).state, FollowedState::kCommitted);
+  EXPECT_EQ(get("k"), "new");
+}
+
 TEST_F(StoreTest, WhatWasRemovedWhileItIsWrittenIsNotFollowedByWhoComesLater) {
   open();
   const auto other = *store->open_holder({});

@@ -53,6 +53,16 @@ StoreImpl::Put* StoreImpl::find_put(HolderId holder, PutId id) {
              : found->second.get();
 }
 
+// The one to wait for or to follow. What began before a removal of it is nothing for those who come
+// after: they write anew.
+StoreImpl::Put* StoreImpl::first_put(const std::string& key) {
+  const auto writers = writers_.find(key);
+  if (writers == writers_.end()) return nullptr;
+  for (const PutId id : writers->second.puts)
+    if (Put& put = *puts_.at(id); !is_removed(put)) return &put;
+  return nullptr;
+}
+
 // --- reserving
 
 Result<Reservation> StoreImpl::reserve(HolderId holder, ReserveRequest request,
@@ -62,15 +72,10 @@ Result<Reservation> StoreImpl::reserve(HolderId holder, ReserveRequest request,
   if (request.or_get) {
     auto there = OM_TRY(get_other_than(holder, request.key, request.stale_object));
     if (there) return Reservation(*std::move(there));
-    const auto writers = writers_.find(request.key);
-    const auto first = writers == writers_.end() ? puts_.end() : puts_.find(writers->second.first);
-    // What began before a removal of it is nothing for those who come after: they write anew.
-    const bool removed = first != puts_.end() && is_removed(*first->second);
-    if (writers != writers_.end() && writers->second.puts > 0 && !removed) {
-      if (request.follow && first != puts_.end())
-        return Reservation(OM_TRY(begin_follow(holder, *first->second)));
+    if (Put* const first = first_put(request.key); first != nullptr) {
+      if (request.follow) return Reservation(OM_TRY(begin_follow(holder, *first)));
       const WaitToken token = next_wait_++;
-      writers->second.waiters.push_back(token);
+      writers_.at(request.key).waiters.push_back(token);
       waits_.emplace(token, Waiter{holder, request.key, std::move(wake)});
       return Reservation(Waiting{token});
     }
@@ -93,10 +98,7 @@ Result<Reserved> StoreImpl::begin_put(HolderId holder, ReserveRequest request) {
   const std::uint64_t first = put.request.length.value_or(kRoomAtFirst);
   OM_TRY(charge(put, first));
   holder_puts_[holder].insert(put.id);
-  auto& writers = writers_[put.request.key];
-  const auto before = puts_.find(writers.first);
-  if (++writers.puts == 1 || (before != puts_.end() && is_removed(*before->second)))
-    writers.first = put.id;
+  writers_[put.request.key].puts.push_back(put.id);
   puts_.emplace(put.id, std::move(owned));
 
   Extension given;
@@ -632,8 +634,9 @@ void StoreImpl::end_put(Put& put, bool published) {
     return;
   }
   const auto writers = writers_.find(put.request.key);
-  OM_ASSERT(writers != writers_.end() && writers->second.puts > 0);
-  const bool last = --writers->second.puts == 0;
+  OM_ASSERT(writers != writers_.end());
+  std::erase(writers->second.puts, put.id);
+  const bool last = writers->second.puts.empty();
   if (last || published) wake_waiters(put.request.key);
   if (last) writers_.erase(writers);
   puts_.erase(put.id);
