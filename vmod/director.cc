@@ -104,9 +104,9 @@ using Answer = std::variant<std::monostate, Lease, Writer, Follower>;
 
 // Asks, within the director's time limit. Nothing: no such object, or no answer (counted). Where we
 // may write (and may_fetch), who asks first has to fetch, and the others follow.
-// An object with the id `stale` is of no use: then one replaces it, and the others follow.
+// The object `stale` is of no use in that revision: then one replaces it, and the others follow.
 Answer ask(Director& director, struct worker* wrk, Client& client, const std::string& key,
-           std::uint64_t stale, milliseconds within, bool may_fetch) {
+           const tee::There& stale, milliseconds within, bool may_fetch) {
   const auto end = steady_clock::now() + within;
   const auto left = [&] {
     const auto time = std::chrono::duration_cast<milliseconds>(end - steady_clock::now());
@@ -146,7 +146,8 @@ Answer ask(Director& director, struct worker* wrk, Client& client, const std::st
   if (!may_fetch || !client.daemon().may_write || !client.daemon().may_read) return get();
   PutOptions options;
   options.key = key;
-  options.stale_object_id = stale;
+  options.stale_object_id = stale.object_id;
+  options.stale_revision = stale.revision;
   auto answer = client.reserve_or_follow(options, left());
   // What we hold of the daemon's memory, and use least, makes room for what is asked for now.
   if (!answer && answer.error().code == Errc::kNoSpace &&
@@ -261,7 +262,7 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
   hit->director = &director;
   hit->client = client;
   int lost_writers = 0;
-  std::uint64_t stale = 0;  // what was found, and why it is of no use
+  tee::There& stale = share->replaces;  // what was found, and why it is of no use
   std::uint64_t* why_stale = &counters.c_miss;
   for (int step = 0;;) {
     const auto spent = std::chrono::duration_cast<milliseconds>(steady_clock::now() - begin);
@@ -308,6 +309,8 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
       share->key = shared::variant_key(share->primary,
                                        shared::select(metadata->vary, headers_of(bo->bereq)));
       share->indexed = true;
+      stale = {};
+      expired.reset();  // it lay under the primary key, and says nothing of this variant
       ++step;
       continue;
     }
@@ -320,13 +323,14 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
                                        ? why_useless(director, bo, info, *metadata, VTIM_real())
                                        : &counters.c_miss_unusable;
         why != nullptr) {
-      if (stale == info.object_id || bo->is_hitmiss != 0) return miss(*why);
-      stale = info.object_id;
+      const tee::There found{info.object_id, info.revision, info.created_ns, info.length};
+      if (stale == found || bo->is_hitmiss != 0) return miss(*why);
+      stale = found;
       why_stale = why;
       auto* const lease = std::get_if<Lease>(&answer);
       if (why == &counters.c_miss_expired && lease != nullptr && bo->stale_oc == nullptr &&
           !is_banned(director, bo, *metadata))
-        expired = refresh::Stale{std::move(*lease), *std::move(metadata)};
+        expired = refresh::Stale{std::move(*lease), *std::move(metadata), share->key};
       continue;
     }
     hit->metadata = *std::move(metadata);

@@ -96,12 +96,30 @@ class Held {
     if (!checksum_) checksum_ = checksum_of(view());
     return checksum_;
   }
+  // The object was published by then. Said once: a later one of the same number is another.
+  [[nodiscard]] std::uint64_t created_by_ns() const {
+    const auto soon = static_cast<std::uint64_t>(VTIM_real() * 1e9) + kPublishedWithinNs;
+    std::uint64_t by = 0;
+    return created_by_ns_.compare_exchange_strong(by, soon) ? soon : by;
+  }
+  // The shared object goes, unless there is another under the key by now.
+  void remove_object() const noexcept {
+    if (name.key.empty()) return;
+    try {
+      const auto there = client->stat(name.key);
+      if (there && *there && (*there)->object_id == lease.info().object_id)
+        (void)client->remove(name.key);
+    } catch (const std::exception&) {
+      // Out of memory: whoever takes it next finds out.
+    }
+  }
   const std::shared_ptr<Client> client;
   const Lease lease;
   const std::vector<std::span<const std::byte>> memory;
   const Name name;
 
  private:
+  mutable std::atomic<std::uint64_t> created_by_ns_{name.created_ns};  // 0: not named yet
   mutable std::mutex checksum_mutex_;
   mutable std::optional<std::uint64_t> checksum_;
 };
@@ -155,9 +173,7 @@ class LeaseBody final : public AttachedBody {
     ref.key = name.key;
     ref.object_id = held_->lease.info().object_id;
     ref.length = held_->view().length();
-    ref.created_by_ns = name.created_ns != 0
-                            ? name.created_ns
-                            : static_cast<std::uint64_t>(VTIM_real() * 1e9) + kPublishedWithinNs;
+    ref.created_by_ns = held_->created_by_ns();
     std::optional<std::uint64_t> sum;
     if (store_.config().verify != Verify::kNone) sum = held_->checksum();
     while (!store_.region()->attach_lent(record, ref, sum))
@@ -167,6 +183,7 @@ class LeaseBody final : public AttachedBody {
     store_.lent().record_bytes.fetch_add(more);
     return true;
   }
+  void remove_source() const override { held_->remove_object(); }
   [[nodiscard]] std::unique_ptr<AttachedBody> share(struct objcore* target) const override {
     return std::make_unique<LeaseBody>(target, held_);
   }
@@ -323,7 +340,9 @@ std::unique_ptr<AttachedBody> body_of(struct objcore* oc, std::shared_ptr<const 
 }
 
 bool is_what_was_stored(const Held& held, const region::Record& record) {
-  return checksum_of(held.view()) == record.body_checksum;
+  if (checksum_of(held.view()) == record.body_checksum) return true;
+  held.remove_object();
+  return false;
 }
 
 std::shared_ptr<const Held> take(std::shared_ptr<Client> client, Lease lease, Name name,

@@ -66,7 +66,8 @@ class Held;
 // nullptr: its bytes cannot be reached.
 std::shared_ptr<const Held> take(std::shared_ptr<Client> client, Lease lease, Name name,
                                  std::optional<std::uint64_t> checksum);
-// Compares all of the body with the record's checksum.
+// Compares all of the body with the record's checksum. Where that fails, the shared object is
+// removed from the store.
 bool is_what_was_stored(const Held& held, const region::Record& record);
 std::unique_ptr<AttachedBody> body_of(struct objcore* oc, std::shared_ptr<const Held> held);
 // Whether a store may have so many leases, and so much memory in their records, for this region.

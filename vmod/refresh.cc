@@ -53,6 +53,15 @@ std::optional<std::array<std::uint8_t, 32>> gzip_bits_of(struct worker* wrk, str
   return copy;
 }
 
+// The shared object that holds the body, as the object's record names it.
+std::optional<region::LentRef> lent_body_of(const struct objcore* oc) {
+  const Store* const store = Store::of(oc);
+  if (store == nullptr) return std::nullopt;
+  const region::Record& record = record_of(oc);
+  if ((record.flags & region::kBodyLent) == 0) return std::nullopt;
+  return store->region()->lent(record);
+}
+
 void publish(struct busyobj* bo, Task& task) {
   std::unique_ptr<tee::Share> share = std::move(task.share);
   struct objcore* oc = bo->fetch_objcore;
@@ -72,7 +81,9 @@ void publish(struct busyobj* bo, Task& task) {
   share->stem = removal_index::stem_of(bo);
   tee::Publication publication(std::move(share), *std::move(metadata), *std::move(tags));
   if (!publication.begin(ObjGetLen(bo->wrk, oc))) return;
-  if (ObjIterate(bo->wrk, oc, &publication, write_part, 0) != 0 || !publication.live()) return;
+  if (!publication.refreshes(lent_body_of(oc)) &&
+      (ObjIterate(bo->wrk, oc, &publication, write_part, 0) != 0 || !publication.live()))
+    return;
   publication.set_gzip_bits(gzip_bits_of(bo->wrk, oc));
   publication.finish();
   count(director.counters().c_refreshed);
@@ -187,6 +198,7 @@ int take(VRT_CTX, VCL_BACKEND real, VCL_BACKEND ours, Stale stale,
     hit->director = share->director;
     hit->client = share->client;
     hit->lease = std::move(stale.lease);
+    hit->key = std::move(stale.key);
     hit->metadata = std::move(stale.metadata);
     hit->handed_off = true;  // its timers are the backend's
     if (director::respond_with_body(ctx, real, ours, hit)) {

@@ -4,8 +4,10 @@
 // Varnish asks so when it has the object itself; when only objmapper has it, we ask with the
 // validators that are stored there, and a 304 becomes the response, with the shared body. Either
 // way no filter of ours sees the body as it is stored. So it is published when the fetch is over
-// and its clients are served, by its worker, with the body from the cache; within the time that
-// publishing may take at all (tee.h).
+// and its clients are served, by its worker; within the time that publishing may take at all
+// (tee.h). Where the body lies in the very object that was stale, that object stays and gets the
+// new headers and timers, so that those who hold it go on holding what is shared; else the body
+// comes from the cache.
 #pragma once
 
 #include <memory>
@@ -24,6 +26,7 @@ void add(VRT_CTX, std::unique_ptr<tee::Share> share);
 struct Stale {
   Lease lease;
   shared::Metadata metadata;
+  std::string key;  // that it lies under
 };
 // The backend shall only say whether it is still good. False: it has no validators, or the request
 // has some already.

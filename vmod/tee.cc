@@ -35,6 +35,9 @@ constexpr std::uint64_t kRoomBytes = 256 * 1024;
 // Where the daemon lends no more, or is full, so many leases go back for the next ones.
 constexpr unsigned kGiveBack = 8;
 constexpr unsigned kGiveBackMax = 32;
+// A Vary index lives so long at least: it must be there for as long as its variants are, which have
+// timers of their own and are refreshed.
+constexpr std::uint64_t kIndexLifeNs = std::uint64_t{24} * 3600 * 1'000'000'000;
 // Commits that were not answered yet.
 constexpr std::size_t kCommitsMax = 256;
 
@@ -80,14 +83,17 @@ void count_trouble(Director& director, const Error& why) {
 
 std::atomic<std::size_t> commits_under_way{0};
 
-// With what is still to be said of it. Nobody waits for it: whoever reads the daemon's answers next
-// finds out how it went.
+// Nobody waits for a commit: whoever reads the daemon's answers next finds out how it went.
+bool may_commit(Director& director) {
+  if (commits_under_way.fetch_add(1, std::memory_order_relaxed) < kCommitsMax) return true;
+  commits_under_way.fetch_sub(1, std::memory_order_relaxed);
+  count(director.counters().c_tee_late);
+  return false;
+}
+
+// With what is still to be said of it.
 void commit(Director& director, Writer writer, std::optional<Amendment> last, bool index) {
-  if (commits_under_way.fetch_add(1, std::memory_order_relaxed) >= kCommitsMax) {
-    commits_under_way.fetch_sub(1, std::memory_order_relaxed);
-    count(director.counters().c_tee_late);
-    return;
-  }
+  if (!may_commit(director)) return;
   const std::uint64_t bytes = writer.written();
   const auto is_over = [&director, bytes, index](const Result<PutResult>& done) {
     commits_under_way.fetch_sub(1, std::memory_order_relaxed);
@@ -100,6 +106,15 @@ void commit(Director& director, Writer writer, std::optional<Amendment> last, bo
     }
   };
   std::move(writer).commit(std::move(last), is_over);
+}
+
+void refresh(Director& director, Writer writer, std::uint64_t object_id, const Amendment& says) {
+  if (!may_commit(director)) return;
+  const auto is_over = [&director](const Result<PutResult>& done) {
+    commits_under_way.fetch_sub(1, std::memory_order_relaxed);
+    if (!done) count_trouble(director, done.error());
+  };
+  std::move(writer).refresh(object_id, says, is_over);
 }
 
 // --- the director of a VCL
@@ -241,6 +256,7 @@ bool Publication::choose_key() {
   if (share.writer && key != share.key) {
     if (share.key == share.primary) first = std::move(share.writer);
     share.writer = Writer();
+    share.replaces = {};
   }
   PutOptions options;
   const auto reserve = [&] {
@@ -286,6 +302,9 @@ bool Publication::choose_key() {
   if (auto encoded = shared::encode(index)) amendment.metadata = *std::move(encoded);
   amendment.tags = tags_;
   amendment.expires_ns = shared::expires_ns(index);
+  if (amendment.expires_ns != 0)
+    amendment.expires_ns = std::max(
+        amendment.expires_ns, static_cast<std::uint64_t>(index.t_origin * 1e9) + kIndexLifeNs);
   if (!amendment.metadata.empty())
     commit(*share.director, std::move(first), std::move(amendment), true);
   return true;
@@ -412,10 +431,18 @@ void Publication::announce() {
   if (auto told = writer.announce(); !told) let_go(told.error());
 }
 
+// By the rule of adoption: a daemon that began anew may have given its id once more.
+bool Publication::refreshes(const std::optional<region::LentRef>& body) {
+  const There& there = share_->replaces;
+  refreshes_ = live() && body && there.object_id == body->object_id && share_->key == body->key &&
+               there.length == body->length && there.created_ns <= body->created_by_ns;
+  return refreshes_;
+}
+
 void Publication::finish() {
   if (!live()) return;
   std::optional<Amendment> last;
-  if (unsaid_ || metadata_.gzip_bits) {
+  if (refreshes_ || unsaid_ || metadata_.gzip_bits) {
     last = amendment();
     if (!last) return;
   }
@@ -425,7 +452,10 @@ void Publication::finish() {
     share_->writer = Writer();
     return;
   }
-  commit(*share_->director, std::move(share_->writer), std::move(last), false);
+  if (refreshes_)
+    refresh(*share_->director, std::move(share_->writer), share_->replaces.object_id, *last);
+  else
+    commit(*share_->director, std::move(share_->writer), std::move(last), false);
   share_->writer = Writer();
 }
 

@@ -26,9 +26,19 @@
 #include "director.h"
 #include "landing.h"
 #include "objmapper/client.h"
+#include "region/record.h"
 #include "shared_object.h"
 
 namespace om::vmod::tee {
+
+// An object that lies in the store, as it was found there.
+struct There {
+  std::uint64_t object_id = 0;  // 0: nothing
+  std::uint32_t revision = 0;
+  std::uint64_t created_ns = 0;
+  std::uint64_t length = 0;
+  bool operator==(const There&) const = default;
+};
 
 // The right to publish what a fetch brings.
 struct Share {
@@ -37,6 +47,7 @@ struct Share {
   std::string primary;   // shared_object.h
   std::string key;       // that `writer` writes
   Writer writer;         // may be empty: reserved when the headers are there
+  There replaces;        // what `key` names, and is of no use as it is
   bool indexed = false;  // there is a Vary index that names `key`
   double began = 0;      // when the backend was asked
   std::string stem;      // what a purge would name it by; empty: `writer` is older than the request
@@ -69,6 +80,9 @@ class Publication {
   void set_gzip_bits(const std::optional<std::array<std::uint8_t, 32>>& bits) {
     if (bits) metadata_.gzip_bits = bits;
   }
+  // Instead of writing: the body is that of the shared object which `body` names. Where it is this
+  // one that is to be replaced, it stays, and finish() only says anew what is said of it.
+  [[nodiscard]] bool refreshes(const std::optional<region::LentRef>& body);
   // The body is whole: publishes it.
   void finish();
   [[nodiscard]] bool live() const { return static_cast<bool>(share_->writer); }
@@ -93,6 +107,7 @@ class Publication {
   std::vector<std::string> tags_;
   std::optional<std::uint64_t> length_;
   std::vector<std::span<std::byte>> room_;  // that land() gave
+  bool refreshes_ = false;                  // the body is in the store already
   bool unsaid_ = true;                      // followers do not know the headers yet
   std::uint64_t written_ = 0;
   std::uint64_t announced_ = 0;

@@ -40,6 +40,7 @@ void remove(Store& store, struct objcore* oc) {
   region::Record& record = record_of(oc);
   store.region()->mark_removed(record);
   count(store.counters().c_verify_failed);
+  if (const AttachedBody* attached = attached_body(oc)) attached->remove_source();
   const std::string_view path = url(record);
   notice(LOG_WARNING, &store,
          "a body is not the one that was stored, the object is removed: " +

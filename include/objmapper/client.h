@@ -64,6 +64,7 @@ struct ObjectInfo {
   std::uint64_t expires_ns = 0;   // since 1970; 0: never
   bool ephemeral = false;         // memory only, gone with a reboot
   bool on_disk = false;
+  std::uint32_t revision = 0;  // how often what follows, and expires_ns, was replaced
   std::string metadata{};
   std::vector<std::string> tags{};
 };
@@ -134,6 +135,7 @@ struct PutOptions {
   // reserve_or_get(), reserve_or_follow(): an object that is there and of no use any more, as if it
   // were not there. Of many that say so one writes; it stays until then.
   std::uint64_t stale_object_id = 0;
+  std::uint32_t stale_revision = 0;  // its ObjectInfo::revision; another one is of use
   // For reserve() with a length: into memory that the connection has reserved before, where that
   // can be. Cheaper, but the daemon learns of this object at commit() and not before: nobody can
   // wait for it or follow it, it is refused then if at all, and its put begins then where removals
@@ -197,6 +199,11 @@ class [[nodiscard]] Writer {
   // while it waits for one of its own or looks for events, or by this one before the call returns,
   // or when the connection ends. It must be brief, and use nothing of this connection.
   void commit(std::optional<Amendment> last, std::function<void(Result<PutResult>)> done) &&;
+  // Instead of commit(): what the key names is still good, is the object of that id, and stays;
+  // what is said of it is replaced (expiry, metadata, tags; a length is not looked at). kNotFound:
+  // it is gone, or another one by now. `done` as above.
+  void refresh(std::uint64_t object_id, const Amendment& says,
+               std::function<void(Result<PutResult>)> done) &&;
   Result<void> abort() &&;
 
  private:

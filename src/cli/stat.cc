@@ -28,6 +28,7 @@ void print_json(const std::string& key, const ObjectInfo& info) {
                      {"expires_ns", info.expires_ns},
                      {"tier", info.on_disk ? "disk" : "memory"},
                      {"ephemeral", info.ephemeral},
+                     {"revision", info.revision},
                      {"tags", tags},
                      {"metadata", info.metadata}};
   print_json_line(out);
@@ -42,6 +43,7 @@ void print_text(const std::string& key, const ObjectInfo& info) {
                     info.ephemeral ? ", ephemeral" : "");
   (void)std::printf("created    %s\n", format_time(info.created_ns).c_str());
   (void)std::printf("expires    %s\n", format_time(info.expires_ns).c_str());
+  if (info.revision != 0) (void)std::printf("refreshed  %u times\n", info.revision);
   for (const std::string& tag : info.tags)
     (void)std::printf("tag        %s\n", printable(tag).c_str());
   if (!info.metadata.empty())

@@ -13,9 +13,12 @@ namespace om {
 namespace client {
 
 ObjectInfo to_info(wire::ObjectInfo info) {
-  return {info.object_id,           info.length,         info.total_bytes,    info.offset,
-          info.created_ns,          info.expires_ns,     info.ephemeral != 0, info.tier != 0,
-          std::move(info.metadata), std::move(info.tags)};
+  return {info.object_id,      info.length,
+          info.total_bytes,    info.offset,
+          info.created_ns,     info.expires_ns,
+          info.ephemeral != 0, info.tier != 0,
+          info.revision,       std::move(info.metadata),
+          std::move(info.tags)};
 }
 
 Result<void> check_notes(const std::string& metadata, const std::vector<std::string>& tags) {
@@ -65,6 +68,7 @@ Result<wire::Reserve> to_reserve(const PutOptions& options) {
   request.metadata = options.metadata;
   request.tags = options.tags;
   request.stale_object_id = options.stale_object_id;
+  request.stale_revision = options.stale_revision;
   return request;
 }
 

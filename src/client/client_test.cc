@@ -760,6 +760,53 @@ TEST(Writer, CommitsWithoutWaiting) {
   ASSERT_EQ(said.size(), 3U);
 }
 
+TEST(Writer, RefreshesInsteadOfCommitting) {
+  std::promise<wire::Refresh> said;
+  std::promise<wire::Type> ended;
+  std::promise<wire::Reserve> reserved;
+  Meeting m([&](FakeServer& s) {
+    for (std::uint64_t put = 1; put <= 2; ++put) {
+      const auto request = s.receive();
+      if (put == 1) reserved.set_value(request->as<wire::Reserve>());
+      wire::ReserveReply reply;
+      reply.put_id = put;
+      s.reply(*request, reply);
+      const auto next = s.receive();
+      if (put == 2) return ended.set_value(next->header.type);
+      said.set_value(next->as<wire::Refresh>());
+      s.reply(*next, wire::CommitReply{9, 1});
+    }
+  });
+  PutOptions options;
+  options.key = "k";
+  options.length = 0;
+  options.stale_object_id = 9;
+  options.stale_revision = 4;
+  std::optional<std::uint64_t> refreshed;
+  auto writer = m.client->reserve(options);
+  ASSERT_TRUE(writer) << describe(writer.error());
+  EXPECT_EQ(reserved.get_future().get().stale_revision, 4U);
+  std::move(*writer).refresh(9, Amendment{{}, "meta", {"tag"}, 7},
+                             [&](const auto& done) { refreshed = done ? done->object_id : 0; });
+  const wire::Refresh words = said.get_future().get();
+  EXPECT_EQ(words.put_id, 1U);
+  EXPECT_EQ(words.object_id, 9U);
+  EXPECT_EQ(words.expires_ns, 7U);
+  EXPECT_EQ(words.metadata, "meta");
+  EXPECT_EQ(words.tags, std::vector<std::string>{"tag"});
+  // Its answer is read by whoever waits next. What breaks a limit is not sent.
+  writer = m.client->reserve(options);
+  ASSERT_TRUE(writer) << describe(writer.error());
+  EXPECT_EQ(refreshed, 9U);
+  std::optional<Errc> code;
+  std::move(*writer).refresh(9, Amendment{{}, {}, {""}, 0}, [&](const auto& done) {
+    code = done ? Errc::kOk : done.error().code;
+  });
+  EXPECT_EQ(code, Errc::kMalformed);
+  writer = Writer();
+  EXPECT_EQ(ended.get_future().get(), wire::Type::kAbort);
+}
+
 TEST(Writer, DoesNotCommitWhatItsLastWordsDoNotFit) {
   const UniqueFd staging = *make_memfd("staging", 32);
   std::promise<wire::Type> ended;

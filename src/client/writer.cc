@@ -59,6 +59,14 @@ wire::Amend to_wire(const Amendment& amendment, std::uint64_t put_id) {
           amendment.metadata, amendment.tags};
 }
 
+std::function<void(Result<wire::CommitReply>)> answer_to(
+    std::function<void(Result<PutResult>)> done) {
+  return [done = std::move(done)](Result<wire::CommitReply> answer) {
+    done(answer ? Result<PutResult>(PutResult{answer->object_id, answer->created_ns})
+                : Result<PutResult>(std::move(answer).error()));
+  };
+}
+
 void give_up(std::unique_ptr<WriterState> state) {
   if (state != nullptr && !state->ahead) (void)state->connection->post(wire::Abort{state->put_id});
 }
@@ -263,12 +271,22 @@ void Writer::commit(std::optional<Amendment> last, std::function<void(Result<Put
   const auto length = s.length();
   if (s.ahead || (length && s.written != *length)) return done(std::move(*this).commit());
   auto sent = s.connection->call_later<wire::Commit, wire::CommitReply>(
-      wire::Commit{s.put_id, s.written},
-      [done](Result<wire::CommitReply> answer) {
-        done(answer ? Result<PutResult>(PutResult{answer->object_id, answer->created_ns})
-                    : Result<PutResult>(std::move(answer).error()));
-      },
-      amend);
+      wire::Commit{s.put_id, s.written}, client::answer_to(done), amend);
+  if (!sent) return done(std::move(sent).error());  // and aborted
+  state_.reset();
+}
+
+// NOLINTNEXTLINE(performance-unnecessary-value-param): as above
+void Writer::refresh(std::uint64_t object_id, const Amendment& says,
+                     std::function<void(Result<PutResult>)> done) && {
+  client::WriterState& s = *state_;
+  if (s.ahead)
+    return done(Error{Errc::kUnsupported, 0, "the daemon does not know of this put yet"});
+  if (auto checked = client::check_notes(says.metadata, says.tags); !checked)
+    return done(std::move(checked).error());
+  auto sent = s.connection->call_later<wire::Refresh, wire::CommitReply>(
+      wire::Refresh{s.put_id, object_id, says.expires_ns, says.metadata, says.tags},
+      client::answer_to(done));
   if (!sent) return done(std::move(sent).error());  // and aborted
   state_.reset();
 }

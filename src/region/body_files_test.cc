@@ -111,6 +111,7 @@ TEST_F(BodyFilesTest, WhatIsGivenUpLeavesNothing) {
 TEST_F(BodyFilesTest, DescriptorsStayWithinTheBudgetAndAreOpenedAgain) {
   auto files = open(kMiB, 4);
   std::vector<FileRef> refs;
+  refs.reserve(50);
   for (int i = 0; i < 50; ++i) refs.push_back(make(*files, 3000));
   EXPECT_LE(files->descriptors(), 4U);
   for (const FileRef& ref : refs) EXPECT_TRUE(good(*files, ref));
@@ -118,6 +119,7 @@ TEST_F(BodyFilesTest, DescriptorsStayWithinTheBudgetAndAreOpenedAgain) {
   EXPECT_GE(files->counters().reopened.load(), 46U);
   // Those that are being read are beside the budget, and count as used until they are let go.
   std::vector<std::shared_ptr<const BodyFile>> pins;
+  pins.reserve(refs.size());
   for (const FileRef& ref : refs) pins.push_back(*files->pin(ref));
   EXPECT_EQ(files->descriptors(), 50U);
   for (const FileRef& ref : refs) files->remove(ref);
@@ -184,6 +186,7 @@ TEST_F(BodyFilesTest, FilesWithoutObjectGoInTheBackgroundAndNoNewOneWithThem) {
   auto files = open(64 * kMiB);
   files->remove_others({});
   std::vector<FileRef> made;
+  made.reserve(200);
   for (int i = 0; i < 200; ++i) made.push_back(make(*files, 500));
   files->wait_until_removed();
   EXPECT_EQ(files->counters().orphans.load(), 2000U);

@@ -158,6 +158,18 @@ class FakeStore final : public store::Store {
     else
       publish();
   }
+  void refresh(store::HolderId holder, store::PutId put, store::ObjectId object,
+               store::Amendment says, store::CommitDone done) override {
+    const auto it = puts_.find(put);
+    if (it == puts_.end() || it->second.holder != holder) return done(no_put());
+    const auto there = objects_.find(it->second.request.key);
+    end_put(it);
+    if (there == objects_.end() || there->second.info.object_id != object)
+      return done(Error{Errc::kNotFound, 0, "not there any more"});
+    there->second.info.metadata = std::move(says.metadata);
+    ++there->second.info.revision;
+    done(store::Committed{object, there->second.info.created_ns});
+  }
   Result<void> abort(store::HolderId holder, store::PutId put) override {
     const auto it = puts_.find(put);
     if (it == puts_.end() || it->second.holder != holder) return no_put();

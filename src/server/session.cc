@@ -190,6 +190,7 @@ bool Session::may(wire::Type type) const {
     case wire::Type::kReserve:
     case wire::Type::kExtend:
     case wire::Type::kCommit:
+    case wire::Type::kRefresh:
     case wire::Type::kAbort:
     case wire::Type::kProgress:
     case wire::Type::kAmend:
@@ -235,6 +236,7 @@ void Session::dispatch(const wire::Header& h, std::span<const std::byte> packet)
     case wire::Type::kRoom: return handle(h, packet, &Session::room);
     case wire::Type::kPut: return handle(h, packet, &Session::put);
     case wire::Type::kHold: return handle(h, packet, &Session::hold);
+    case wire::Type::kRefresh: return handle(h, packet, &Session::refresh);
     case wire::Type::kRemoval:
     case wire::Type::kEvent: break;
   }

@@ -96,6 +96,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void reserve(std::uint64_t id, wire::Reserve request);
   void extend(std::uint64_t id, wire::Extend request);
   void hold(std::uint64_t id, wire::Hold request);
+  void refresh(std::uint64_t id, wire::Refresh request);
   void commit(std::uint64_t id, wire::Commit request);
   void abort(std::uint64_t id, const wire::Abort& request);
   void remove(std::uint64_t id, const wire::Delete& request);

@@ -33,6 +33,7 @@ wire::ObjectInfo to_wire(store::ObjectInfo info) {
           info.expires_ns,
           static_cast<std::uint8_t>(info.ephemeral ? 1 : 0),
           static_cast<std::uint8_t>(info.tier),
+          info.revision,
           std::move(info.metadata),
           std::move(info.tags)};
 }
@@ -53,7 +54,7 @@ std::vector<wire::Extent> to_wire(const std::vector<store::Extent>& extents) {
 
 constexpr std::size_t kSegmentBytes = 8 + 8 + 3;
 constexpr std::size_t kExtentBytes = 3 * 8;
-constexpr std::size_t kItemBytes = 4 + 8 + 6 * 8 + 2 + 4 + 4 + 4;  // with nothing in its lists
+constexpr std::size_t kItemBytes = 4 + 8 + 6 * 8 + 2 + 4 + 4 + 4 + 4;  // with nothing in its lists
 // For the items of a reply: what a full set of segments and the fields around them leave.
 constexpr std::size_t kReplyRoom =
     kPacketBytesMax - wire::Header::kBytes - 64 - kFdsPerMessageMax * kSegmentBytes;
@@ -195,6 +196,7 @@ void Session::reserve_now(std::uint64_t id, wire::Reserve request, std::uint64_t
   wanted.disk = (request.flags & wire::kReserveDisk) != 0;
   wanted.follow = (request.flags & wire::kReserveFollow) != 0;
   wanted.stale_object = request.stale_object_id;
+  wanted.stale_revision = request.stale_revision;
   auto answer = shared_.store.reserve(*holder_, std::move(wanted), [weak = weak_from_this(), key] {
     const auto self = weak.lock();
     if (!self || self->closed_) return;
@@ -432,6 +434,22 @@ void Session::commit(std::uint64_t id, wire::Commit request) {
         if (!done) return self->refuse(wire::Type::kCommit, id, done.error());
         self->shared_.statistics.put_bytes += length;
         self->reply(wire::Type::kCommit, id, wire::CommitReply{done->object_id, done->created_ns});
+      });
+}
+
+void Session::refresh(std::uint64_t id, wire::Refresh request) {
+  store::Amendment says;
+  says.expires_ns = request.expires_ns;
+  says.metadata = std::move(request.metadata);
+  says.tags = std::move(request.tags);
+  shared_.store.refresh(
+      *holder_, request.put_id, request.object_id, std::move(says),
+      [weak = weak_from_this(), id](Result<store::Committed> done) {
+        const auto self = weak.lock();
+        if (!self || self->closed_) return;
+        constexpr auto kType = wire::Type::kRefresh;
+        if (!done) return self->refuse(kType, id, done.error());
+        self->reply(kType, id, wire::CommitReply{done->object_id, done->created_ns});
       });
 }
 

@@ -41,6 +41,7 @@ constexpr Named kRequests[] = {
     {wire::Type::kAck, "ack"},
     {wire::Type::kAmend, "amend"},
     {wire::Type::kHold, "hold"},
+    {wire::Type::kRefresh, "refresh"},
 };
 
 std::string underscored(std::string text) {

@@ -104,6 +104,7 @@ struct ObjectInfo {
   std::uint64_t expires_ns = 0;   // since 1970; 0: never
   bool ephemeral = false;
   Tier tier = Tier::kMemory;
+  std::uint32_t revision = 0;  // how often expiry, metadata and tags were replaced
   std::string metadata;
   std::vector<std::string> tags;
 };
@@ -144,6 +145,7 @@ struct ReserveRequest {
   bool disk = false;          // straight to the disk tier
   bool follow = false;        // or_get: read what somebody else is writing, while it is written
   ObjectId stale_object = 0;  // or_get: to be replaced, as if it were not there; 0: none
+  std::uint32_t stale_revision = 0;  // that it was found in: a newer one is there
 };
 // Yours to write: bytes go to `extents` in order, nowhere else.
 struct Reserved {
@@ -329,6 +331,13 @@ class Store {
   // Publishes the first `length` bytes. Success or not, the put is over: a put whose length is not
   // the declared one is aborted with kMalformed.
   virtual void commit(HolderId holder, PutId put, std::uint64_t length, CommitDone done) = 0;
+  // Instead of commit(): the body of `object`, which is what the put's key names, is still good
+  // (RFC 9111, 4.3.4). It stays as it is, under its id, and what is said of it is replaced; its
+  // revision rises. kNotFound: the key names nothing or another object by now, or it was removed
+  // for every cache since the put began. Success or not, the put is over, and what was written is
+  // dropped.
+  virtual void refresh(HolderId holder, PutId put, ObjectId object, Amendment says,
+                       CommitDone done) = 0;
   virtual Result<void> abort(HolderId holder, PutId put) = 0;
   // Room in memory for bodies to come, of a trusted peer: `bytes` or less. abort() gives back what
   // is left of it. kNoSpace: there is none to spare.

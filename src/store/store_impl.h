@@ -58,6 +58,8 @@ class StoreImpl final : public Store {
   Result<Extension> extend(HolderId holder, PutId id, std::uint64_t more) override;
   Result<Held> hold(HolderId holder, PutId id, std::uint64_t more) override;
   void commit(HolderId holder, PutId id, std::uint64_t length, CommitDone done) override;
+  void refresh(HolderId holder, PutId id, ObjectId object, Amendment says,
+               CommitDone done) override;
   Result<void> abort(HolderId holder, PutId id) override;
   Result<Reserved> take_room(HolderId holder, std::uint64_t bytes) override;
   void put_in_room(HolderId holder, PutId room, std::vector<RoomBody> bodies,
@@ -199,9 +201,10 @@ class StoreImpl final : public Store {
 
   // store_read.cc
   Result<std::optional<catalog::Record>> look_up(std::string_view key);
-  // A lease on what is there under the key, unless that is `stale` (0: whatever it is).
+  // A lease on what is there under the key, unless that is `stale` (0: whatever it is) in the same
+  // revision.
   Result<std::optional<Leased>> get_other_than(HolderId holder, std::string_view key,
-                                               ObjectId stale);
+                                               ObjectId stale, std::uint32_t revision);
   Result<Leased> lease(HolderId holder, const catalog::Record& record);
   [[nodiscard]] bool reachable(const catalog::Place& place) const;
   static ObjectInfo info_of(const catalog::Record& record);
@@ -219,6 +222,10 @@ class StoreImpl final : public Store {
   void copied(PutId id, const Copy& copy, std::vector<Extent> place, bool on_disk);
   void publish(Put& put, std::vector<Extent> place, bool on_disk);
   void fail_put(Put& put, Error error);
+  // `synced`: after power loss what this replaced must not be back.
+  void answer_commit(CommitDone done, Committed committed, bool synced);
+  // store_refresh.cc
+  Result<catalog::Record> say_anew(const Put& put, ObjectId object);
   void end_put(Put& put, bool published);
   void drop_room(Put& put, bool holder_gone);
   Result<Source> source_of(const Extent& extent);
@@ -349,7 +356,7 @@ class StoreImpl final : public Store {
   std::uint64_t last_applied_save_ns_ = 0;
 
   struct Counters {
-    std::uint64_t hits = 0, misses = 0, published = 0, removed = 0, expired = 0;
+    std::uint64_t hits = 0, misses = 0, published = 0, refreshed = 0, removed = 0, expired = 0;
     std::uint64_t evicted_memory = 0, evicted_disk = 0, demoted = 0, compacted = 0;
     std::uint64_t aborted = 0, revoked = 0, no_space = 0, sync_failures = 0;
   } count_;

@@ -71,6 +71,20 @@ TEST_P(StoreModel, NeverAnswersWithOtherBytes) {
         else
           store->release(me, (*leased)->lease_id);
       }
+    } else if (what < 83) {
+      // Still good: the object stays.
+      auto mine = store->reserve(me, request(key, 0), nullptr);
+      ASSERT_TRUE(mine) << describe(mine.error());
+      const auto there = store->stat(key);
+      ASSERT_TRUE(there);
+      Amendment says;
+      says.metadata = std::to_string(step);
+      const auto done = refresh(me, std::get<Reserved>(*mine).put_id,
+                                *there ? (*there)->object_id : 1, std::move(says));
+      ASSERT_EQ(done.has_value(), there->has_value());
+      if (done) {
+        ASSERT_EQ((*store->stat(key))->metadata, std::to_string(step));
+      }
     } else if (what < 88) {
       ASSERT_TRUE(store->remove(key));
       model.erase(key);

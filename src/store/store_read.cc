@@ -15,6 +15,7 @@ ObjectInfo StoreImpl::info_of(const catalog::Record& record) {
   info.expires_ns = record.expires_ns;
   info.ephemeral = record.ephemeral;
   info.tier = static_cast<Tier>(record.place.tier);
+  info.revision = record.revision;
   info.metadata = record.metadata;
   info.tags = record.tags;
   return info;
@@ -63,13 +64,13 @@ Result<Leased> StoreImpl::lease(HolderId holder, const catalog::Record& record) 
 }
 
 Result<std::optional<Leased>> StoreImpl::get(HolderId holder, std::string_view key) {
-  auto leased = OM_TRY(get_other_than(holder, key, 0));
+  auto leased = OM_TRY(get_other_than(holder, key, 0, 0));
   if (!leased) ++count_.misses;
   return leased;
 }
 
 Result<std::optional<Leased>> StoreImpl::get_other_than(HolderId holder, std::string_view key,
-                                                        ObjectId stale) {
+                                                        ObjectId stale, std::uint32_t revision) {
   // As look_up(), without a copy of the record where all is well.
   auto seen = OM_TRY(catalog_->look(key));
   std::optional<catalog::Record> copy;
@@ -81,7 +82,8 @@ Result<std::optional<Leased>> StoreImpl::get_other_than(HolderId holder, std::st
     copy = OM_TRY(look_up(key));
     if (copy) record = &*copy;
   }
-  if (record == nullptr || record->object_id == stale) return std::optional<Leased>();
+  if (record == nullptr || (record->object_id == stale && record->revision == revision))
+    return std::optional<Leased>();
   auto leased = OM_TRY(lease(holder, *record));
   ++count_.hits;
   return std::optional<Leased>(std::move(leased));

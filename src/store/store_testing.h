@@ -105,6 +105,14 @@ class StoreFixture : public ::testing::Test {
     return answer ? *answer : Result<Committed>(Error{Errc::kTimeout, 0, "no answer"});
   }
 
+  Result<Committed> refresh(HolderId holder, PutId put, ObjectId object, Amendment says) {
+    std::optional<Result<Committed>> answer;
+    store->refresh(holder, put, object, std::move(says),
+                   [&](Result<Committed> result) { answer = result; });
+    until([&] { return answer.has_value(); });
+    return answer ? *answer : Result<Committed>(Error{Errc::kTimeout, 0, "no answer"});
+  }
+
   // A body into a room, and published with others: see put_in_room().
   std::vector<Result<Committed>> put_in_room(HolderId holder, PutId room,
                                              std::vector<RoomBody> bodies) {

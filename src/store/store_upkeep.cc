@@ -424,6 +424,7 @@ std::vector<StatusItem> StoreImpl::status() {
   number("hits", count_.hits);
   number("misses", count_.misses);
   number("published", count_.published);
+  number("refreshed", count_.refreshed);
   number("aborted", count_.aborted);
   number("removed", count_.removed);
   number("expired", count_.expired);

@@ -70,7 +70,8 @@ Result<Reservation> StoreImpl::reserve(HolderId holder, ReserveRequest request,
   if (!leases_->live(holder)) return Error{Errc::kNotFound, 0, "no such holder"};
   OM_TRY(check(request));
   if (request.or_get) {
-    auto there = OM_TRY(get_other_than(holder, request.key, request.stale_object));
+    auto there =
+        OM_TRY(get_other_than(holder, request.key, request.stale_object, request.stale_revision));
     if (there) return Reservation(*std::move(there));
     if (Put* const first = first_put(request.key); first != nullptr) {
       if (request.follow) return Reservation(OM_TRY(begin_follow(holder, *first)));
@@ -577,9 +578,13 @@ void StoreImpl::publish(Put& put, std::vector<Extent> place, bool on_disk) {
   if (*replaced) retire(**replaced);
   emit(EventKind::kPublished, record.key, record.object_id);
   end_put(put, true);
-  if (!done) return;
-  if (!durable_gone) return done(committed);
   // A replacement is a removal too: after power loss the old object must not be back.
+  answer_commit(std::move(done), committed, durable_gone);
+}
+
+void StoreImpl::answer_commit(CommitDone done, Committed committed, bool synced) {
+  if (!done) return;
+  if (!synced) return done(committed);
   auto result = std::make_shared<Result<void>>();
   worker_->run([this, result] { *result = catalog_->sync_removals(); },
                [result, committed, done = std::move(done)] {

@@ -52,6 +52,7 @@ std::optional<Result<std::string>> reencode(const Header& header,
     case Type::kAck: return again<Ack>(header, packet);
     case Type::kAmend: return again<Amend>(header, packet);
     case Type::kHold: return either<Hold, HoldReply>(header, packet);
+    case Type::kRefresh: return either<Refresh, CommitReply>(header, packet);
   }
   return std::nullopt;
 }

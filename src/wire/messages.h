@@ -50,6 +50,7 @@ enum class Type : std::uint16_t {
   kAck = 24,      // one way: no reply
   kAmend = 25,    // one way: no reply
   kHold = 26,
+  kRefresh = 27,
   kRoom = 30,
   kPut = 31,
 };
@@ -118,12 +119,13 @@ struct ObjectInfo {
   std::uint64_t expires_ns = 0;  // since 1970; 0: never
   std::uint8_t ephemeral = 0;    // memory only, gone with a reboot
   std::uint8_t tier = 0;         // 0 memory, 1 disk
+  std::uint32_t revision = 0;    // how often expires_ns, metadata and tags were replaced
   std::string metadata;
   std::vector<std::string> tags;
   template <class A>
   void fields(A& a) {
     a(object_id), a(length), a(total_bytes), a(offset), a(created_ns), a(expires_ns), a(ephemeral),
-        a(tier);
+        a(tier), a(revision);
     a(metadata, kMetadataBytesMax), a(tags, kTagsMax, kTagBytesMax);
   }
 };
@@ -233,10 +235,12 @@ struct Reserve {
   std::string metadata;
   std::vector<std::string> tags;
   std::uint64_t stale_object_id = 0;  // kReserveOrGet: to be replaced, as if it were not there
+  std::uint32_t stale_revision = 0;   // that it was found in
   template <class A>
   void fields(A& a) {
     a(key, kKeyBytesMax), a(length), a(flags), a(expires_ns), a(wait_ms);
     a(metadata, kMetadataBytesMax), a(tags, kTagsMax, kTagBytesMax), a(stale_object_id);
+    a(stale_revision);
   }
 };
 // kFollowing: `hit` has a lease for FOLLOW and what is known of the object; no extents yet.
@@ -306,6 +310,21 @@ struct CommitReply {
   template <class A>
   void fields(A& a) {
     a(object_id), a(created_ns);
+  }
+};
+// Instead of COMMIT: the object that the key of the put names stays, and this is said of it from
+// now on. The reply is a CommitReply.
+struct Refresh {
+  static constexpr Type kType = Type::kRefresh;
+  std::uint64_t put_id = 0;
+  std::uint64_t object_id = 0;
+  std::uint64_t expires_ns = 0;
+  std::string metadata;
+  std::vector<std::string> tags;
+  template <class A>
+  void fields(A& a) {
+    a(put_id), a(object_id), a(expires_ns), a(metadata, kMetadataBytesMax);
+    a(tags, kTagsMax, kTagBytesMax);
   }
 };
 struct Abort {

@@ -22,6 +22,7 @@ ObjectInfo info() {
           42,
           1,
           1,
+          3,
           std::string("meta\0data", 9),
           {"red", "green"}};
 }
@@ -44,7 +45,7 @@ std::vector<Row> rows() {
       {"Get", encode_request(2, Get{{"a", "bc", std::string(8192, 'k')}})},
       {"GetReply", reply(Type::kGet, GetReply{{segment()}, {item(), GetItem{1, 0, {}, {}}}}, 1)},
       {"Release", encode_request(3, Release{{1, 2, 3}})},
-      {"Reserve", encode_request(4, Reserve{"key", kUnknownLength, 3, 9, 1000, "m", {"t"}})},
+      {"Reserve", encode_request(4, Reserve{"key", kUnknownLength, 3, 9, 1000, "m", {"t"}, 7, 2})},
       {"ReserveReply", reply(Type::kReserve, ReserveReply{1, 2, {segment()}, {{1, 2, 3}}, item()})},
       {"Extend", encode_request(5, Extend{1, 2})},
       {"ExtendReply", reply(Type::kExtend, ExtendReply{{segment()}, {{4, 5, 6}, {7, 8, 9}}})},
@@ -52,6 +53,8 @@ std::vector<Row> rows() {
       {"HoldReply", reply(Type::kHold, HoldReply{7, 8, {segment()}, {{4, 5, 6}, {7, 8, 9}}})},
       {"Commit", encode_request(6, Commit{1, 2})},
       {"CommitReply", reply(Type::kCommit, CommitReply{1, 2})},
+      {"Refresh", encode_request(27, Refresh{1, 2, 3, "meta", {"tag"}})},
+      {"RefreshReply", reply(Type::kRefresh, CommitReply{1, 2})},
       {"Abort", encode_request(7, Abort{1})},
       {"AbortReply", reply(Type::kAbort, Empty{})},
       {"Delete", encode_request(8, Delete{2, "tag"})},

@@ -4,7 +4,9 @@
 Each test has a path of its own. Bodies are compared; the origin's requests are counted.
 """
 
+import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +14,7 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from caches import World, body_of, wait_until  # noqa: E402
+from support.daemon import OBJM  # noqa: E402
 
 VCL = """
 sub vcl_backend_response {
@@ -52,6 +55,20 @@ class RefreshCase(unittest.TestCase):
             thread.join()
         return answers["a"], answers["b"]
 
+    def shared(self, path):
+        """Number and revision of what is shared of it."""
+        found, = [key for key in self.keys() if path + "?" in key]
+        info = json.loads(self.objm("stat", "--json", found))
+        return info["object_id"], info["revision"]
+
+    def keys(self):
+        return [json.loads(line)["key"] for line in self.objm("list", "--json").splitlines()]
+
+    def objm(self, *words):
+        done = subprocess.run([OBJM, "--socket", self.world.daemon.socket, *words], stdout=subprocess.PIPE, text=True,
+                              check=True)
+        return done.stdout
+
     def refreshed(self, before):
         wait_until(lambda: self.a.counter("c_refreshed") > before, "a has published it anew", 30)
 
@@ -77,6 +94,7 @@ class NotModified(RefreshCase):
         for size in (100, 300_000):
             path, query = f"/stored/{size}", f"size={size}&etag=v1&cc304=max-age=1000"
             self.stale(path, query)
+            number, _ = self.shared(path)
             before = self.b.counter("c_revalidated"), self.b.counter("c_refreshed")
             url = f"{path}?{query}&cc=max-age=1"
             status, headers, body = self.b.get(url)
@@ -87,6 +105,9 @@ class NotModified(RefreshCase):
             status, headers, body = self.a.get(url)
             self.assertEqual((status, headers["X-Turn"], body), (200, "2", body_of(path, size)))
             self.assertEqual(self.origin.count(path), 2)
+            # What b took over stays the object that it is; of what it copied there is another one.
+            now = self.shared(path)
+            self.assertEqual(now, (number, 1) if size == 300_000 else (now[0], 0))
 
     def test_what_has_changed(self):
         path, query = "/changed", "size=300000&etag=v1&cc2=max-age=1000"
@@ -107,6 +128,10 @@ class NotModified(RefreshCase):
         self.refreshed(before)
         self.assertEqual(self.b.get(url, one)[2], body)
         self.assertEqual(self.origin.count(path), 2)
+        # Where variants are found stays known for longer than one of them lasts.
+        index = min((key for key in self.keys() if path + "?" in key), key=len)
+        life = json.loads(self.objm("stat", "--json", index))["expires_ns"] / 1e9 - time.time()
+        self.assertGreater(life, 23 * 3600)
         self.assertEqual(self.b.get(url, {"Foo": "two"})[2], b"two" + body_of(path, 200_000))
         self.assertEqual(self.origin.count(path), 3)
 

@@ -19,7 +19,7 @@ PACKET_MAX = 131072
 
 (HELLO, GET, RELEASE, RESERVE, EXTEND, COMMIT, ABORT, DELETE, STAT, LIST, REGION, REGION_LIST,
  REGION_DROP, STATUS, DESCRIBE, SUBSCRIBE, EVENT, REGION_DRAIN, FOLLOW, PROGRESS, JOIN, REMOVE,
- REMOVAL, ACK, AMEND, HOLD) = range(1, 27)
+ REMOVAL, ACK, AMEND, HOLD, REFRESH) = range(1, 28)
 (OK, NOT_FOUND, EXISTS, BUSY, NO_SPACE, QUOTA, MALFORMED, DENIED, UNAVAILABLE, TIMEOUT, CORRUPT,
  SYSTEM, UNSUPPORTED) = range(13)
 EPHEMERAL, OR_GET, DIRECT, DISK, FOLLOWING_IS_FINE = 1, 2, 4, 8, 16
@@ -119,8 +119,8 @@ class Reader:
     def info(self):
         return {"object_id": self.u64(), "length": self.u64(), "total_bytes": self.u64(),
                 "offset": self.u64(), "created_ns": self.u64(), "expires_ns": self.u64(),
-                "ephemeral": self.u8(), "tier": self.u8(), "metadata": self.text(),
-                "tags": self.list_of(self.text)}
+                "ephemeral": self.u8(), "tier": self.u8(), "revision": self.u32(),
+                "metadata": self.text(), "tags": self.list_of(self.text)}
 
     def item(self):
         return {"status": self.u32(), "lease_id": self.u64(), "info": self.info(),
@@ -153,7 +153,7 @@ def read_body(kind, body):
     elif kind == HOLD:
         reply = {"lease_id": r.u64(), "object_id": r.u64(), "segments": r.list_of(r.segment),
                  "extents": r.list_of(r.extent)}
-    elif kind == COMMIT:
+    elif kind in (COMMIT, REFRESH):
         reply = {"object_id": r.u64(), "created_ns": r.u64()}
     elif kind == DELETE:
         reply = {"removed": r.u64()}
@@ -344,9 +344,10 @@ class Connection:
         return True
 
     @staticmethod
-    def reserve_body(key, length=UNKNOWN, flags=0, expires_ns=0, wait_ms=0, metadata=b"", tags=(), stale=0):
+    def reserve_body(key, length=UNKNOWN, flags=0, expires_ns=0, wait_ms=0, metadata=b"", tags=(), stale=0,
+                     revision=0):
         return (text(key) + u64(length) + u32(flags) + u64(expires_ns) + u32(wait_ms) +
-                text(metadata) + list_of(text, tags) + u64(stale))
+                text(metadata) + list_of(text, tags) + u64(stale) + u32(revision))
 
     def reserve(self, key, length=UNKNOWN, **more):
         return self.call(RESERVE, self.reserve_body(key, length, **more))
@@ -359,6 +360,10 @@ class Connection:
 
     def commit(self, put_id, length):
         return self.call(COMMIT, u64(put_id) + u64(length))
+
+    def refresh(self, put_id, object_id, expires_ns=0, metadata=b"", tags=()):
+        return self.call(REFRESH, u64(put_id) + u64(object_id) + u64(expires_ns) + text(metadata) +
+                         list_of(text, tags))
 
     def abort(self, put_id):
         return self.call(ABORT, u64(put_id))

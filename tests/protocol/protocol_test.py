@@ -461,6 +461,41 @@ class Puts(ProtocolCase):
         reply = other.reply(waiting)
         self.assertEqual((reply["outcome"], other.read(reply["hit"])), (c.HIT, b"new"))
 
+    def test_refresh(self):
+        connection, other = self.connect(), self.connect()
+        put = connection.reserve("fresh", 4, metadata=b"old", tags=["fr-old"])
+        connection.write(put["extents"], b"body")
+        connection.commit(put["put_id"], 4)
+        hit = connection.reserve("fresh", flags=c.OR_GET)["hit"]
+        info = hit["info"]
+        self.assertEqual(info["revision"], 0)
+        stale = info["object_id"]
+        put = connection.reserve("fresh", flags=c.OR_GET, stale=stale)
+        self.assertEqual(put["outcome"], c.YOURS)
+        waiting = other.send(c.RESERVE, other.reserve_body("fresh", flags=c.OR_GET, wait_ms=10_000, stale=stale))
+        follows = other.reserve("fresh", flags=c.OR_GET | c.FOLLOWING_IS_FINE, stale=stale)
+        told = other.send(c.FOLLOW, other.follow_body(follows["hit"]["lease_id"], wait_ms=10_000))
+        done = connection.refresh(put["put_id"], stale, 2**62, b"new", ["fr-new"])
+        self.assertEqual(done, {"object_id": stale, "created_ns": info["created_ns"]})
+        reply = other.reply(waiting)
+        self.assertEqual((reply["outcome"], reply["hit"]["info"]["metadata"]), (c.HIT, b"new"))
+        self.assertEqual(other.read(reply["hit"]), b"body")
+        self.assertEqual(other.reply(told)["state"], c.ABORTED)
+        now = connection.stat("fresh")
+        self.assertEqual(now, dict(info, expires_ns=2**62, metadata=b"new", tags=[b"fr-new"], revision=1))
+        self.assertEqual(connection.read(hit), b"body")
+        self.assertEqual(other.reserve("fresh", flags=c.OR_GET, stale=stale)["outcome"], c.HIT)
+        put = other.reserve("fresh", flags=c.OR_GET, stale=stale, revision=1)
+        self.assertEqual(put["outcome"], c.YOURS)
+        # Another object by now; a put that is none; words that break a limit.
+        self.fails(c.NOT_FOUND, other.refresh, put["put_id"], stale + 1000)
+        self.fails(c.NOT_FOUND, other.refresh, put["put_id"], stale)
+        put = other.reserve("fresh", 0)
+        self.fails(c.MALFORMED, other.refresh, put["put_id"], stale, tags=[""])
+        self.assertEqual(other.stat("fresh"), now)
+        self.assertEqual(other.delete("fr-old", c.BY_TAG), 0)
+        self.assertEqual(other.delete("fr-new", c.BY_TAG), 1)
+
     def test_or_get_wakes_when_the_writer_aborts_or_dies(self):
         for end in ("abort", "close"):
             writer = self.connect()

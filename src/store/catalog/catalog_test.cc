@@ -46,6 +46,7 @@ Record make_record(std::uint64_t id, std::string key, std::uint8_t tier = kTierD
   record.place.tier = tier;
   record.place.extents = {{id, 0, id * 3}};
   record.metadata = "m" + std::to_string(id);
+  record.revision = static_cast<std::uint32_t>(id % 3);
   return record;
 }
 
@@ -154,6 +155,37 @@ TEST_P(CatalogSyncedOrNot, PublishesReplacesMovesRemoves) {
   sync();
   EXPECT_EQ(*catalog->find("k"), std::nullopt);
   EXPECT_EQ(catalog->status().objects, 0U);
+}
+
+TEST_P(CatalogSyncedOrNot, PublishesTheSameObjectAnew) {
+  const TempDir dir;
+  const auto catalog = must_open(dir.path(), options_for("a"));
+  const auto sync = [&] { ASSERT_TRUE(!GetParam() || catalog->group_sync()); };
+  Record record = make_record(1, "k");
+  record.tags = {"red", "blue"};
+  ASSERT_TRUE(catalog->publish(record));
+  sync();
+  (void)catalog->look("k");  // and remembered
+  record.tags = {"blue", "green"};
+  record.metadata = "other";
+  ++record.revision;
+  auto old = catalog->publish(record);
+  ASSERT_TRUE(old && *old);
+  EXPECT_EQ((*old)->metadata, "m1");
+  EXPECT_EQ((*old)->durable, GetParam());
+  for (int synced = 0; synced < 2; ++synced) {
+    EXPECT_EQ(plain(**catalog->find("k")), record);
+    EXPECT_EQ(plain(**catalog->look("k")), record);
+    EXPECT_EQ(plain(**catalog->find_object(1)), record);
+    EXPECT_TRUE(catalog->keys_with_tag("red")->empty());
+    EXPECT_EQ(catalog->keys_with_tag("blue")->size(), 1U);
+    EXPECT_EQ(catalog->keys_with_tag("green")->size(), 1U);
+    EXPECT_EQ(catalog->status().objects, 1U);
+    sync();
+  }
+  // The old place is the new one: a move still finds it.
+  ASSERT_TRUE(*catalog->move("k", 1, Place{kTierMemory, 0, {{9, 9, 9}}}));
+  EXPECT_EQ((*catalog->find("k"))->metadata, "other");
 }
 
 TEST_P(CatalogSyncedOrNot, ListsLongKeysInOrderAndByTag) {

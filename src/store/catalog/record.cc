@@ -26,7 +26,8 @@ struct ObjectHead {
   std::uint8_t flags;
   std::uint8_t tier;
   std::uint8_t segment_kind;
-  std::uint8_t zero[6];
+  std::uint8_t zero[2];
+  std::uint32_t revision;
 };
 static_assert(sizeof(ObjectHead) == 88 && std::has_unique_object_representations_v<ObjectHead>);
 static_assert(std::has_unique_object_representations_v<Extent>);
@@ -104,6 +105,7 @@ void encode_record(const Record& record, std::string& out) {
                                          (record.has_body_checksum ? kFlagBodyChecksum : 0));
   head.tier = record.place.tier;
   head.segment_kind = record.place.segment_kind;
+  head.revision = record.revision;
   append(out, head);
   for (const Extent& extent : record.place.extents) append(out, extent);
   out.append(record.key);
@@ -148,6 +150,7 @@ Result<Record> decode_record(std::span<const std::byte> bytes) {
   record.body_checksum = head.body_checksum;
   if (!record.has_body_checksum && head.body_checksum != 0) return corrupt("object: checksum");
   record.ephemeral = (head.flags & kFlagEphemeral) != 0;
+  record.revision = head.revision;
   record.sequence = head.sequence;
   record.place.tier = head.tier;
   record.place.segment_kind = head.segment_kind;

@@ -47,7 +47,8 @@ struct Record {
   std::uint64_t expires_ns = 0;   // since 1970; 0: never
   std::uint64_t body_checksum = 0;
   bool has_body_checksum = false;
-  bool ephemeral = false;  // gone with a reboot wherever it lies
+  bool ephemeral = false;      // gone with a reboot wherever it lies
+  std::uint32_t revision = 0;  // how often expiry, metadata and tags were replaced
   Place place;
   std::string metadata;
   std::vector<std::string> tags;
