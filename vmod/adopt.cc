@@ -16,7 +16,10 @@
 #include <chrono>
 #include <cmath>
 #include <condition_variable>
+#include <filesystem>
+#include <fstream>
 #include <mutex>
+#include <string>
 #include <thread>
 
 #include "adopt_leases.h"
@@ -63,6 +66,12 @@ void drop_all(Store& store, std::unique_ptr<region::Region> region, const char* 
 void adopt(Store& store, std::unique_ptr<region::Region> region) {
   const double began = VTIM_mono();
   const region::BanLog::Loaded saved = region->bans().load();
+  // Varnish orders bans by their times, and would look for the newest one in the wrong place.
+  if (saved.newest >= bans::newest_time()) {
+    drop_all(store, std::move(region),
+             "its bans lie in the future: the clock of this machine was set back");
+    return;
+  }
   region::ScanReport scan = region->scan();
   const bans::Restored restored(saved);
   // Objects lose nothing when the log was empty: then none of them was tested against anything.
@@ -141,6 +150,21 @@ void ended(Store& store) {
          "bodies in files will not survive a reboot: the disk is too slow to sync them now");
 }
 
+namespace {
+
+// Varnish 7.1.1 makes this thread when it begins to serve, and says nowhere else that it does.
+bool serves_clients() {
+  std::error_code failed;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task", failed)) {
+    std::ifstream file(task.path() / "comm");
+    std::string name;
+    if (std::getline(file, name) && name == "cache-acceptor") return true;
+  }
+  return failed != std::error_code();  // then it may
+}
+
+}  // namespace
+
 void prepare(Store& store, std::unique_ptr<region::Region> region, bool on_cli) {
   if (region->formatted()) {
     if (region->format_reason() != "new")
@@ -154,6 +178,14 @@ void prepare(Store& store, std::unique_ptr<region::Region> region, bool on_cli) 
   if (!on_cli) {
     drop_all(store, std::move(region),
              "the daemon answered after the VCL was loaded, removals since then are not known");
+    return;
+  }
+  // The same where a later VCL is the first to name the store: purges have not been noted for it,
+  // and Varnish has forgotten bans that no object was left to be tested against.
+  if (serves_clients()) {
+    drop_all(store, std::move(region),
+             "the first VCL with this store was loaded while clients were served, removals since "
+             "the start are not known");
     return;
   }
   adopt(store, std::move(region));

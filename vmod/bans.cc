@@ -197,6 +197,14 @@ bool Restored::attach(struct objcore* oc, double time) const {
   return true;
 }
 
+double newest_time() {
+  Lck_Lock(varnish.ban_mtx);
+  const struct ban* newest = VTAILQ_FIRST(varnish.ban_head);
+  const double time = newest == nullptr ? 0. : varnish.ban_time(newest->spec);
+  Lck_Unlock(varnish.ban_mtx);
+  return time;
+}
+
 double tested_until(const struct objcore* oc) {
   // The ban may be merged into another and freed by the lurker while we look.
   Lck_Lock(varnish.ban_mtx);

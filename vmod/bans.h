@@ -57,6 +57,8 @@ class Restored {
   std::vector<Place> places_;
 };
 
+// Of the newest ban in Varnish's list; there is one at least, from the start of the child on.
+double newest_time();
 // The time of the newest ban that the object was tested against; 0: none.
 double tested_until(const struct objcore* oc);
 

@@ -72,8 +72,8 @@ class AttachedBody {
   // The record, which is not sealed yet, says where the body is, so that a restart finds it. False:
   // it cannot. On the fetch's worker.
   virtual bool name(struct worker* /*wrk*/, region::Record& /*record*/) { return false; }
-  // Its bytes are not what was stored: nobody is to get them from where this body has them. May
-  // wait for the daemon.
+  // Its bytes are not what was stored, or cannot be read: nobody is to get them from where this
+  // body has them. May wait for the daemon.
   virtual void remove_source() const {}
   // The same bytes for another object, with no copy made. nullptr: not possible.
   [[nodiscard]] virtual std::unique_ptr<AttachedBody> share(struct objcore* /*target*/) const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/assert.h"
 #include "base/limits.h"
 #include "landing.h"
 #include "methods.h"
@@ -73,6 +74,8 @@ void trim_pieces(region::Region& region, Fetch& fetch) {
     fetch.pieces.pop_back();
   } else {
     region.allocator().shrink(last, last.length);
+    // It is full now: more may still come (a 304 trims after each piece that it copies).
+    fetch.pieces.back().limit = last.length;
   }
 }
 
@@ -172,8 +175,11 @@ bool more_space(struct worker* wrk, Store& store, struct objcore* oc, Fetch& fet
 void extend(Fetch& fetch, std::uint64_t length) {
   if (fetch.file != nullptr)
     fetch.file->filled += length;
-  else if (!has_landed(fetch))
-    fetch.pieces.back().extent.length += static_cast<std::uint32_t>(length);
+  else if (!has_landed(fetch)) {
+    region::Extent& last = fetch.pieces.back().extent;
+    last.length += static_cast<std::uint32_t>(length);
+    OM_ASSERT(last.length <= last.capacity);  // else it is in somebody else's memory
+  }
   fetch.total += length;
 }
 

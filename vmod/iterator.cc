@@ -144,7 +144,8 @@ int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func
   }
   if (read > 0) count(store.counters().c_disk_read, read);
   if (answer != 0) return answer;
-  if (reader.error() != 0) disk_read_failed(store, oc, reader.error());
+  // Memory that is short is no fault of the object's.
+  if (reader.error() != 0 && reader.error() != ENOMEM) disk_read_failed(store, oc, reader.error());
   return failed || reader.error() != 0 ? -1 : 0;
 }
 
@@ -172,7 +173,11 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
     if (const int answer = func(priv, OBJ_ITER_FLUSH, nullptr, 0); answer != 0) return answer;
   while (true) {
     const std::uint64_t seen = varnish.ObjWaitExtend(wrk, oc, sent);
-    if (boc->state == BOS_FAILED) return -1;
+    if (boc->state == BOS_FAILED) {
+      // What was handed on lies in memory that is given back soon, and an ESI page goes on.
+      (void)func(priv, OBJ_ITER_FLUSH, nullptr, 0);
+      return -1;
+    }
     if (seen == sent) {
       if (boc->state == BOS_FINISHED) break;
       continue;
@@ -211,7 +216,7 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
       while (answer == 0 && reader.next(slice)) answer = hand_on(slice.bytes, slice.length, true);
       count(store.counters().c_disk_read, sent - bytes.offset);
       if (reader.error() != 0) {
-        disk_read_failed(store, oc, reader.error());
+        if (reader.error() != ENOMEM) disk_read_failed(store, oc, reader.error());
         return -1;
       }
     }

@@ -62,6 +62,16 @@ constexpr std::uint64_t kPublishedWithinNs = 60'000'000'000;
 
 }  // namespace
 
+void remove_shared(Client& client, const std::string& key, std::uint64_t object_id) noexcept {
+  if (key.empty()) return;
+  try {
+    const auto there = client.stat(key);
+    if (there && *there && (*there)->object_id == object_id) (void)client.remove(key);
+  } catch (const std::exception&) {
+    // Out of memory: whoever takes it next finds out.
+  }
+}
+
 // What objects hold together: one lease, of one that was taken over and of those that a 304 made of
 // it.
 class Held {
@@ -102,17 +112,7 @@ class Held {
     std::uint64_t by = 0;
     return created_by_ns_.compare_exchange_strong(by, soon) ? soon : by;
   }
-  // The shared object goes, unless there is another under the key by now.
-  void remove_object() const noexcept {
-    if (name.key.empty()) return;
-    try {
-      const auto there = client->stat(name.key);
-      if (there && *there && (*there)->object_id == lease.info().object_id)
-        (void)client->remove(name.key);
-    } catch (const std::exception&) {
-      // Out of memory: whoever takes it next finds out.
-    }
-  }
+  void remove_object() const noexcept { remove_shared(*client, name.key, lease.info().object_id); }
   const std::shared_ptr<Client> client;
   const Lease lease;
   const std::vector<std::span<const std::byte>> memory;

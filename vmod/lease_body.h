@@ -59,6 +59,10 @@ std::unique_ptr<AttachedBody> hold(const struct objcore* oc, std::shared_ptr<Cli
                                    Lease lease, std::vector<std::span<const std::byte>> memory,
                                    Name name);
 
+// The shared object is damaged: it goes, unless there is another under the key by now. Waits for
+// the daemon.
+void remove_shared(Client& client, const std::string& key, std::uint64_t object_id) noexcept;
+
 // --- for adoption
 
 // A lease, for the objects that have it together.

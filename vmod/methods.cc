@@ -263,6 +263,7 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
   bool length_known = false;
   bool gzips = false;
   bool refreshes = false;
+  ssize_t esi_bytes = 0;
   if (const struct busyobj* bo = varnish.THR_GetBusyobj();
       bo != nullptr && bo->fetch_objcore == oc) {
     static_assert(sizeof bo->digest == sizeof plan.digest);
@@ -276,6 +277,8 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
     gzips = bo->do_gzip != 0;
     // It will share the body that it refreshes.
     refreshes = bo->was_304 != 0;
+    if (refreshes && bo->stale_oc != nullptr && ObjHasAttr(wrk, bo->stale_oc, OA_ESIDATA) != 0)
+      (void)ObjGetAttr(wrk, bo->stale_oc, OA_ESIDATA, &esi_bytes);
     const region::Allocator& memory = region->allocator();
     file_from =
         settings::of(bo->vcl, store).policy.file_from(memory.used_bytes(), memory.heap_bytes());
@@ -298,6 +301,16 @@ Refusal allocate_object(struct worker* wrk, Store& store, struct objcore* oc, un
 
   region::Record* record = region->create(plan);
   while (record == nullptr && nuke(wrk, store, Place::kMemory)) record = region->create(plan);
+  // Varnish copies this right after, and does not expect that there may be no room for it.
+  if (record != nullptr && esi_bytes > 0) {
+    while (region->attach_esi(*record, static_cast<std::uint32_t>(esi_bytes)) == nullptr &&
+           nuke(wrk, store, Place::kMemory)) {
+    }
+    if (record->esi_offset == 0) {
+      region->destroy(record);
+      record = nullptr;
+    }
+  }
   auto* fetch = record == nullptr ? nullptr : new (std::nothrow) Fetch;
   if (fetch == nullptr) {
     if (record != nullptr) region->destroy(record);

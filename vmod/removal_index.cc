@@ -27,7 +27,7 @@ using abi::varnish;
 namespace {
 
 constexpr std::size_t kRecentMax = 65536;
-constexpr std::size_t kTagsOfOneMax = 1024;
+constexpr std::size_t kTagsOfOneMax = 8192;
 
 // What was removed lately, by name, with its time. Bounded: what has gone counts as removed, for
 // fetches that are older than it.
@@ -124,10 +124,12 @@ Index& index() {
 bool separator(char c) { return c == ' ' || c == '\t' || c == ','; }
 
 void split(std::string_view value, std::vector<std::string>& tags) {
-  while (!value.empty() && tags.size() < kTagsOfOneMax) {
+  while (!value.empty()) {
     while (!value.empty() && separator(value.front())) value.remove_prefix(1);
     std::size_t length = 0;
     while (length < value.size() && !separator(value[length])) ++length;
+    // Whoever asks takes this as a reason not to keep the object.
+    if (tags.size() == kTagsOfOneMax) throw std::length_error("an object of too many tags");
     if (length > 0) tags.emplace_back(value.substr(0, length));
     value.remove_prefix(length);
   }
@@ -202,7 +204,7 @@ void on_event(struct worker* wrk, void* /*priv*/, struct objcore* oc, unsigned e
     else if (!tags.empty())
       kill = tag_is_purged(tags, oc->t_origin);  // of an earlier life: removed before it was back
   } catch (const std::exception&) {
-    kill = true;  // out of memory: what cannot be found by its tag must not stay
+    kill = true;  // out of memory, or too many: what cannot be found by its tag must not stay
   }
   if (!kill) return uses().leave();
   all.killed.fetch_add(1, std::memory_order_relaxed);

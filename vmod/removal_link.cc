@@ -16,6 +16,7 @@
 #include <mutex>
 #include <random>
 #include <shared_mutex>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -76,6 +77,18 @@ struct Registry {
 Registry& registry() {
   static auto* one = new Registry;  // never destroyed: threads use it
   return *one;
+}
+
+template <class Run>
+std::thread thread_of(Run run) {
+  // Signals are varnishd's business.
+  sigset_t every;
+  sigset_t before;
+  sigfillset(&every);
+  pthread_sigmask(SIG_SETMASK, &every, &before);
+  std::thread thread(std::move(run));
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread;
 }
 
 // The daemon's text into Varnish's builder; empty, or why not. The builder is gone afterwards.
@@ -229,7 +242,9 @@ struct RemovalLink::Impl {
   [[nodiscard]] std::vector<std::string> bans_of_purge(const std::string& stem) const;
   void match_again();
   void finish_ours(Client& client);
-  void ban_here(const std::string& canonical);
+  // False: Varnish takes no ban at all.
+  bool ban_here(const std::string& canonical);
+  void must_ban(const std::string& canonical);
   [[nodiscard]] bool director_is_current() const;
   void run_sender() noexcept;
   void send_local_bans();
@@ -282,21 +297,21 @@ void RemovalLink::Impl::receive() {
 
 void RemovalLink::Impl::begin(const Joined& joined) {
   const bool another_log = log_id != 0 && log_id != joined.log_id;
+  link.bans_->raise_floor(another_log ? VTIM_real() : seconds(joined.floor_ns));
+  bool everything = joined.gap || another_log;
+  if (joined.head - std::min(joined.head, joined.applied) > kCatchUpMax) everything = true;
+  if (everything) {
+    count(counters->c_dropped_all);
+    notice(LOG_WARNING, nullptr,
+           "removals: this cache missed too many, or some that are not known any more: everything "
+           "that it has is banned");
+    must_ban(kEverything);
+  }
   unfinished.clear();
   log_id = joined.log_id;
   seen = acknowledged = joined.from - 1;
   applied.store(seen, std::memory_order_release);
-  applied_before = joined.applied;
-  link.bans_->raise_floor(another_log ? VTIM_real() : seconds(joined.floor_ns));
-  bool everything = joined.gap || another_log;
-  if (joined.head - std::min(joined.head, applied_before) > kCatchUpMax) everything = true;
-  if (!everything) return;
-  applied_before = joined.head;
-  count(counters->c_dropped_all);
-  notice(LOG_WARNING, nullptr,
-         "removals: this cache missed too many, or some that are not known any more: everything "
-         "that it has is banned");
-  ban_here(kEverything);
+  applied_before = everything ? joined.head : joined.applied;
 }
 
 void RemovalLink::Impl::serve(Client& client) {
@@ -378,20 +393,26 @@ void RemovalLink::Impl::finish_ours(Client& client) {
   if (client.acknowledge(upto)) acknowledged = upto;
 }
 
-void RemovalLink::Impl::ban_here(const std::string& canonical) {
+bool RemovalLink::Impl::ban_here(const std::string& canonical) {
   const std::string error = commit_ban(canonical);
-  if (error.empty()) return;
+  if (error.empty()) return true;
   // A ban that Varnish does not take may be about anything.
   count(counters->c_not_understood);
   notice(LOG_ERR, nullptr, "removals: cannot ban " + canonical + ": " + error);
-  (void)commit_ban(kEverything);
+  return commit_ban(kEverything).empty();
+}
+
+// Varnish refuses bans while it ends: what it did not take must not be acknowledged, so that its
+// next life is told again.
+void RemovalLink::Impl::must_ban(const std::string& canonical) {
+  if (!ban_here(canonical)) throw std::runtime_error("Varnish takes no bans");
 }
 
 void RemovalLink::Impl::apply(const Removal& removal) {
   count(counters->c_applied);
   switch (removal.kind) {
     case RemovalKind::kPurge: apply_purge(removal); break;
-    case RemovalKind::kBan: ban_here(removal.what); break;
+    case RemovalKind::kBan: must_ban(removal.what); break;
     case RemovalKind::kTag: (void)removal_index::purge_tag(removal.what, false); break;
     case RemovalKind::kTagSoft: (void)removal_index::purge_tag(removal.what, true); break;
   }
@@ -444,7 +465,7 @@ void RemovalLink::Impl::apply_purge(const Removal& removal) {
         unmatched_lost = true;
     }
   }
-  for (const std::string& ban : bans) ban_here(ban);
+  for (const std::string& ban : bans) must_ban(ban);
 }
 
 void RemovalLink::Impl::match_again() {
@@ -460,7 +481,7 @@ void RemovalLink::Impl::match_again() {
     unmatched = std::move(still);
     if (std::exchange(unmatched_lost, false)) bans.emplace_back(kEverything);
   }
-  for (const std::string& ban : bans) ban_here(ban);
+  for (const std::string& ban : bans) (void)ban_here(ban);
 }
 
 // --- sender
@@ -646,17 +667,19 @@ RemovalLink& RemovalLink::to(const std::string& socket) {
   removal_index::watch(*link);
   Impl& impl = *link->impl_;
   bans::note_sent();
-  // Signals are varnishd's business.
-  sigset_t every;
-  sigset_t before;
-  sigfillset(&every);
-  pthread_sigmask(SIG_SETMASK, &every, &before);
-  impl.receiver = std::thread([&impl] { impl.run_receiver(); });
-  impl.sender = std::thread([&impl] { impl.run_sender(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  std::unique_lock lock(impl.start_mutex);
-  impl.start_changed.wait_for(lock, kWaitAtStart, [&impl] { return impl.started; });
+  impl.sender = thread_of([&impl] { impl.run_sender(); });
   return *link;
+}
+
+void RemovalLink::start() {
+  Registry& all = registry();
+  for (std::size_t i = 0; i < all.count.load(); ++i) {
+    Impl& impl = *all.links[i]->impl_;
+    if (impl.receiver.joinable()) continue;
+    impl.receiver = thread_of([&impl] { impl.run_receiver(); });
+    std::unique_lock lock(impl.start_mutex);
+    impl.start_changed.wait_for(lock, kWaitAtStart, [&impl] { return impl.started; });
+  }
 }
 
 void RemovalLink::use(const struct vcl* vcl, RemovalLink& link) {

@@ -42,9 +42,13 @@ class SharedBans;
 
 class RemovalLink {
  public:
-  // The link to the daemon behind that socket; made when there is none. CLI thread. Waits a moment
-  // for it to be current, so that a cache that starts has applied what it missed before it serves.
+  // The link to the daemon behind that socket; made when there is none. CLI thread.
   static RemovalLink& to(const std::string& socket);
+  // Links that were made since begin to receive. When all objects of an earlier life are back: what
+  // was missed is applied to them, and then acknowledged (VCL_EVENT_WARM, which comes after
+  // vcl_init). CLI thread. Waits a moment for each to be current, so that a cache that starts has
+  // applied what it missed before it serves.
+  static void start();
   // Removals in this VCL go through that link from now on. CLI thread.
   static void use(const struct vcl* vcl, RemovalLink& link);
   // Its set_uri_prefix() has changed. CLI thread.

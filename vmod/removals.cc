@@ -47,6 +47,21 @@ bool same_variant(const region::Record& one, const region::Record& other) {
   return std::ranges::equal(a, b);
 }
 
+// One that has not been purged. nullptr: there is none.
+struct objcore* reference_to_live(struct objhead* head) {
+  const double now = VTIM_real();
+  Lck_Lock(&head->mtx);
+  struct objcore* oc = nullptr;
+  VTAILQ_FOREACH(oc, &head->objcs, hsh_list) {
+    if ((oc->flags & (OC_F_BUSY | OC_F_DYING)) == 0 &&
+        kept_until({oc->t_origin, oc->ttl, oc->grace, oc->keep}) > now)
+      break;
+  }
+  if (oc != nullptr) oc->refcnt++;
+  Lck_Unlock(&head->mtx);
+  return oc;
+}
+
 using Digest = std::array<std::uint8_t, 32>;
 std::mutex purged_mutex;
 std::set<Digest> purged;              // guarded by purged_mutex
@@ -119,6 +134,12 @@ void purge(struct worker* wrk, const std::uint8_t* digest) {
       store->region()->mark_removed(record_of(oc));
   }
   Lck_Unlock(&head->mtx);
+  // Varnish has purged before it asked VCL. But what was being fetched then, and has got here
+  // since, is as old: recording the purge for other caches takes its time.
+  while (struct objcore* late = reference_to_live(head)) {
+    varnish.HSH_Kill(late);
+    (void)varnish.HSH_DerefObjCore(wrk, &late, 0);
+  }
   (void)varnish.HSH_DerefObjCore(wrk, &busy, 1);
 }
 

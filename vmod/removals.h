@@ -15,7 +15,8 @@ namespace om::vmod::removals {
 // Subscribes to Varnish's events. CLI thread, once per process.
 void subscribe();
 
-// All objects of this digest, whatever store of ours they lie in. On a worker with a request.
+// All objects of this digest, those of Varnish's own stores as well; their records say so when it
+// returns. On a worker with a request.
 void purge(struct worker* wrk, const std::uint8_t* digest);
 
 // While objects of an earlier life are being attached, a purge may come for one that is not there

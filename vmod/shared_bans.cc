@@ -113,7 +113,8 @@ bool SharedBans::banned_since(double since, const struct http* request, struct w
   {
     const std::shared_lock lock(impl_->mutex);
     if ((impl_->bans.empty() || impl_->bans.back()->time < since) &&
-        since > impl_->floor.load(std::memory_order_acquire))
+        since > impl_->floor.load(std::memory_order_acquire) &&
+        since > impl_->unread.load(std::memory_order_acquire))
       return false;
   }
   BanSubject subject;

@@ -66,6 +66,7 @@ void disk_read_failed(Store& store, struct objcore* oc, int error) {
              std::strerror(error) +  // NOLINT(concurrency-mt-unsafe): a buffer for each thread
              "), the object is removed: " + std::string(host(record)) +
              std::string(path.substr(0, 512)));
+  if (const AttachedBody* attached = attached_body(oc)) attached->remove_source();
   varnish.HSH_Kill(oc);
 }
 

@@ -47,6 +47,11 @@ std::uint64_t big_endian(std::span<const std::byte> bytes) {
   return value;
 }
 
+void set_spec_time(std::span<std::byte> spec, double time) {
+  const auto bits = std::bit_cast<std::uint64_t>(time);
+  for (std::size_t i = 0; i < 8; ++i) spec[i] = static_cast<std::byte>(bits >> (56 - 8 * i));
+}
+
 std::uint64_t entry_bytes(std::size_t spec) { return sizeof(Entry) + round_up(spec, 8); }
 
 // Writes an entry at `at`; the caller knows that it fits, and commits it.
@@ -223,8 +228,14 @@ BanLog::Loaded BanLog::load() const {
   if (!intact) loaded.lost_until = kEverything;
   for (const Found& ban : found) {
     if (!ban.alive) continue;
+    const std::size_t at = loaded.specs.size();
     loaded.specs.insert(loaded.specs.end(), ban.spec.begin(), ban.spec.end());
-    loaded.newest = std::max(loaded.newest, ban_spec_time(ban.spec));
+    double time = ban_spec_time(ban.spec);
+    if (!(time > loaded.newest)) {
+      time = std::nextafter(loaded.newest, kEverything);
+      set_spec_time(std::span(loaded.specs).subspan(at), time);
+    }
+    loaded.newest = time;
     ++loaded.count;
   }
   return loaded;

@@ -51,6 +51,9 @@ class BanLog {
     double newest = 0;      // time of the newest, or 0
     double lost_until = 0;  // an object with an older ban time may have missed a ban: drop it
   };
+  // Times rise from ban to ban: one that came after another and has no later time (a clock that was
+  // set back, two at once) gets the next one there is, because Varnish orders them by time, and an
+  // object that was tested against the first may not have been tested against the second.
   // Trusts nothing: an entry that does not check out ends the list, and all that came before that
   // moment counts as lost (lost_until is then infinite: nothing can be adopted).
   [[nodiscard]] Loaded load() const;

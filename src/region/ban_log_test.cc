@@ -45,6 +45,24 @@ struct Fixture {
   BanLog log;
 };
 
+TEST(BanLog, TimesRiseInTheOrderInWhichBansCame) {
+  Fixture f;
+  ASSERT_TRUE(f.log.append(BanEvent::kNew, spec(12, "req.url ~ /a")));
+  ASSERT_TRUE(f.log.append(BanEvent::kNew, spec(12, "req.url ~ /b")));
+  ASSERT_TRUE(f.log.append(BanEvent::kNew, spec(11, "req.url ~ /c")));
+  ASSERT_TRUE(f.log.append(BanEvent::kNew, spec(13, "req.url ~ /d")));
+  const double next = std::nextafter(12., 13.);
+  const double after = std::nextafter(next, 13.);
+  const auto loaded = f.reload();
+  EXPECT_EQ(loaded.specs, joined({spec(12, "req.url ~ /a"), spec(next, "req.url ~ /b"),
+                                  spec(after, "req.url ~ /c"), spec(13, "req.url ~ /d")}));
+  EXPECT_EQ(loaded.newest, 13);
+  // They are dropped by the times that Varnish knows.
+  ASSERT_TRUE(f.log.append(BanEvent::kDrop, spec(12, "")));
+  ASSERT_TRUE(f.log.append(BanEvent::kDrop, spec(11, "")));
+  EXPECT_EQ(f.reload().specs, joined({spec(12, "req.url ~ /b"), spec(13, "req.url ~ /d")}));
+}
+
 TEST(BanLog, GivesBackWhatWasAppendedOldestFirst) {
   Fixture f;
   EXPECT_EQ(f.reload().count, 0U);

@@ -78,12 +78,20 @@ Result<std::pair<wire::JoinReply, UniqueFd>> RemovalHub::join(Session& session,
   if (reply.gap != 0) reply.applied = log.head();
   // Never more than it has said itself: what it has to drop is still there.
   const std::uint64_t sure = reply.gap != 0 ? 0 : reply.applied;
-  if (!log.note_applied(request.name, sure))
+  // Names come and go with containers: one that is not here makes room.
+  const auto is_here = [this](const std::string& name) {
+    return std::ranges::any_of(members_,
+                               [&name](const auto& one) { return one.second.name == name; });
+  };
+  if (!log.note_applied(request.name, sure) &&
+      !(log.forget_cache(is_here) && log.note_applied(request.name, sure)))
     return Error{Errc::kQuota, 0, "the removal log knows too many caches"};
   for (auto& [other, member] : members_) {
     if (member.name != request.name || other == &session) continue;
     spdlog::info("cache joins again name=\"{}\" earlier_pid={} pid={}", request.name, other->pid(),
                  session.pid());
+    // It would not learn of a removal any more, and not know that: it has to join anew.
+    hang_up(*other);
     leave(*other);
     break;
   }
@@ -120,10 +128,16 @@ void RemovalHub::send(Session& session, Member& member) {
   while (member.sent < log.head() && member.sent - member.acknowledged < kWindow) {
     const store::Removal* const removal = log.find(member.sent + 1);
     // It was so slow that the log has gone on without it: it has to join anew.
-    if (removal == nullptr) return;
+    if (removal == nullptr) return hang_up(session);
     if (!session.on_removal(*removal)) return;
     ++member.sent;
   }
+}
+
+void RemovalHub::hang_up(Session& session) {
+  loop_.post([weak = session.weak_from_this()] {
+    if (const auto alive = weak.lock()) alive->hang_up();
+  });
 }
 
 void RemovalHub::pump(Session& session) {

@@ -1,7 +1,8 @@
 // The caches that have joined, and the removals that are on their way to them.
 //
-//   JOIN     a session becomes the cache of a name (an earlier one of that name is it no more), and
-//            is sent what it has missed, at most kWindow beyond what it has acknowledged
+//   JOIN     a session becomes the cache of a name (an earlier one of that name is it no more, and
+//            ends), and is sent what it has missed, at most kWindow beyond what it has
+//            acknowledged; one that is so slow that the log goes on without it, ends and joins anew
 //   REMOVE   recorded and hidden by the store, sent to every cache, answered when all of them but
 //   its
 //            origin have acknowledged it and it is as durable as it has to be, or when its time is
@@ -71,6 +72,8 @@ class RemovalHub {
   Result<void> make_page();
   void publish_head(std::uint64_t head);
   void send(Session& session, Member& member);
+  // Soon.
+  void hang_up(Session& session);
   // Answers and forgets those that are ready to be.
   void answer_ready();
 

@@ -49,6 +49,8 @@ class Session : public std::enable_shared_from_this<Session> {
   [[nodiscard]] bool starved() const { return outbox_.starved(); }
   void look() { outbox_.look(); }
   [[nodiscard]] pid_t pid() const { return peer_.pid; }
+  // Ends the connection. Not while it is handling something.
+  void hang_up() { close(); }
   // A removal, for a cache that has joined. False: there is no room for it now; it will be asked
   // for again.
   bool on_removal(const store::Removal& removal);

@@ -361,6 +361,16 @@ bool RemovalLog::note_applied(const std::string& cache, std::uint64_t sequence) 
   return true;
 }
 
+bool RemovalLog::forget_cache(const std::function<bool(const std::string&)>& keep) {
+  auto least = applied_.end();
+  for (auto one = applied_.begin(); one != applied_.end(); ++one)
+    if ((least == applied_.end() || one->second < least->second) && !keep(one->first)) least = one;
+  if (least == applied_.end()) return false;
+  applied_.erase(least);
+  applied_changed_ = true;
+  return true;
+}
+
 // A line each: sequence, a blank, the name; before them the log's id, after them a checksum.
 Result<void> RemovalLog::save_applied() {
   if (!applied_changed_ || directory_ == nullptr) return {};

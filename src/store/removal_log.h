@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -76,6 +77,9 @@ class RemovalLog {
   [[nodiscard]] std::optional<std::uint64_t> applied(const std::string& cache) const;
   // False: too many names.
   bool note_applied(const std::string& cache, std::uint64_t sequence);
+  // The one that has got least far, of those that `keep` does not want kept: when it comes back it
+  // drops all that it has. False: there is none.
+  bool forget_cache(const std::function<bool(const std::string&)>& keep);
   // Writes what note_applied() was told since the last time.
   Result<void> save_applied();
 

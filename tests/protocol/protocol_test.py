@@ -1128,9 +1128,28 @@ class RemovalsEverywhere(ProtocolCase):
         request = asked.send(c.REMOVE, asked.remove_body(c.TAG, b"twice", wait_ms=100))
         self.assertEqual(second.next_removal()["what"], b"twice")
         asked.reply(request)
-        first.ack(2**63)
-        self.fails(c.NOT_FOUND, first.stat, "nothing")
         self.assertEqual(first.removals, [])
+        # The earlier one would not hear of anything any more, and is told so.
+        with self.assertRaises((c.Closed, BrokenPipeError)):
+            first.stat("nothing")
+
+    def test_a_cache_that_the_log_goes_on_without_has_to_join_anew(self):
+        with Daemon(memory="32M") as daemon, Connection(daemon.socket) as slow, Connection(daemon.socket) as other:
+            log_id = slow.join(b"slow")["log_id"]
+            first = other.remove(c.TAG, b"first")["sequence"]
+            for number in range(1200):  # 8 MiB of them are kept
+                other.remove(c.BAN, b'req.url == "/%d%s"' % (number, b"x" * 8000))
+            with self.assertRaises((c.Closed, BrokenPipeError)):
+                for _ in range(1200):
+                    slow.ack(slow.next_removal()["sequence"])
+            with Connection(daemon.socket) as again:
+                self.assertEqual(again.join(b"slow", log_id=log_id, sequence=first)["gap"], 1)
+
+    def test_names_that_have_gone_make_room(self):
+        with Daemon(memory="32M") as daemon:
+            for number in range(1100):
+                with Connection(daemon.socket) as cache:
+                    cache.join(b"pod-%d" % number)
 
     def test_a_put_that_was_overtaken_is_not_published(self):
         a = self.connect()

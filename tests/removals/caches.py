@@ -145,9 +145,9 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
              "-p", "cc_command=exec tcc -shared -fpic -w -o %o %s", "-p", "shortlived=0",
              "-p", "thread_pool_min=20"],
             stdin=subprocess.DEVNULL, stdout=self.machine.log, stderr=self.machine.log)
-        wait_until(self._serves, f"{self.name} serves", WAIT_S)
+        wait_until(self.serves, f"{self.name} serves", WAIT_S)
 
-    def _serves(self):
+    def serves(self):
         if self.process.poll() is not None:
             raise AssertionError(f"varnishd {self.name} has ended:\n{self.machine.words()}")
         try:

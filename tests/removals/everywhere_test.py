@@ -133,6 +133,48 @@ class Everywhere(unittest.TestCase):
             for device in (*devices, devices[0] + "2"):
                 self.assertEqual(cache.get(url, device), 1, (cache.name, device))
 
+    def test_a_fetch_that_lands_while_a_purge_is_recorded_leaves_nothing(self):
+        for round_ in range(5):
+            self.lands(f"/lands/{round_}", 0.01 + 0.03 * round_)
+
+    def lands(self, url, after):
+        """The old version arrives in Varnish so long after a purge was asked for, which waits for a cache that hangs."""
+        origin = self.machine.origin
+        child = self.b.hang()
+        origin.hold()
+        ask = threading.Thread(target=self.a.get, args=(url,))
+        purge = threading.Thread(target=self.a.remove, args=("PURGE", url))
+        try:
+            ask.start()
+            wait_until(lambda: origin.asked[url] == 1, "asked", WAIT_S)
+            origin.change(url)
+            purge.start()
+            time.sleep(after)
+            origin.let_go()
+            purge.join(WAIT_S)
+            self.assertEqual(self.a.get(url), 1)
+        finally:
+            origin.let_go()
+            os.kill(child, signal.SIGCONT)
+            ask.join(WAIT_S)
+        self.b.wait_current()
+        self.assertEqual(self.b.get(url), 1)
+
+    def test_what_is_removed_while_a_cache_ends_is_applied_by_its_next_life(self):
+        urls = [f"/ends/{number}" for number in range(40)]
+        self.fill(*urls)
+        self.change(*urls)
+        stop = threading.Thread(target=self.b.admin, args=("stop",))
+        for number, url in enumerate(urls):
+            if number == 10:
+                stop.start()
+            self.a.remove("PURGE" if number % 2 == 0 else "BAN", url if number % 2 == 0 else url + "$")
+        stop.join(WAIT_S)
+        self.b.admin("start")
+        wait_until(self.b.serves, "b serves", WAIT_S)
+        self.b.wait_current()
+        self.are_new(*urls)
+
     def test_who_asks_after_a_removal_does_not_follow_what_began_before_it(self):
         origin = self.machine.origin
         for method, headers in (("PURGE", {}), ("TAG", {"X-Tag": "all"}), ("BAN", {})):

@@ -411,6 +411,7 @@ def run(path, plain, given):
     macros = {
         "om_dir": directory, "om_socket": f"{directory}/om.sock", "om_vmod": vmod,
         "om_put": f"{build}/test/put_shared {directory}/om.sock",
+        "om_ban_ahead": f"{build}/test/ban_ahead",
         "om_director": f'objmapper.director(socket = "{directory}/om.sock", timeout = 10s)',
         "om_objm": f"{build}/bin/objm --socket {directory}/om.sock",
         "om_ctl": f"{sys.executable} {os.path.abspath(__file__)} ctl {directory}",
