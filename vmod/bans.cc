@@ -63,7 +63,8 @@ void banexport(const struct stevedore* /*stv*/, const uint8_t* specs, unsigned l
     if (!one.log->replace(std::as_bytes(std::span(specs, length)))) lost(one);
 }
 
-// The child ends in order: no bans come any more, no new requests, nothing expires.
+// The child ends in order: no bans come any more, no new connections, nothing expires. Connections
+// that are open go on.
 void close(const struct stevedore* /*stv*/, int pass) noexcept {
   if (pass != 0) return;
   for (const Log& one : logs()) adoption::ended(*one.store);

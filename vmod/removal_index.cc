@@ -245,7 +245,9 @@ std::uint64_t purge_tag(const std::string& tag, bool soft) {
     }
     if (oc->t_origin + oc->ttl <= now) continue;
     varnish.EXP_Rearm(oc, now, 0, NAN, NAN);
-    if (record != nullptr) set_timers(*record, {oc->t_origin, oc->ttl, oc->grace, oc->keep});
+    if (record == nullptr) continue;
+    set_timers(*record, {oc->t_origin, oc->ttl, oc->grace, oc->keep});
+    store->region()->leave_snapshot(*record);
   }
   return found->second.size();
 }

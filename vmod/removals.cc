@@ -15,6 +15,11 @@ using abi::varnish;
 
 namespace {
 
+double fresh_until(const region::Timers& t) { return t.t_origin + static_cast<double>(t.ttl); }
+double kept_until(const region::Timers& t) {
+  return fresh_until(t) + static_cast<double>(t.grace) + static_cast<double>(t.keep);
+}
+
 // Events that say how an object has changed: into the words of its record, for the next life.
 // Called on any thread, with the objhead locked or not: memory only.
 void on_event(struct worker* /*wrk*/, void* /*priv*/, struct objcore* oc, unsigned event) noexcept {
@@ -31,7 +36,11 @@ void on_event(struct worker* /*wrk*/, void* /*priv*/, struct objcore* oc, unsign
   if ((event & (OEV_INSERT | OEV_TTLCHG)) != 0) {
     // The expiry thread also says so when it takes in an object with the times that it came with.
     const region::Timers now{oc->t_origin, oc->ttl, oc->grace, oc->keep};
-    if (timers(record) != now) set_timers(record, now);
+    if (const region::Timers before = timers(record); before != now) {
+      set_timers(record, now);
+      if (fresh_until(now) < fresh_until(before) || kept_until(now) < kept_until(before))
+        store->region()->leave_snapshot(record);
+    }
   }
   if ((event & (OEV_INSERT | OEV_BANCHG)) != 0) {
     // It only ever grows: what was tested once need not be tested again.

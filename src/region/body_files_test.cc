@@ -363,13 +363,56 @@ TEST_F(FileRecords, ASnapshotBringsThemBackOnceWhenTheMemoryIsGone) {
   EXPECT_EQ(on_disk(), 0U);
 }
 
-TEST_F(FileRecords, ARemovalTakesTheSnapshotBack) {
+TEST_F(FileRecords, WhatIsRemovedAfterTheSnapshotWasBegunDoesNotComeBack) {
+  {
+    auto region = open_with_files(true);
+    Record* removed = publish(*region, 1);
+    Record* shortened = publish(*region, 2);
+    (void)publish(*region, 3);
+    ASSERT_TRUE(region->write_snapshot());
+    region->mark_removed(*removed);
+    region->leave_snapshot(*shortened);
+    region->leave_snapshot(*shortened);  // once more does no harm
+    EXPECT_TRUE(fs::exists(directory + "/snapshot"));
+  }
+  memory = make_region_file(4 * kMiB);
   auto region = open_with_files(true);
-  Record* one = publish(*region, 1);
-  ASSERT_TRUE(region->write_snapshot());
-  EXPECT_TRUE(fs::exists(directory + "/snapshot"));
-  region->mark_removed(*one);
   EXPECT_FALSE(fs::exists(directory + "/snapshot"));
+  EXPECT_FALSE(fs::exists(directory + "/snapshot.gone"));
+  const ScanReport report = region->scan();
+  ASSERT_EQ(report.candidates.size(), 1U);
+  EXPECT_EQ(url(*report.candidates.front().record), url_of(3));
+  region->finish_scan(slots_of(report));
+  region->files()->wait_until_removed();
+  EXPECT_EQ(on_disk(), 1U);
+}
+
+TEST_F(FileRecords, WithoutTheListOfWhatHasGoneASnapshotBringsNothing) {
+  for (const char* how : {"missing", "damaged", "cut off"}) {
+    SCOPED_TRACE(how);
+    const std::string gone = directory + "/snapshot.gone";
+    memory = make_region_file(4 * kMiB);
+    {
+      auto region = open_with_files(true);
+      if (!region->formatted()) region->finish_scan(slots_of(region->scan()));
+      Record* removed = publish(*region, 1);
+      (void)publish(*region, 2);
+      ASSERT_TRUE(region->write_snapshot());
+      region->mark_removed(*removed);
+      ASSERT_EQ(fs::file_size(gone), 16U);
+      if (how == std::string("missing")) fs::remove(gone);
+      if (how == std::string("damaged")) {
+        const auto file = open_file(gone, O_WRONLY);
+        ASSERT_TRUE(file);
+        ASSERT_TRUE(write_exactly(file->borrow(), 0, std::as_bytes(std::span("x", 1))));
+      }
+      // An entry that was never written whole was never answered.
+      if (how == std::string("cut off")) fs::resize_file(gone, 16 + 7);
+    }
+    memory = make_region_file(4 * kMiB);
+    auto region = open_with_files(true);
+    EXPECT_EQ(region->scan().candidates.size(), how == std::string("cut off") ? 1U : 0U);
+  }
 }
 
 TEST_F(FileRecords, ADamagedSnapshotBringsNothing) {

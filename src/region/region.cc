@@ -172,6 +172,10 @@ void Region::import(const Snapshot& snapshot) {
 
 Result<std::uint64_t> Region::write_snapshot() {
   if (files_ == nullptr) return std::uint64_t{0};
+  {
+    const std::lock_guard lock(snapshot_mutex_);
+    snapshot_gone_ = OM_TRY(SnapshotGone::begin(files_->directory()));
+  }
   snapshot_begun_.store(true);
   const BanLog::Loaded bans = bans_.load();
   SnapshotWriter writer({header()->owner.data(), header()->owner_length}, bans.specs,
@@ -195,10 +199,26 @@ Result<std::uint64_t> Region::write_snapshot() {
   const std::lock_guard lock(snapshot_mutex_);
   if (snapshot_void_) {
     om::region::withdraw_snapshot(files_->directory());
-    return Error{Errc::kBusy, 0, "something was removed meanwhile"};
+    return Error{Errc::kBusy, 0,
+                 "it was given up, or what was removed meanwhile was not written down"};
   }
+  OM_TRY(snapshot_gone_->sync());
   OM_TRY(commit_snapshot(files_->directory()));
+  snapshot_counts_ = true;
   return count;
+}
+
+void Region::leave_snapshot(const Record& record) {
+  if (!snapshot_begun_.load()) return;
+  const auto ref = file_of(record);
+  if (!ref) return;
+  const std::lock_guard lock(snapshot_mutex_);
+  if (snapshot_void_) return;
+  auto left = snapshot_gone_->add(ref->number);
+  if (left && snapshot_counts_) left = snapshot_gone_->sync();
+  if (left) return;
+  snapshot_void_ = true;
+  om::region::withdraw_snapshot(files_->directory());
 }
 
 void Region::withdraw_snapshot() {
@@ -392,7 +412,7 @@ void Region::retire(Record& record) {
 
 void Region::mark_removed(Record& record) {
   record.removed.store(1);
-  if (snapshot_begun_.load()) withdraw_snapshot();
+  leave_snapshot(record);
   retire(record);
 }
 

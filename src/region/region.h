@@ -170,9 +170,12 @@ class Region {
   // In order: nothing was under way.
   void mark_clean();
   // And what makes bodies in files come back after a reboot; how many they are. Waits for the disk.
-  // Every removal from the begin of it on takes it back, before it is answered.
   Result<std::uint64_t> write_snapshot();
   void withdraw_snapshot();
+  // The object as the snapshot may have it is not to come back: it was removed, or lasts less long.
+  // Durable when it returns, if the snapshot counts by then. Any thread; nothing to do before
+  // write_snapshot() begins.
+  void leave_snapshot(const Record& record);
   // The daemon's word: new objects are to go elsewhere.
   [[nodiscard]] bool draining() const {
     return header()->drain.load(std::memory_order_relaxed) != 0;
@@ -224,6 +227,8 @@ class Region {
   std::unique_ptr<BodyFiles> files_;
   std::mutex snapshot_mutex_;
   std::atomic<bool> snapshot_begun_{false};
+  std::optional<SnapshotGone> snapshot_gone_;  // guarded by snapshot_mutex_, as what follows
+  bool snapshot_counts_ = false;
   bool snapshot_void_ = false;
 
   // Bodies that more than one record names, by body_key().

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <unordered_set>
 
 #include "base/checksum.h"
 #include "base/units.h"
@@ -15,6 +16,7 @@ namespace {
 
 constexpr char kName[] = "snapshot";
 constexpr char kNewName[] = "snapshot.new";
+constexpr char kGoneName[] = "snapshot.gone";
 constexpr std::uint64_t kSnapshotMagic = 0x31504e53474d4fULL;  // "OMGSNP1"
 constexpr std::uint64_t kSnapshotBytesMax = std::uint64_t{1} << 36;
 
@@ -32,6 +34,10 @@ struct ObjectHead {
   std::uint64_t record_bytes;
   std::uint64_t esi_bytes;
 };
+struct GoneEntry {
+  std::uint64_t file_number;
+  std::uint64_t checksum;  // of that
+};
 
 void append(std::vector<std::byte>& to, std::span<const std::byte> bytes) {
   to.insert(to.end(), bytes.begin(), bytes.end());
@@ -48,6 +54,28 @@ std::uint64_t checksum_of(std::span<const std::byte> bytes) {
 }
 
 Error last_error(const char* what) { return file_error(what); }
+
+GoneEntry gone_entry(std::uint64_t file_number) {
+  return {file_number, checksum(bytes_of(file_number))};
+}
+
+// nullopt: it cannot be read, and anything may have gone. An entry that is cut off was never
+// answered.
+std::optional<std::unordered_set<std::uint64_t>> read_gone(BorrowedFd directory) {
+  const auto file = open_at(directory, kGoneName, O_RDONLY | O_NOFOLLOW);
+  if (!file) return std::nullopt;
+  const auto size = file_size(file->borrow());
+  if (!size || *size > kSnapshotBytesMax) return std::nullopt;
+  std::vector<GoneEntry> entries(*size / sizeof(GoneEntry));
+  if (!read_exactly(file->borrow(), 0, std::as_writable_bytes(std::span(entries))))
+    return std::nullopt;
+  std::unordered_set<std::uint64_t> gone;
+  for (const GoneEntry& entry : entries) {
+    if (entry.checksum != gone_entry(entry.file_number).checksum) return std::nullopt;
+    gone.insert(entry.file_number);
+  }
+  return gone;
+}
 
 }  // namespace
 
@@ -82,6 +110,20 @@ Result<void> SnapshotWriter::write(BorrowedFd directory) {
   return sync_data(file.borrow());
 }
 
+Result<SnapshotGone> SnapshotGone::begin(BorrowedFd directory) {
+  OM_TRY(remove_at(directory, kGoneName));
+  return SnapshotGone(OM_TRY(open_at(directory, kGoneName, O_WRONLY | O_CREAT | O_EXCL)));
+}
+
+Result<void> SnapshotGone::add(std::uint64_t file_number) {
+  const GoneEntry entry = gone_entry(file_number);
+  OM_TRY(write_exactly(file_.borrow(), end_, bytes_of(entry)));
+  end_ += sizeof entry;
+  return {};
+}
+
+Result<void> SnapshotGone::sync() { return sync_data(file_.borrow()); }
+
 Result<void> commit_snapshot(BorrowedFd directory) {
   OM_TRY(rename_at(directory, kNewName, kName));
   if (::fsync(directory.raw()) != 0) return last_error("sync a region's directory");
@@ -90,9 +132,11 @@ Result<void> commit_snapshot(BorrowedFd directory) {
 
 bool withdraw_snapshot(BorrowedFd directory) {
   (void)::unlinkat(directory.raw(), kNewName, 0);
-  if (::unlinkat(directory.raw(), kName, 0) != 0) return false;
-  (void)::fsync(directory.raw());
-  return true;
+  const bool was_there = ::unlinkat(directory.raw(), kName, 0) == 0;
+  // Without this one the snapshot does not check out: it must not go first.
+  if (was_there) (void)::fsync(directory.raw());
+  (void)::unlinkat(directory.raw(), kGoneName, 0);
+  return was_there;
 }
 
 std::optional<Snapshot> parse_snapshot(std::vector<std::byte> bytes) {
@@ -148,7 +192,14 @@ std::optional<Snapshot> read_snapshot(BorrowedFd directory) {
   if (!size || *size < sizeof(Head) || *size > kSnapshotBytesMax) return std::nullopt;
   std::vector<std::byte> bytes(*size);
   if (!read_exactly(file->borrow(), 0, bytes)) return std::nullopt;
-  return parse_snapshot(std::move(bytes));
+  auto snapshot = parse_snapshot(std::move(bytes));
+  const auto gone = read_gone(directory);
+  if (!snapshot || !gone) return std::nullopt;
+  std::erase_if(snapshot->objects, [&gone](const SnapshotObject& object) {
+    const auto ref = file_of(*reinterpret_cast<const Record*>(object.record.data()));
+    return ref && gone->contains(ref->number);
+  });
+  return snapshot;
 }
 
 }  // namespace om::region
