@@ -126,11 +126,16 @@ void ended(Store& store) {
   };
   auto* state = new State;  // a thread that is late still has it when the process ends
   std::thread writer([state, &region] {
-    auto written = region.write_snapshot();
+    std::string text;
+    try {
+      const auto written = region.write_snapshot();
+      text = written ? std::to_string(*written) + " bodies in files will survive a reboot"
+                     : "bodies in files will not survive a reboot: " + describe(written.error());
+    } catch (const std::exception&) {
+      text = "bodies in files will not survive a reboot: out of memory";
+    }
     const std::lock_guard lock(state->mutex);
-    state->text = written
-                      ? std::to_string(*written) + " bodies in files will survive a reboot"
-                      : "bodies in files will not survive a reboot: " + describe(written.error());
+    state->text = std::move(text);
     state->done = true;
     state->changed.notify_one();
   });

@@ -96,6 +96,19 @@ int by_file_lane(Delivery& delivery, const BodyView& body, void* priv, objiterat
   return failed ? -1 : 0;
 }
 
+// Whose Content-Range it is, is known where there is one: VCL may have set another.
+bool has_one_content_range(const struct http* response) {
+  constexpr std::string_view kName = "content-range:";
+  unsigned count = 0;
+  for (unsigned i = HTTP_HDR_FIRST; i < response->nhd; ++i) {
+    const txt& line = response->hd[i];
+    if (static_cast<std::size_t>(line.e - line.b) > kName.size() &&
+        strncasecmp(line.b, kName.data(), kName.size()) == 0)
+      ++count;
+  }
+  return count == 1;
+}
+
 // What the client's Range leaves out at the front, when the filter that cuts it out comes first.
 std::uint64_t bytes_before_range(const void* priv) {
   const struct req* req = varnish.THR_GetRequest();
@@ -103,8 +116,8 @@ std::uint64_t bytes_before_range(const void* priv) {
   const struct vdp_entry* first = VTAILQ_FIRST(&req->vdc->vdp);
   const char* range = nullptr;
   if (first == nullptr || std::strcmp(first->vdp->name, "range") != 0 ||
-      http_GetHdr(req->resp, H_Content_Range, &range) == 0 || range == nullptr ||
-      std::strncmp(range, "bytes ", 6) != 0)
+      !has_one_content_range(req->resp) || http_GetHdr(req->resp, H_Content_Range, &range) == 0 ||
+      range == nullptr || std::strncmp(range, "bytes ", 6) != 0)
     return 0;
   return std::strtoull(range + 6, nullptr, 10);
 }
