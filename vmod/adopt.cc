@@ -13,6 +13,7 @@
 
 #include <syslog.h>
 
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <condition_variable>
@@ -155,20 +156,23 @@ void ended(Store& store) {
          "bodies in files will not survive a reboot: the disk is too slow to sync them now");
 }
 
-namespace {
-
 // Varnish 7.1.1 makes this thread when it begins to serve, and says nowhere else that it does.
 bool serves_clients() {
-  std::error_code failed;
-  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task", failed)) {
-    std::ifstream file(task.path() / "comm");
-    std::string name;
-    if (std::getline(file, name) && name == "cache-acceptor") return true;
+  static std::atomic<bool> seen{false};
+  if (seen.load(std::memory_order_relaxed)) return true;
+  try {
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+      std::ifstream file(task.path() / "comm");
+      std::string name;
+      if (!std::getline(file, name) || name != "cache-acceptor") continue;
+      seen.store(true, std::memory_order_relaxed);
+      return true;
+    }
+    return false;
+  } catch (const std::exception&) {
+    return true;  // it may
   }
-  return failed != std::error_code();  // then it may
 }
-
-}  // namespace
 
 void prepare(Store& store, std::unique_ptr<region::Region> region, bool on_cli) {
   if (region->formatted()) {

@@ -198,6 +198,26 @@ bool Restored::attach(struct objcore* oc, double time) const {
   return true;
 }
 
+namespace {
+struct ban* held = nullptr;  // guarded by ban_mtx
+}
+
+// Varnish drops bans from the old end only, and stops at one that is referenced.
+void hold_all() {
+  Lck_Lock(varnish.ban_mtx);
+  if (held == nullptr) {
+    held = VTAILQ_LAST(varnish.ban_head, banhead_s);
+    held->refcount++;
+  }
+  Lck_Unlock(varnish.ban_mtx);
+}
+
+void let_go() {
+  Lck_Lock(varnish.ban_mtx);
+  if (struct ban* const ban = std::exchange(held, nullptr)) ban->refcount--;
+  Lck_Unlock(varnish.ban_mtx);
+}
+
 double newest_time() {
   Lck_Lock(varnish.ban_mtx);
   const struct ban* newest = VTAILQ_FIRST(varnish.ban_head);

@@ -57,6 +57,10 @@ class Restored {
   std::vector<Place> places_;
 };
 
+// From here on no ban goes for want of objects that have not been tested against it: objects of an
+// earlier life may still come back, with a later VCL. Until let_go(); a second call does nothing.
+void hold_all();
+void let_go();
 // Of the newest ban in Varnish's list; there is one at least, from the start of the child on.
 double newest_time();
 // The time of the newest ban that the object was tested against; 0: none.

@@ -4,8 +4,11 @@
 // boc is held, so the pieces stay; the next bytes are looked up with boc->mtx held and handed on
 // without it. A fetch that failed is never taken for a whole body: what came of it is handed on,
 // and then -1, also when its boc has gone meanwhile.
+#include <strings.h>
+
 #include <algorithm>
 #include <new>
+#include <string_view>
 
 #include "lane.h"
 #include "methods.h"

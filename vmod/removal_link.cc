@@ -51,6 +51,8 @@ constexpr milliseconds kWaitAtStart{1000};
 constexpr std::chrono::seconds kOursMax{2};
 // A cache that missed more drops everything instead of applying them one by one.
 constexpr std::uint64_t kCatchUpMax = 2000;
+// Removals that are applied and not acknowledged before the child serves.
+constexpr std::uint64_t kUnservedMax = 128;
 constexpr std::size_t kOursCountMax = 65'536;
 constexpr std::size_t kUnmatchedMax = 10'000;
 constexpr std::size_t kLocalBansMax = 10'000;
@@ -168,6 +170,7 @@ struct RemovalLink::Impl {
   std::uint64_t seen = 0;  // the last removal that came
   std::uint64_t acknowledged = 0;
   std::uint64_t applied_before = 0;  // at JOIN: up to here bans are only noted
+  bool serves = false;  // the child has started: no objects of an earlier life come any more
   std::string said;
 
   // --- our own removals, by token
@@ -316,6 +319,7 @@ void RemovalLink::Impl::begin(const Joined& joined) {
 
 void RemovalLink::Impl::serve(Client& client) {
   while (!client.closed()) {
+    if (!serves && (serves = adoption::serves_clients())) bans::let_go();
     while (true) {
       auto removal = client.next_removal(milliseconds(0));
       if (!removal) return;
@@ -328,7 +332,8 @@ void RemovalLink::Impl::serve(Client& client) {
     if (current) start_is_over();
     struct pollfd fds[2] = {{client.native_handle(), POLLIN | POLLRDHUP, 0},
                             {wake_receiver_fd, POLLIN, 0}};
-    (void)::poll(fds, 2, unfinished.empty() ? static_cast<int>(kLookInterval.count()) : 20);
+    (void)::poll(fds, 2,
+                 unfinished.empty() && serves ? static_cast<int>(kLookInterval.count()) : 20);
     if (fds[1].revents != 0) {
       std::uint64_t ignored = 0;
       (void)!::read(wake_receiver_fd, &ignored, sizeof ignored);
@@ -390,6 +395,9 @@ void RemovalLink::Impl::finish_ours(Client& client) {
   const std::uint64_t upto = unfinished.empty() ? seen : unfinished.front().sequence - 1;
   if (upto == acknowledged) return;
   applied.store(upto, std::memory_order_release);
+  // A store of a later VCL may not have its objects back yet: if this process ends now, its next
+  // life is to be told again. But the daemon sends no more than some at a time.
+  if (!serves && upto - acknowledged < kUnservedMax) return;
   if (client.acknowledge(upto)) acknowledged = upto;
 }
 
@@ -673,6 +681,7 @@ RemovalLink& RemovalLink::to(const std::string& socket) {
 
 void RemovalLink::start() {
   Registry& all = registry();
+  if (all.count.load() > 0 && !adoption::serves_clients()) bans::hold_all();
   for (std::size_t i = 0; i < all.count.load(); ++i) {
     Impl& impl = *all.links[i]->impl_;
     if (impl.receiver.joinable()) continue;

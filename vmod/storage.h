@@ -161,6 +161,9 @@ namespace adoption {
 // `store.region()` is still nullptr; call store.take() inside when objects are to be attached.
 // Takes the region; must end in store.take(std::move(region)).
 void prepare(Store& store, std::unique_ptr<region::Region> region, bool on_cli);
+// Whether this child has been told to start. Before, VCLs are loaded, and their stores take back
+// what survived. Any thread.
+bool serves_clients();
 // An object of ours is about to be freed (objfree), its record still there.
 void freed(Store& store, struct objcore* oc, region::Record& record);
 // A record was published (complete, cacheable, with timers and ban time in it).

@@ -150,7 +150,14 @@ int vmod_event(VRT_CTX, struct vmod_priv* /*priv*/, enum vcl_event_e event) {
     om::vmod::tee::forget(ctx->vcl);
     VRT_RemoveVFP(ctx, &om::vmod::tee::kFilter);
   }
-  if (event == VCL_EVENT_WARM && om::abi::check().empty()) om::vmod::RemovalLink::start();
+  if (event == VCL_EVENT_WARM && om::abi::check().empty()) {
+    try {
+      om::vmod::RemovalLink::start();
+    } catch (const std::exception& failure) {
+      VRT_fail(ctx, "objmapper: cannot learn of removals: %s", failure.what());
+      return 1;
+    }
+  }
   if (event == VCL_EVENT_LOAD && om::abi::check().empty()) {
     // Before vcl_init, and so before the first object.
     om::vmod::removal_index::subscribe();
