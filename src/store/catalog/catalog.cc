@@ -345,9 +345,14 @@ Result<void> Catalog::Impl::group_sync(const std::function<Result<void>()>& sync
   return turn_journal(cut);
 }
 
+// Batches before the one that failed are in the index for good: what they published is durable by
+// now, and whatever takes its place hides it.
 void Catalog::Impl::thaw() {
   for (const auto& [key, entry] : frozen_.entries()) {
-    if (active_.find(key) == nullptr) active_.put(key, entry);
+    if (active_.find(key) != nullptr) continue;
+    OverlayEntry back = entry;
+    back.hides_durable = back.hides_durable || (back.live && back.survives_boot);
+    active_.put(key, back);
   }
   frozen_.clear();
 }

@@ -327,6 +327,34 @@ TEST(Catalog, AFailedSyncIsNeverPapered) {
   EXPECT_TRUE(catalog->sync_removals());
 }
 
+// The first of two transactions is in the index for good, the second was never made.
+TEST(Catalog, WhatAGroupSyncThatFailedHasWrittenStaysRemovedAfterPowerLoss) {
+  const TempDir dir;
+  {
+    Options options = options_for("a");
+    options.batch_entries = 1;
+    int batches = 0;
+    options.before_batch = [&]() -> Result<void> {
+      if (++batches == 2) return Error{Errc::kNoSpace, 0, "full"};
+      return {};
+    };
+    const auto catalog = must_open(dir.path(), options);
+    ASSERT_TRUE(catalog->publish(make_record(1, "first")));
+    ASSERT_TRUE(catalog->publish(make_record(2, "second")));
+    ASSERT_TRUE(catalog->publish(make_record(3, "in memory", kTierMemory)));
+    EXPECT_FALSE(catalog->group_sync());
+    EXPECT_EQ(contents(*catalog).size(), 3U);
+    // Its caller has to sync before it answers, and so has who replaces it.
+    EXPECT_TRUE((*catalog->publish(make_record(4, "first")))->durable);
+    EXPECT_TRUE((*catalog->remove("first"))->durable);
+    EXPECT_FALSE((*catalog->remove("in memory"))->durable);
+    ASSERT_TRUE(catalog->sync_removals());
+  }
+  const auto catalog = must_open(dir.path(), options_for("b"));
+  EXPECT_EQ(catalog->status().objects, 0U);
+  EXPECT_EQ(*catalog->find("first"), std::nullopt);
+}
+
 // Flips a byte of the journal at `offset` of its newest file.
 void damage(CrashingLogDirectory& journal, std::size_t offset) {
   auto& content = *std::prev(journal.names().end())->second;
