@@ -77,9 +77,9 @@ struct Config {
   // refused other leases.
   std::uint64_t revoke_grace_ns = std::uint64_t{10'000'000'000};
   std::string boot_id;  // empty: the kernel's; tests pretend a reboot with another one
-  // For tests: an errno for disk operations ("open", "create", "write", "sync", "still works") to
-  // fail with, or 0.
-  // Called on both threads.
+  // For tests: an errno for disk operations ("open", "create", "write", "sync", "still works"), and
+  // for what is written down of memory that is held ("held"), to fail with, or 0. Called on both
+  // threads.
   std::function<int(const char* operation, const std::string& path)> disk_fault;
 };
 

@@ -213,9 +213,11 @@ class StoreImpl final : public Store {
   Result<Reserved> begin_put(HolderId holder, ReserveRequest request);
   Result<void> place_put(Put& put, std::uint64_t length, Extension& given);
   Result<void> give_staging(Put& put, std::uint64_t length, Extension& given);
+  Result<void> pin_place(const Put& put, const std::vector<Extent>& place);
   Result<void> give_memory(Put& put, std::uint64_t length, Extension& given);
   Result<void> give_file(Put& put, std::uint64_t length, Extension& given);
   Result<void> charge(Put& put, std::uint64_t bytes);
+  void uncharge(Put& put, std::uint64_t bytes);
   Result<void> finish_direct(Put& put);
   Result<void> spill(Put& put);
   Result<void> start_copy(Put& put);
@@ -262,6 +264,7 @@ class StoreImpl final : public Store {
   void retire(const catalog::Record& record);
   // Before a record goes: what it names is written down if somebody pins it.
   Result<void> write_down(const catalog::Record& record);
+  Result<void> write_held(ObjectId object, const std::vector<Extent>& extents);
   void free_place(const std::vector<Extent>& extents);
   // Nobody names these bytes any more, but somebody pins the object.
   void keep(ObjectId object, const std::vector<Extent>& extents);

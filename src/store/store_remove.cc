@@ -47,7 +47,14 @@ void StoreImpl::free_place(const std::vector<Extent>& extents) {
 
 Result<void> StoreImpl::write_down(const catalog::Record& record) {
   if (!leases_->pinned(record.object_id) || record.place.extents.empty()) return {};
-  return held_log_->append(record.object_id, extents_of(record));
+  return write_held(record.object_id, extents_of(record));
+}
+
+Result<void> StoreImpl::write_held(ObjectId object, const std::vector<Extent>& extents) {
+  if (config_.disk_fault)
+    if (const int reason = config_.disk_fault("held", config_.memory_dir); reason != 0)
+      return Error{reason == ENOSPC ? Errc::kNoSpace : Errc::kSystem, reason, "write what is held"};
+  return held_log_->append(object, extents);
 }
 
 void StoreImpl::retire(const catalog::Record& record) {

@@ -153,6 +153,110 @@ TEST_F(StoreTest, UnknownLengthGrows) {
     }
 }
 
+// Room that its writer was never told of would be a hole in the middle of the body.
+TEST_F(StoreTest, AnExtensionThatFailsLeavesThePutAsItWas) {
+  std::atomic<bool> full = false;
+  config.disk_fault = [&](const char* operation, const std::string&) {
+    return full && std::string_view(operation) == "held" ? ENOSPC : 0;
+  };
+  config.holder.put_bytes = 600'000;
+  for (const bool disk : {false, true}) {
+    SCOPED_TRACE(disk);
+    if (disk) with_disk();
+    open();
+    auto wanted = request("k", std::nullopt);
+    wanted.direct = true;
+    auto reservation = store->reserve(me, wanted, nullptr);
+    ASSERT_TRUE(reservation);
+    auto& yours = std::get<Reserved>(*reservation);
+    const std::uint64_t used = status("memory.used_bytes");
+    const std::uint64_t used_on_disk = status("disk.used_bytes");
+    full = true;
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_EQ(store->extend(me, yours.put_id, 1).error().code, Errc::kNoSpace);
+      EXPECT_EQ(store->hold(me, yours.put_id, 1).error().code, Errc::kNoSpace);
+    }
+    EXPECT_EQ(status("memory.used_bytes"), used);
+    EXPECT_EQ(status("disk.used_bytes"), used_on_disk);
+    full = false;
+    // Nor is what it did not get charged: this much is all that this peer may have.
+    auto more = store->extend(me, yours.put_id, 1);
+    ASSERT_TRUE(more) << describe(more.error());
+    const auto body = body_of(500'000, 4);
+    auto segments = std::move(yours.segments);
+    auto extents = yours.extents;
+    for (auto& segment : more->segments) segments.push_back(std::move(segment));
+    for (const auto& extent : more->extents) extents.push_back(extent);
+    write(segments, extents, body);
+    ASSERT_TRUE(commit(me, yours.put_id, body.size()));
+    EXPECT_EQ(get("k"), body);
+    ASSERT_TRUE(store->remove("k"));
+    EXPECT_EQ(status("held.bytes"), 0U);
+    EXPECT_EQ(status("memory.used_bytes"), 0U);
+  }
+}
+
+TEST_F(StoreTest, AFileThatFailsToBecomeAPutsPlaceGoes) {
+  with_disk();
+  config.memory_object_bytes_max = 300'000;
+  std::atomic<bool> full = false;
+  config.disk_fault = [&](const char* operation, const std::string&) {
+    return full && std::string_view(operation) == "held" ? ENOSPC : 0;
+  };
+  open();
+  auto wanted = request("k", std::nullopt);
+  wanted.direct = true;
+  auto reservation = store->reserve(me, wanted, nullptr);
+  ASSERT_TRUE(reservation);
+  auto& yours = std::get<Reserved>(*reservation);
+  auto segments = std::move(yours.segments);
+  auto extents = yours.extents;
+  const std::uint64_t used = status("disk.used_bytes");
+  const auto body = body_of(900'000, 5);
+  std::uint64_t room = extents.front().length;
+  while (room < body.size()) {
+    full = true;
+    EXPECT_EQ(store->extend(me, yours.put_id, 1).error().code, Errc::kNoSpace);
+    full = false;
+    auto more = store->extend(me, yours.put_id, 1);
+    ASSERT_TRUE(more) << describe(more.error());
+    for (auto& segment : more->segments) segments.push_back(std::move(segment));
+    for (const auto& extent : more->extents) {
+      EXPECT_EQ(kind_of(extent.segment), SegmentKind::kFile);
+      EXPECT_EQ(extent.offset, room);
+      room += extent.length;
+      extents.push_back(extent);
+    }
+  }
+  write(segments, extents, body);
+  ASSERT_TRUE(commit(me, yours.put_id, body.size()));
+  EXPECT_EQ(get("k"), body);
+  ASSERT_TRUE(store->remove("k"));
+  EXPECT_EQ(status("held.bytes"), 0U);
+  EXPECT_EQ(status("memory.used_bytes"), 0U);
+  EXPECT_EQ(status("disk.used_bytes"), used);
+}
+
+// Memory that cannot be held is none: a small body is staged instead, and nothing of the attempt
+// is left to pin the object.
+TEST_F(StoreTest, APutThatCannotHaveItsPlaceInMemoryIsStaged) {
+  with_disk();
+  std::atomic<bool> full = false;
+  config.disk_fault = [&](const char* operation, const std::string&) {
+    return full && std::string_view(operation) == "held" ? ENOSPC : 0;
+  };
+  open();
+  auto wanted = request("k", 1000);
+  wanted.direct = true;
+  full = true;
+  ASSERT_TRUE(put(wanted, body_of(1000, 6)));
+  full = false;
+  EXPECT_EQ(get("k"), body_of(1000, 6));
+  ASSERT_TRUE(store->remove("k"));
+  EXPECT_EQ(status("held.bytes"), 0U);
+  EXPECT_EQ(status("memory.used_bytes"), 0U);
+}
+
 TEST_F(StoreTest, WhatAWriterHoldsOutlivesItsPutAndTheDaemon) {
   open();
   const auto other = *store->open_holder({});

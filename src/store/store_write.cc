@@ -129,6 +129,11 @@ Result<void> StoreImpl::charge(Put& put, std::uint64_t bytes) {
   return {};
 }
 
+void StoreImpl::uncharge(Put& put, std::uint64_t bytes) {
+  holder_put_bytes_.at(put.holder) -= bytes;
+  put.charged -= bytes;
+}
+
 bool StoreImpl::wants_disk(const ReserveRequest& request, std::uint64_t length) const {
   if (request.ephemeral || !disks_->any()) return false;
   return request.disk || length > config_.memory_object_bytes_max;
@@ -179,27 +184,42 @@ Result<void> StoreImpl::give_staging(Put& put, std::uint64_t length, Extension& 
   return {};
 }
 
+// `place` is all that the put's writer may write to from now on: pinned, and written down before it
+// learns of it. What fails leaves no trace.
+Result<void> StoreImpl::pin_place(const Put& put, const std::vector<Extent>& place) {
+  const bool first = put.memory.empty() && !put.file;
+  if (first) OM_TRY(leases_->pin_put(put.holder, put.object_id));
+  auto written = write_held(put.object_id, place);
+  if (!written && first) leases_->unpin_put(put.holder, put.object_id);
+  return written;
+}
+
+// When this or give_file() fails, the put is as it was: it may go on, and room that its writer
+// never learned of would be a hole in the middle of the body. So the put gets it last.
 Result<void> StoreImpl::give_memory(Put& put, std::uint64_t length, Extension& given) {
   const bool elsewhere = disks_->any() && !put.request.ephemeral;
-  auto extents = OM_TRY(take_memory(length, !elsewhere));
+  const auto extents = OM_TRY(take_memory(length, !elsewhere));
   if (!extents) return Error{Errc::kNoSpace, 0, "the memory tier is full"};
-  // From here on the put owns them, whatever fails.
-  const bool first = put.memory.empty() && !put.file;
-  put.memory.insert(put.memory.end(), extents->begin(), extents->end());
-  if (first) {
-    if (auto pinned = leases_->pin_put(put.holder, put.object_id); !pinned) {
-      memory_->give_back(put.memory);
-      put.memory.clear();
-      return pinned;
+  std::vector<WritableSegment> segments;
+  const auto prepare = [&]() -> Result<void> {
+    for (const auto& extent : *extents) {
+      const bool told = std::any_of(segments.begin(), segments.end(),
+                                    [&](const auto& s) { return s.id == extent.segment; });
+      if (!told) segments.push_back(OM_TRY(memory_->writer(extent.segment)));
     }
+    auto place = put.memory;
+    place.insert(place.end(), extents->begin(), extents->end());
+    return pin_place(put, place);
+  };
+  if (auto prepared = prepare(); !prepared) {
+    memory_->give_back(*extents);
+    return prepared;
   }
-  OM_TRY(held_log_->append(put.object_id, put.memory));
+  for (auto& segment : segments) given.segments.push_back(std::move(segment));
   for (const auto& extent : *extents) {
-    const bool told = std::any_of(given.segments.begin(), given.segments.end(),
-                                  [&](const auto& s) { return s.id == extent.segment; });
-    if (!told) given.segments.push_back(OM_TRY(memory_->writer(extent.segment)));
-    given.extents.push_back(extent);
+    put.memory.push_back(extent);
     put.written.push_back(extent);
+    given.extents.push_back(extent);
   }
   put.room += length;
   return {};
@@ -207,30 +227,38 @@ Result<void> StoreImpl::give_memory(Put& put, std::uint64_t length, Extension& g
 
 Result<void> StoreImpl::give_file(Put& put, std::uint64_t length, Extension& given) {
   const std::uint64_t end = put.room + length;
-  if (!put.file) {
-    const bool first = put.memory.empty();
-    auto made = OM_TRY(disks_->create_file(put.object_id, end));
-    put.file_id = made.id;
-    put.file = std::move(made.file);
-    put.file_room = end;
-    if (first) {
-      if (auto pinned = leases_->pin_put(put.holder, put.object_id); !pinned) {
-        disks_->free({{put.file_id, 0, put.file_room}});
-        put.file.reset();
-        return pinned;
-      }
-    }
-  } else {
+  const bool fresh = !put.file;
+  DiskTier::NewFile made;
+  if (fresh) {
+    made = OM_TRY(disks_->create_file(put.object_id, end));
+  } else if (end > put.file_room) {
+    // Bytes lie in the file where they lie in the body: should the rest fail, the next extension
+    // finds this room and uses it.
     OM_TRY(disks_->grow_file(put.file_id, put.file.borrow(), put.file_room, end));
     put.file_room = end;
   }
-  auto held = put.memory;
-  held.push_back({put.file_id, 0, put.file_room});
-  OM_TRY(held_log_->append(put.object_id, held));
-  // A description of its own: its flags are the writer's to change.
-  given.segments.push_back(
-      {put.file_id, SegmentKind::kFile, put.file_room, OM_TRY(reopen(put.file.borrow(), O_RDWR))});
-  given.extents.push_back({put.file_id, put.room, length});
+  const SegmentId id = fresh ? made.id : put.file_id;
+  const std::uint64_t size = fresh ? end : put.file_room;
+  const auto prepare = [&]() -> Result<UniqueFd> {
+    // A description of its own: its flags are the writer's to change.
+    auto theirs = OM_TRY(reopen(fresh ? made.file.borrow() : put.file.borrow(), O_RDWR));
+    auto place = put.memory;
+    place.push_back({id, 0, size});
+    OM_TRY(pin_place(put, place));
+    return theirs;
+  };
+  auto theirs = prepare();
+  if (!theirs) {
+    if (fresh) disks_->free({{id, 0, size}});
+    return std::move(theirs).error();
+  }
+  if (fresh) {
+    put.file_id = id;
+    put.file = std::move(made.file);
+    put.file_room = size;
+  }
+  given.segments.push_back({id, SegmentKind::kFile, size, *std::move(theirs)});
+  given.extents.push_back({id, put.room, length});
   put.written.push_back(given.extents.back());
   put.room = end;
   return {};
@@ -265,6 +293,7 @@ Result<Extension> StoreImpl::extend(HolderId holder, PutId id, std::uint64_t mor
     }
   }
   if (!placed) {
+    uncharge(*put, more);
     if (placed.error().code == Errc::kNoSpace) ++count_.no_space;
     return std::move(placed).error();
   }
