@@ -176,14 +176,13 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
   if (room->memory.empty()) end_room(*room);
   if (!durable_gone) return done(std::move(answers));
   // A replacement is a removal too: after power loss the old object must not be back.
-  auto result = std::make_shared<Result<void>>();
-  worker_->run([this, result] { *result = catalog_->sync_removals(); },
-               [result, answers = std::move(answers), done = std::move(done)]() mutable {
-                 if (!*result)
-                   for (auto& answer : answers)
-                     if (answer) answer = result->error();
-                 done(std::move(answers));
-               });
+  sync_removals(
+      [answers = std::move(answers), done = std::move(done)](const Result<void>& result) mutable {
+        if (!result)
+          for (auto& answer : answers)
+            if (answer) answer = result.error();
+        done(std::move(answers));
+      });
 }
 
 }  // namespace om::store

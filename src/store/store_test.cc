@@ -492,6 +492,39 @@ TEST_F(Refresh, NotWithWordsThatBreakALimitOrAnnouncedBytes) {
   EXPECT_EQ((*store->stat("k"))->metadata, "old");
 }
 
+// What replaces or refreshes an object on disk waits for a sync, but not for bodies that are being
+// copied.
+TEST_F(Refresh, NobodyWaitsForTheCopiesOfOthers) {
+  with_disk();
+  std::atomic<bool> slow = false;
+  config.disk_fault = [&](const char* operation, const std::string&) {
+    while (slow && std::string_view(operation) == "write") (void)::usleep(1000);
+    return 0;
+  };
+  config.sync_interval_ns = 100'000'000;
+  open();
+  put_one("body", true);
+  clock.now_ns += config.sync_interval_ns;
+  until([&] { return status("catalog.group_syncs") > 0; });
+  slow = true;
+  auto wanted = request("large", 100'000);
+  wanted.disk = true;
+  auto copying = store->reserve(me, wanted, nullptr);
+  EXPECT_TRUE(copying);
+  bool copied = false;
+  store->commit(me, std::get<Reserved>(*copying).put_id, 100'000,
+                [&](const Result<Committed>& result) { copied = result.has_value(); });
+  found_stale("k");
+  const auto refreshed = refresh(me, put_id, lease.info.object_id, says());
+  const auto replaced = put("k", "small");
+  const bool was_copied = copied;
+  slow = false;
+  EXPECT_TRUE(refreshed && replaced);
+  EXPECT_FALSE(was_copied);
+  until([&] { return copied; });
+  EXPECT_EQ(get("k"), "small");
+}
+
 TEST_F(StoreTest, WhenTheFirstOfSeveralWritersGivesUpTheNextOneIsFollowed) {
   open();
   const auto other = *store->open_holder({});

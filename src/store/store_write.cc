@@ -614,14 +614,12 @@ void StoreImpl::publish(Put& put, std::vector<Extent> place, bool on_disk) {
 void StoreImpl::answer_commit(CommitDone done, Committed committed, bool synced) {
   if (!done) return;
   if (!synced) return done(committed);
-  auto result = std::make_shared<Result<void>>();
-  worker_->run([this, result] { *result = catalog_->sync_removals(); },
-               [result, committed, done = std::move(done)] {
-                 if (*result)
-                   done(committed);
-                 else
-                   done(result->error());
-               });
+  sync_removals([committed, done = std::move(done)](const Result<void>& result) {
+    if (result)
+      done(committed);
+    else
+      done(result.error());
+  });
 }
 
 // --- the end of a put
