@@ -13,7 +13,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <queue>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -187,6 +186,7 @@ class StoreImpl final : public Store {
     UniqueFd file;      // none: too many, then the whole file system is synced
     bool gone = false;  // unlinked since: `file` is its directory
   };
+  using Expiry = std::pair<std::uint64_t, ObjectId>;  // when to look at which object
   struct DirtyFailure {
     std::uint16_t disk = 0;
     std::vector<ObjectId> objects;
@@ -293,6 +293,9 @@ class StoreImpl final : public Store {
   void mark_dirty(ObjectId object, SegmentId segment);
   void file_gone(SegmentId segment);
   void note_expiry(const catalog::Record& record);
+  void note_expiry_again(std::uint64_t before_ns, const catalog::Record& record);
+  void push_expiry(Expiry expiry);
+  void sift_expiries();
 
   // store_regions.cc
   Result<RegionWorkRef> begin_region(std::string_view owner, std::uint64_t memory_bytes,
@@ -334,8 +337,12 @@ class StoreImpl final : public Store {
   std::map<std::string, Region> regions_;     // by owner
   std::unordered_set<std::string> regions_at_work_;
 
-  using Expiry = std::pair<std::uint64_t, ObjectId>;
-  std::priority_queue<Expiry, std::vector<Expiry>, std::greater<>> expiries_;
+  // A heap, the earliest first. Each object that expires is in it with its time or an earlier one.
+  // What no longer means anything is counted, and leaves when it is much (sift_expiries).
+  std::vector<Expiry> expiries_;
+  std::vector<Expiry> sifting_;       // on the way back into expiries_, by and by
+  std::uint64_t stale_expiries_ = 0;  // about so many
+  bool expiries_doubled_ = false;     // some objects are in it more than once
   std::unordered_set<ObjectId> relocating_;
   // Places in packs that were left by a move: free after the next group sync.
   std::vector<std::vector<Extent>> after_sync_;

@@ -22,7 +22,7 @@ Result<catalog::Record> StoreImpl::say_anew(const Put& put, ObjectId object) {
   ++record->revision;
   auto before = OM_TRY(catalog_->publish(*record));
   OM_ASSERT(before.has_value());  // it was looked up just now
-  note_expiry(*record);
+  note_expiry_again(before->expires_ns, *record);
   return *std::move(before);
 }
 

@@ -60,6 +60,7 @@ Result<void> StoreImpl::write_held(ObjectId object, const std::vector<Extent>& e
 void StoreImpl::retire(const catalog::Record& record) {
   memory_policy_->erase(record.object_id);
   disk_policy_->erase(record.object_id);
+  if (record.expires_ns != 0) ++stale_expiries_;
   auto extents = extents_of(record);
   if (!leases_->pinned(record.object_id)) return free_place(extents);
   keep(record.object_id, extents);

@@ -648,6 +648,43 @@ TEST_F(StoreTest, ExpiredObjectsAreGone) {
   EXPECT_EQ(status("expired"), 2U);
 }
 
+TEST_F(StoreTest, TimesOfExpiryThatMeanNothingAnyMoreTakeNoMemory) {
+  open();
+  constexpr std::uint64_t kSecond = 1'000'000'000;
+  auto wanted = request("refreshed", 1);
+  wanted.expires_ns = clock.real_ns() + 1000 * kSecond;
+  const auto done = put(wanted, "x");
+  ASSERT_TRUE(done);
+  for (unsigned i = 0; i < 10'000; ++i) {
+    auto mine = store->reserve(me, request("refreshed", 0), nullptr);
+    ASSERT_TRUE(mine);
+    Amendment says;
+    // Later and earlier by turns, and at times never.
+    if (i % 5 != 0) says.expires_ns = clock.real_ns() + (i % 2 == 0 ? 3000U : 2000U) * kSecond;
+    ASSERT_TRUE(refresh(me, std::get<Reserved>(*mine).put_id, done->object_id, says));
+  }
+  store->tick();
+  EXPECT_LE(status("expiries"), 10U);
+  wanted = request("replaced", 1);
+  wanted.expires_ns = clock.real_ns() + 500 * kSecond;
+  for (unsigned i = 0; i < 10'000; ++i) ASSERT_TRUE(put(wanted, "y"));
+  store->tick();
+  EXPECT_LE(status("expiries"), 10U);
+  EXPECT_EQ(status("objects"), 2U);
+  // All the same each goes when its time has come, and not before.
+  clock.now_ns += 501 * kSecond;
+  store->tick();
+  EXPECT_EQ(status("objects"), 1U);
+  clock.now_ns += 1000 * kSecond;
+  store->tick();
+  EXPECT_EQ(get("refreshed"), "x");
+  clock.now_ns += 500 * kSecond;
+  store->tick();
+  EXPECT_EQ(status("objects"), 0U);
+  EXPECT_EQ(status("expired"), 2U);
+  EXPECT_EQ(status("expiries"), 0U);
+}
+
 TEST_F(StoreTest, QuotasOfPutsLeasesAndBytes) {
   config.holder.puts = 2;
   config.holder.leases = 2;
