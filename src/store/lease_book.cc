@@ -20,6 +20,21 @@ constexpr std::uint64_t kAllObjects = std::uint64_t{1} << 62;
 // More than a holder's locks are in (LeaseLocks::kBlocksMax), which the kernel may have merged.
 constexpr std::size_t kRangesMax = 1024;
 
+constexpr std::size_t kToldAtOnceMax = 64;
+
+// What other descriptions have locked, the first `max` ranges in order.
+Result<std::vector<LockedRange>> locked_ranges(BorrowedFd file, std::size_t max) {
+  std::vector<LockedRange> ranges;
+  std::uint64_t from = 0;
+  while (from < kAllObjects && ranges.size() < max) {
+    const auto range = OM_TRY(first_locked(file, from, kAllObjects - from));
+    if (!range) break;
+    ranges.push_back(*range);
+    from = std::min(range->offset + range->length, kAllObjects);
+  }
+  return ranges;
+}
+
 // `ranges` in order.
 bool in_one_of(const std::vector<LockedRange>& ranges, ObjectId object) {
   const auto after =
@@ -50,18 +65,12 @@ Result<void> LeaseBook::recover() {
     if (!id) continue;
     next_holder_ = std::max(next_holder_, *id + 1);
     Orphan orphan{OM_TRY(open_at(directory_.borrow(), name, O_RDWR)), {}, {}};
-    std::uint64_t from = 0;
-    while (from < kAllObjects) {
-      const auto range = OM_TRY(first_locked(orphan.probe.borrow(), from, kAllObjects - from));
-      if (!range) break;
-      // A peer may lock what it likes. As many ranges as we make ourselves are kept apart; what is
-      // beyond counts as locked altogether.
-      if (orphan.ranges.size() == kRangesMax) {
-        orphan.ranges.back().length = kAllObjects - orphan.ranges.back().offset;
-        break;
-      }
-      orphan.ranges.push_back(*range);
-      from = std::min(range->offset + range->length, kAllObjects);
+    orphan.ranges = OM_TRY(locked_ranges(orphan.probe.borrow(), kRangesMax + 1));
+    // A peer may lock what it likes. As many ranges as we make ourselves are kept apart; what is
+    // beyond counts as locked altogether.
+    if (orphan.ranges.size() > kRangesMax) {
+      orphan.ranges.pop_back();
+      orphan.ranges.back().length = kAllObjects - orphan.ranges.back().offset;
     }
     if (orphan.ranges.empty()) {
       OM_TRY(remove_at(directory_.borrow(), name));
@@ -265,13 +274,6 @@ std::vector<ObjectId> LeaseBook::objects_of(HolderId id) const {
   return objects;
 }
 
-std::vector<ObjectId> LeaseBook::pinned_objects() const {
-  std::vector<ObjectId> objects;
-  objects.reserve(pins_.size());
-  pins_.for_each([&](ObjectId object, std::uint32_t /*count*/) { objects.push_back(object); });
-  return objects;
-}
-
 void LeaseBook::close_holder(HolderId id) {
   const auto found = holders_.find(id);
   if (found == holders_.end()) return;
@@ -292,16 +294,16 @@ void LeaseBook::close_holder(HolderId id) {
 bool LeaseBook::probe_one(HolderId id, Orphan& orphan) {
   if (!orphan.objects.empty() && !orphan.probe) return true;
   std::vector<ObjectId> gone;
-  bool any = false;
   if (!orphan.objects.empty()) {
-    const auto locked = range_is_locked(orphan.probe.borrow(), 0, kAllObjects);
-    any = !locked || *locked;
-  }
-  if (!any) {
-    gone.assign(orphan.objects.begin(), orphan.objects.end());
-  } else {
+    // Locks are few (lease_locks.h) where objects may be many, and most stay locked: a system call
+    // for each range, and one for each object that lies in none of them. That one decides: ranges
+    // of several descriptions, or of very many, may not all have been seen.
+    const auto ranges = locked_ranges(orphan.probe.borrow(), kRangesMax);
+    if (!ranges) return true;
     for (const ObjectId object : orphan.objects) {
-      const auto locked = range_is_locked(orphan.probe.borrow(), object, 1);
+      if (in_one_of(*ranges, object)) continue;
+      const auto locked =
+          ranges->empty() ? Result<bool>(false) : range_is_locked(orphan.probe.borrow(), object, 1);
       if (locked && !*locked) gone.push_back(object);
     }
   }
@@ -319,13 +321,25 @@ void LeaseBook::probe() {
     entry = probe_one(entry->first, entry->second) ? std::next(entry) : orphans_.erase(entry);
 }
 
+std::vector<ObjectId> LeaseBook::revocable(std::uint64_t now_ns, std::uint64_t grace_ns) const {
+  std::vector<ObjectId> objects;
+  for (const auto& [id, holder] : holders_)
+    holder.leases.for_each([&](LeaseId /*id*/, const Lease& entry) {
+      if (entry.revoked_ns == 0 || now_ns - entry.revoked_ns <= grace_ns)
+        objects.push_back(entry.object);
+    });
+  std::sort(objects.begin(), objects.end());
+  objects.erase(std::unique(objects.begin(), objects.end()), objects.end());
+  return objects;
+}
+
 std::vector<std::pair<HolderId, LeaseId>> LeaseBook::revoke(ObjectId object, std::uint64_t now_ns) {
   std::vector<std::pair<HolderId, LeaseId>> told;
   for (auto& [id, holder] : holders_) {
     if (!holder.objects.contains(object)) continue;
     holder.leases.for_each([&, holder_id = id, &of = holder](LeaseId lease, Lease& entry) {
       if (entry.object != object || entry.revoked_ns != 0) return;
-      entry.revoked_ns = now_ns;
+      entry.revoked_ns = entry.told_ns = now_ns;
       ++of.revoked;
       told.emplace_back(holder_id, lease);
     });
@@ -345,6 +359,21 @@ std::size_t LeaseBook::mark_overdue(std::uint64_t now_ns, std::uint64_t grace_ns
     count += holder.overdue;
   }
   return count;
+}
+
+std::vector<LeaseBook::Overdue> LeaseBook::tell_again(std::uint64_t now_ns,
+                                                      std::uint64_t grace_ns) {
+  std::vector<Overdue> told;
+  for (auto& [id, holder] : holders_) {
+    if (holder.overdue == 0) continue;
+    holder.leases.for_each([&, holder_id = id](LeaseId lease, Lease& entry) {
+      if (!entry.overdue || now_ns - entry.told_ns <= grace_ns || told.size() == kToldAtOnceMax)
+        return;
+      entry.told_ns = now_ns;
+      told.push_back({holder_id, lease, entry.object});
+    });
+  }
+  return told;
 }
 
 }  // namespace om::store

@@ -89,15 +89,24 @@ class LeaseBook {
   }
   [[nodiscard]] bool any_pins() const { return !pins_.empty(); }
   [[nodiscard]] std::size_t pinned_count() const { return pins_.size(); }
-  [[nodiscard]] std::vector<ObjectId> pinned_objects() const;
 
   // Looks at the orphans' locks.
   void probe();
+  // Objects that live holders can be asked for, in order: leased by one that was not asked for them
+  // yet, or no longer than `grace_ns` ago.
+  [[nodiscard]] std::vector<ObjectId> revocable(std::uint64_t now_ns, std::uint64_t grace_ns) const;
   // Every lease on the object of a live holder, each told once: for revocation.
   std::vector<std::pair<HolderId, LeaseId>> revoke(ObjectId object, std::uint64_t now_ns);
   // Revoked leases that are kept longer than `grace_ns` are overdue from now on: their holder gets
   // no other ones until it has let go of them. How many there are.
   std::size_t mark_overdue(std::uint64_t now_ns, std::uint64_t grace_ns);
+  struct Overdue {
+    HolderId holder = 0;
+    LeaseId lease = 0;
+    ObjectId object = 0;
+  };
+  // Overdue leases whose holders are to be told once more, some at a time: each once per grace.
+  std::vector<Overdue> tell_again(std::uint64_t now_ns, std::uint64_t grace_ns);
 
   [[nodiscard]] std::size_t holders() const { return holders_.size(); }
   [[nodiscard]] std::size_t orphans() const { return orphans_.size(); }
@@ -108,6 +117,7 @@ class LeaseBook {
     ObjectId object = 0;
     std::uint64_t bytes = 0;
     std::uint64_t revoked_ns = 0;  // when it was asked back; 0: it was not
+    std::uint64_t told_ns = 0;     // the last time
     bool overdue = false;
   };
   struct Holder {

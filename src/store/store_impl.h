@@ -276,6 +276,7 @@ class StoreImpl final : public Store {
   bool evict_disk();
   bool evict_from(eviction::Policy& policy);
   void ask_back(Tier tier, std::uint64_t needed);
+  void ask_again(std::uint64_t now_ns);
   void emit(EventKind kind, std::string_view key, ObjectId object, LeaseId lease = 0,
             HolderId holder = 0);
 
@@ -355,6 +356,7 @@ class StoreImpl final : public Store {
   std::unordered_map<SegmentId, Dirty> syncing_;  // the same; what a group sync has yet to sync
 
   Listener listener_;
+  ObjectId ask_from_ = 0;  // where ask_back() goes on; 0: from the oldest
   ObjectId next_object_ = 1;
   PutId next_put_ = 1;
   WaitToken next_wait_ = 1;

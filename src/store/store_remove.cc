@@ -10,7 +10,8 @@ namespace {
 
 // Enough to make room, few enough not to wake every reader there is.
 constexpr std::size_t kAskedAtOnceMax = 64;
-constexpr std::uint64_t kAskedShare = 64;  // of the tier, divided by
+constexpr std::size_t kLookedAtMax = 1024;  // of them in one go
+constexpr std::uint64_t kAskedShare = 64;   // of the tier, divided by
 // Packs with less than this alive are emptied to make room.
 constexpr unsigned kEmptiedPercent = 25;
 
@@ -257,14 +258,23 @@ void StoreImpl::ask_back(Tier tier, std::uint64_t needed) {
   const std::uint64_t capacity =
       tier == Tier::kMemory ? memory_->object_capacity() : disks_->capacity();
   const std::uint64_t wanted = 2 * needed + capacity / kAskedShare;
+  const std::uint64_t now = clock_.monotonic_ns();
   std::uint64_t bytes = 0;
   std::size_t asked = 0;
-  std::vector<ObjectId> objects = leases_->pinned_objects();
-  std::ranges::sort(objects);
+  // Those that nobody can be asked for, since their holders are gone or keep what they were asked
+  // for, are not among them: they would stand in the way of all others.
+  const std::vector<ObjectId> objects = leases_->revocable(now, config_.revoke_grace_ns);
   // What is still being written stays, whoever of its readers lets go.
   std::unordered_set<ObjectId> being_written;
   for (const auto& [id, put] : puts_) being_written.insert(put->object_id);
-  for (const ObjectId object : objects) {
+  auto at = std::lower_bound(objects.begin(), objects.end(), std::exchange(ask_from_, ObjectId{0}));
+  for (std::size_t looked = 0; looked < objects.size(); ++looked, ++at) {
+    if (at == objects.end()) at = objects.begin();
+    const ObjectId object = *at;
+    if (looked == kLookedAtMax) {
+      ask_from_ = object;
+      return;
+    }
     if (being_written.count(object) != 0) continue;
     const auto record = catalog_->find_object(object);
     std::string key;
@@ -276,13 +286,23 @@ void StoreImpl::ask_back(Tier tier, std::uint64_t needed) {
     } else if (const auto held = held_.find(object); held != held_.end()) {
       for (const auto& extent : held->second) length += extent.length;
     }
-    const auto told = leases_->revoke(object, clock_.monotonic_ns());
+    const auto told = leases_->revoke(object, now);
     for (const auto& [holder, lease_id] : told) {
       emit(EventKind::kRevoked, key, object, lease_id, holder);
       ++count_.revoked;
     }
     if (!told.empty()) bytes += length;
     if (bytes >= wanted || ++asked == kAskedAtOnceMax) return;
+  }
+}
+
+// An event may be lost on its way to a peer. One that keeps a lease because of that would be
+// refused others for good.
+void StoreImpl::ask_again(std::uint64_t now_ns) {
+  for (const auto& one : leases_->tell_again(now_ns, config_.revoke_grace_ns)) {
+    const auto record = catalog_->find_object(one.object);
+    emit(EventKind::kRevoked, record && *record ? std::string_view((*record)->key) : "", one.object,
+         one.lease, one.holder);
   }
 }
 

@@ -735,6 +735,82 @@ TEST_F(StoreTest, WhenAllIsLeasedAPutGetsNoSpaceAndReadersAreAsked) {
   EXPECT_EQ(revoked.size(), 4U);
 }
 
+// Many leases that nobody gives back, and those of others beside them.
+class OneManyLeases : public StoreTest, public ::testing::WithParamInterface<bool> {};
+
+TEST_P(OneManyLeases, DoNotStandInTheWayOfWhoCanBeAsked) {
+  config.holder.leased_bytes = std::uint64_t{1} << 30;
+  config.revoke_grace_ns = 1000;
+  open();
+  std::vector<std::string> revoked;
+  store->set_listener([&](const Event& event) {
+    if (event.kind == EventKind::kRevoked) revoked.emplace_back(event.key);
+  });
+  const auto other = *store->open_holder({});
+  const auto alive = *duplicate(store->lease_descriptor(other));
+  for (unsigned i = 0; i < 64; ++i) {
+    const std::string key = "o" + std::to_string(i);
+    ASSERT_TRUE(put(key, body_of(1000, i)));
+    ASSERT_TRUE(*store->get(other, key));
+  }
+  for (unsigned i = 0; i < 4; ++i) {
+    ASSERT_TRUE(put("k" + std::to_string(i), body_of(900000, i)));
+    ASSERT_TRUE(*store->get(me, "k" + std::to_string(i)));
+  }
+  const auto ask = [&] {
+    revoked.clear();
+    EXPECT_EQ(store->reserve(me, request("more", 900000), nullptr).error().code, Errc::kNoSpace);
+  };
+  if (GetParam()) {
+    store->close_holder(other);
+    EXPECT_EQ(status("holders.orphans"), 1U);
+  } else {
+    // It has its time to answer.
+    ask();
+    EXPECT_EQ(revoked.size(), 64U);
+    ask();
+    EXPECT_TRUE(revoked.empty());
+    clock.now_ns += 1001;
+  }
+  ask();
+  EXPECT_EQ(revoked, (std::vector<std::string>{"k0", "k1", "k2"}));
+}
+
+INSTANTIATE_TEST_SUITE_P(GoneOrDeaf, OneManyLeases, ::testing::Bool());
+
+TEST_F(StoreTest, WhoDidNotHearThatALeaseIsWantedBackIsToldAgain) {
+  config.holder.leased_bytes = std::uint64_t{1} << 30;
+  config.revoke_grace_ns = 1000;
+  open();
+  std::size_t told = 0;
+  store->set_listener([&](const Event& event) {
+    if (event.kind != EventKind::kRevoked) return;
+    EXPECT_EQ(event.holder, me);
+    EXPECT_NE(event.lease_id, 0U);
+    ++told;
+  });
+  std::vector<LeaseId> held;
+  for (unsigned i = 0; i < 4; ++i) {
+    ASSERT_TRUE(put("k" + std::to_string(i), body_of(1000000, i)));
+    held.push_back((*store->get(me, "k" + std::to_string(i)))->lease_id);
+  }
+  EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
+  EXPECT_EQ(told, 3U);
+  for (const std::size_t so_far : {6U, 9U}) {
+    store->tick();
+    EXPECT_EQ(told, so_far - 3);
+    clock.now_ns += 1001;
+    store->tick();
+    EXPECT_EQ(told, so_far);
+  }
+  for (const LeaseId lease : held) store->release(me, lease);
+  clock.now_ns += 1001;
+  store->tick();
+  EXPECT_EQ(told, 9U);
+  EXPECT_EQ(status("revoked"), 3U);
+  EXPECT_TRUE(*store->get(me, "k0"));
+}
+
 TEST_F(StoreTest, AnOrphanHolderKeepsItsBytesAlsoOverARestart) {
   open();
   const auto body = body_of(50000, 5);

@@ -44,6 +44,7 @@ void StoreImpl::tick() {
   }
   leases_->collect_all();
   (void)leases_->mark_overdue(now, config_.revoke_grace_ns);
+  ask_again(now);
   if (held_log_->wants_rewrite()) {
     auto live = held_;
     for (const auto& [id, put] : puts_) {
