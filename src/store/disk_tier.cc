@@ -179,7 +179,8 @@ bool DiskTier::recover(ObjectId object, const std::vector<Extent>& extents, bool
         return false;
       pack->second.live += extent.length;
       ++pack->second.live_objects;
-      pack->second.members.push_back(object);
+      pack->second.members.push_back({extent.offset, object});
+      pack->second.in_order = false;
       continue;
     }
     if (kind_of(extent.segment) != SegmentKind::kFile || found->unclaimed.count(object) == 0)
@@ -324,7 +325,7 @@ Result<DiskTier::PackSlot> DiskTier::take_pack(ObjectId object, std::uint64_t le
     pack.tail += round_up(length, 8);
     pack.live += length;
     ++pack.live_objects;
-    pack.members.push_back(object);
+    pack.members.push_back({slot.extent.offset, object});
     return slot;
   };
   for (auto& entry : disks_) {
@@ -368,14 +369,39 @@ Result<DiskTier::PackSlot> DiskTier::take_pack(ObjectId object, std::uint64_t le
   return last;
 }
 
-std::optional<DiskTier::Sparse> DiskTier::sparse_pack(unsigned live_percent_max) const {
+std::optional<DiskTier::Sparse> DiskTier::sparse_pack(unsigned live_percent_max,
+                                                      const MayLeave& may_leave) const {
   for (const auto& entry : disks_) {
     if (!entry->failure.empty()) continue;
-    for (const auto& [number, pack] : entry->packs)
-      if (!pack.current && pack.live * 100 < pack.size * live_percent_max)
-        return Sparse{segment_id(SegmentKind::kPack, entry->id, number), pack.members};
+    for (const auto& [number, pack] : entry->packs) {
+      if (pack.current || pack.live * 100 >= pack.size * live_percent_max) continue;
+      const SegmentId id = segment_id(SegmentKind::kPack, entry->id, number);
+      const auto leaves = [&may_leave, id](const Member& member) {
+        return member.object != 0 && may_leave(id, member.object);
+      };
+      if (std::none_of(pack.members.begin(), pack.members.end(), leaves)) continue;
+      Sparse sparse;
+      sparse.pack = id;
+      for (const Member& member : pack.members)
+        if (member.object != 0) sparse.members.push_back(member.object);
+      return sparse;
+    }
   }
   return std::nullopt;
+}
+
+// So that a pack that lives for long does not remember all that it ever had.
+void DiskTier::forget_member(Pack& pack, std::uint64_t offset) {
+  const auto before = [](const Member& a, const Member& b) { return a.offset < b.offset; };
+  if (!pack.in_order) std::sort(pack.members.begin(), pack.members.end(), before);
+  pack.in_order = true;
+  const auto member =
+      std::lower_bound(pack.members.begin(), pack.members.end(), Member{offset, 0}, before);
+  if (member == pack.members.end() || member->offset != offset || member->object == 0) return;
+  member->object = 0;
+  if (++pack.gone * 2 < pack.members.size()) return;
+  std::erase_if(pack.members, [](const Member& one) { return one.object == 0; });
+  pack.gone = 0;
 }
 
 void DiskTier::drop_pack(Disk& disk, std::uint64_t number) {
@@ -397,6 +423,7 @@ void DiskTier::free(const std::vector<Extent>& extents) {
     if (kind_of(extent.segment) == SegmentKind::kPack) {
       const auto pack = home->packs.find(number_of(extent.segment));
       if (pack == home->packs.end()) continue;
+      forget_member(pack->second, extent.offset);
       pack->second.live -= std::min(pack->second.live, extent.length);
       if (--pack->second.live_objects == 0 && !pack->second.current) drop_pack(*home, pack->first);
     } else if (kind_of(extent.segment) == SegmentKind::kFile) {

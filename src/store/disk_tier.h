@@ -66,12 +66,16 @@ class DiskTier {
     UniqueFd file;
   };
   Result<PackSlot> take_pack(ObjectId object, std::uint64_t length);
-  // Objects of packs that are mostly dead, to be copied elsewhere: the pack and its members.
+  // Objects of a pack that is mostly dead, to be copied elsewhere: the pack and its members.
   struct Sparse {
     SegmentId pack = 0;
     std::vector<ObjectId> members;
   };
-  [[nodiscard]] std::optional<Sparse> sparse_pack(unsigned live_percent_max) const;
+  // Whether that object may leave that pack now.
+  using MayLeave = std::function<bool(SegmentId pack, ObjectId object)>;
+  // The first such pack that one object at least may leave: others have to wait.
+  [[nodiscard]] std::optional<Sparse> sparse_pack(unsigned live_percent_max,
+                                                  const MayLeave& may_leave) const;
 
   // Gives the bytes of an object back: unlinks its file, or its pack when that was the last.
   void free(const std::vector<Extent>& extents);
@@ -115,13 +119,19 @@ class DiskTier {
   [[nodiscard]] std::string path_of(std::uint16_t id) const;
 
  private:
+  struct Member {
+    std::uint64_t offset = 0;
+    ObjectId object = 0;  // 0: it is gone
+  };
   struct Pack {
     std::uint64_t size = 0;
     std::uint64_t tail = 0;
     std::uint64_t live = 0;
     std::uint64_t live_objects = 0;
     bool current = false;
-    std::vector<ObjectId> members;
+    std::vector<Member> members;
+    std::size_t gone = 0;  // of them
+    bool in_order = true;  // of their offsets
   };
   struct Disk {
     std::uint16_t id = 0;
@@ -153,6 +163,7 @@ class DiskTier {
   [[nodiscard]] std::uint64_t pack_size(const Disk& disk, std::uint64_t length) const;
   // What a failed call means for the directory; the error to answer with.
   Error judge(Disk& disk, Error error);
+  static void forget_member(Pack& pack, std::uint64_t offset);
   void drop_pack(Disk& disk, std::uint64_t number);
   void forget_reader(SegmentId id);
   Result<UniqueFd> open_segment(SegmentId id, int flags);

@@ -236,15 +236,15 @@ bool StoreImpl::make_disk_room(std::uint64_t length) {
 bool StoreImpl::evict_disk() {
   if (!evict_from(*disk_policy_)) return false;
   // Objects in packs give no space back one by one: a pack that is mostly dead goes altogether.
-  if (const auto sparse = disks_->sparse_pack(kEmptiedPercent)) {
+  const auto may_leave = [this](SegmentId pack, ObjectId object) {
+    return movable(pack, object).has_value();
+  };
+  if (const auto sparse = disks_->sparse_pack(kEmptiedPercent, may_leave)) {
     for (const ObjectId object : sparse->members) {
-      if (leases_->pinned(object) || relocating_.count(object) != 0) continue;
-      const auto record = catalog_->find_object(object);
-      if (!record || !*record || (*record)->place.extents.empty() ||
-          (*record)->place.extents.front().segment != sparse->pack)
-        continue;
+      const auto record = movable(sparse->pack, object);
+      if (!record) continue;
       bool durable = false;
-      const auto removed = remove_object((*record)->key, durable);
+      const auto removed = remove_object(record->key, durable);
       if (removed && *removed) ++count_.evicted_disk;
     }
   }

@@ -1170,6 +1170,32 @@ TEST_F(StoreTest, MemoryIsMadeRoomInByMovingObjectsToDisk) {
   for (unsigned i = 0; i < 40; ++i) EXPECT_EQ(get("k" + std::to_string(i)), body_of(200000, i));
 }
 
+TEST_F(StoreTest, APackWithLeasedObjectsDoesNotKeepOthersFromBeingCompacted) {
+  with_disk();
+  open();
+  const auto key = [](unsigned i) { return "k" + std::to_string(i); };
+  // 13 to a pack.
+  for (unsigned i = 0; i < 27; ++i) {
+    auto wanted = request(key(i), 20'000);
+    wanted.disk = true;
+    ASSERT_TRUE(put(wanted, body_of(20'000, i)));
+  }
+  EXPECT_EQ(status("disk.0.packs"), 3U);
+  const auto leased = store->get(me, key(0));
+  ASSERT_TRUE(leased && *leased);
+  for (unsigned i = 1; i < 26; ++i) {
+    if (i == 13) continue;
+    ASSERT_TRUE(store->remove(key(i)));
+  }
+  // One is left in the first pack, and leased; one in the second.
+  until([&] { return status("compacted") == 1 && status("disk.0.packs") == 2; });
+  EXPECT_EQ(get(key(13)), body_of(20'000, 13));
+  EXPECT_EQ(read(me, **leased), body_of(20'000, 0));
+  store->release(me, (*leased)->lease_id);
+  until([&] { return status("compacted") == 2 && status("disk.0.packs") == 1; });
+  EXPECT_EQ(get(key(0)), body_of(20'000, 0));
+}
+
 // A memory tier that is configured smaller than what lies there.
 TEST_F(StoreTest, ASmallerMemoryKeepsWhatIsLeasedAndWhatFits) {
   open();

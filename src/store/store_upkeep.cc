@@ -324,17 +324,26 @@ void StoreImpl::demote() {
   }
 }
 
+// The record of an object that lies in this pack, where nobody is at it.
+std::optional<catalog::Record> StoreImpl::movable(SegmentId pack, ObjectId object) {
+  if (leases_->pinned(object) || relocating_.count(object) != 0) return std::nullopt;
+  auto record = catalog_->find_object(object);
+  if (!record || !*record || (*record)->place.extents.empty() ||
+      (*record)->place.extents.front().segment != pack)
+    return std::nullopt;
+  return *std::move(record);
+}
+
 void StoreImpl::compact() {
   if (relocating_.size() >= kRelocatingMax) return;
-  const auto sparse = disks_->sparse_pack(kSparsePercent);
+  const auto may_leave = [this](SegmentId pack, ObjectId object) {
+    return movable(pack, object).has_value();
+  };
+  const auto sparse = disks_->sparse_pack(kSparsePercent, may_leave);
   if (!sparse) return;
   for (const ObjectId object : sparse->members) {
     if (relocating_.size() >= kRelocatingMax) return;
-    if (leases_->pinned(object) || relocating_.count(object) != 0) continue;
-    const auto record = catalog_->find_object(object);
-    if (record && *record && !(*record)->place.extents.empty() &&
-        (*record)->place.extents.front().segment == sparse->pack)
-      relocate(**record, true);
+    if (auto record = movable(sparse->pack, object)) relocate(*std::move(record), true);
   }
 }
 
