@@ -287,6 +287,7 @@ class StoreImpl final : public Store {
   Result<void> still_works(std::uint16_t disk) const;
   void body_sync_failed(const std::vector<DirtyFailure>& failed);
   void demote();
+  bool drop_from_memory(const catalog::Record& record);
   std::optional<catalog::Record> movable(SegmentId pack, ObjectId object);
   void compact();
   void probe_disks();

@@ -200,11 +200,15 @@ bool StoreImpl::evict_from(eviction::Policy& policy) {
         [this](ObjectId id) { return leases_->pinned(id) || relocating_.count(id) != 0; });
     if (!victim) return false;
     const auto record = catalog_->find_object(victim->id);
-    if (!record) return false;
-    if (!*record) continue;
+    if (record && !*record) continue;
     bool durable = false;
-    const auto removed = remove_object((*record)->key, durable);
-    if (!removed) return false;
+    const auto removed =
+        record ? remove_object((*record)->key, durable) : Result<bool>(record.error());
+    if (!removed) {
+      // It is there still, and must be found when there is room to write that it goes.
+      policy.insert(victim->id, victim->bytes, record ? hash_key((*record)->key).low : victim->id);
+      return false;
+    }
     ++(&policy == memory_policy_.get() ? count_.evicted_memory : count_.evicted_disk);
     return true;
   }

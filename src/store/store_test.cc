@@ -1,6 +1,9 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+
+#include <csignal>
 
 #include "base/release_ring.h"
 #include "posix/mapping.h"
@@ -715,6 +718,44 @@ TEST_F(StoreTest, AFullMemoryEvictsButNotWhatIsLeased) {
   EXPECT_GT(status("evicted.memory"), 20U);
   EXPECT_EQ(read(me, **leased), body_of(500000, 1));
   EXPECT_TRUE(*store->stat("leased"));
+}
+
+// No file can be written to for as long as it lives.
+class NoWrites {
+ public:
+  NoWrites() : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    EXPECT_EQ(::getrlimit(RLIMIT_FSIZE, &before_), 0);
+    struct rlimit now = before_;
+    now.rlim_cur = 0;
+    EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &now), 0);
+  }
+  NoWrites(const NoWrites&) = delete;
+  NoWrites& operator=(const NoWrites&) = delete;
+  ~NoWrites() {
+    (void)::setrlimit(RLIMIT_FSIZE, &before_);
+    (void)std::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  void (*handler_)(int);
+  struct rlimit before_ {};
+};
+
+TEST_F(StoreTest, WhatCannotBeRecordedAsEvictedIsEvictedLater) {
+  open();
+  for (unsigned i = 0; i < 4; ++i) ASSERT_TRUE(put("k" + std::to_string(i), body_of(1000000, i)));
+  for (int i = 0; i < 2; ++i) {
+    const NoWrites journal_fails;
+    EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
+  }
+  EXPECT_EQ(status("memory.objects"), 4U);
+  EXPECT_EQ(status("objects"), 4U);
+  for (unsigned i = 0; i < 5; ++i) {
+    const std::string key = "more" + std::to_string(i);
+    ASSERT_TRUE(put(key, body_of(1000000, i)));
+    EXPECT_EQ(get(key), body_of(1000000, i));
+  }
+  EXPECT_EQ(status("memory.objects"), 4U);
 }
 
 TEST_F(StoreTest, WhenAllIsLeasedAPutGetsNoSpaceAndReadersAreAsked) {

@@ -312,16 +312,27 @@ void StoreImpl::demote() {
         [this](ObjectId id) { return leases_->pinned(id) || relocating_.count(id) != 0; });
     if (!victim) return;
     const auto record = catalog_->find_object(victim->id);
-    if (!record || !*record) continue;
+    if (!record) {
+      memory_policy_->insert(victim->id, victim->bytes, victim->id);
+      return;
+    }
+    if (!*record) continue;
     leaving += victim->bytes;
     if ((*record)->ephemeral || (*record)->length == 0) {
-      bool durable = false;
-      const auto removed = remove_object((*record)->key, durable);
-      if (removed && *removed) ++count_.evicted_memory;
+      if (!drop_from_memory(**record)) return;
       continue;
     }
     relocate(**record, false);
   }
+}
+
+// Of an object that memory's policy has let go of already. False: it cannot be, and is in it again.
+bool StoreImpl::drop_from_memory(const catalog::Record& record) {
+  bool durable = false;
+  const auto removed = remove_object(record.key, durable);
+  if (removed && *removed) ++count_.evicted_memory;
+  if (!removed) memory_policy_->insert(record.object_id, record.length, hash_key(record.key).low);
+  return removed.has_value();
 }
 
 // The record of an object that lies in this pack, where nobody is at it.
@@ -353,9 +364,7 @@ void StoreImpl::relocate(catalog::Record record, bool from_pack) {
   const auto give_up = [&] {
     if (from_pack) return;
     // Out of memory's policy already: without a place on disk it goes.
-    bool durable = false;
-    const auto removed = remove_object(record.key, durable);
-    if (removed && *removed) ++count_.evicted_memory;
+    (void)drop_from_memory(record);
   };
   if (!from_pack && !make_disk_room(record.length)) return give_up();
   auto copy = std::make_shared<Copy>();
@@ -390,7 +399,7 @@ void StoreImpl::relocate(catalog::Record record, bool from_pack) {
                  const bool leased = leases_->pins(object) > 1;
                  const auto back = [&] {
                    const auto still = catalog_->find_object(object);
-                   if (!from_pack && still && *still)
+                   if (!from_pack && (!still || *still))
                      memory_policy_->insert(object, length, hash_key(key).low);
                  };
                  if (!copy->result || leased) {
