@@ -1,6 +1,6 @@
 // The Store itself: puts it together. Split by what callers do: store_open.cc (start, recovery,
 // end), store_read.cc, store_write.cc, store_room.cc, store_remove.cc, store_regions.cc,
-// store_upkeep.cc (tick).
+// store_expiry.cc, store_upkeep.cc (tick).
 //
 // What an object's bytes go through:
 //   charged     in a Put: taken from a tier, named by nobody
@@ -280,8 +280,14 @@ class StoreImpl final : public Store {
   void emit(EventKind kind, std::string_view key, ObjectId object, LeaseId lease = 0,
             HolderId holder = 0);
 
-  // store_upkeep.cc
+  // store_expiry.cc
   void expire();
+  void note_expiry(const catalog::Record& record);
+  void note_expiry_again(std::uint64_t before_ns, const catalog::Record& record);
+  void push_expiry(Expiry expiry);
+  void sift_expiries();
+
+  // store_upkeep.cc
   void start_sync();
   Result<void> sync_bodies(std::vector<DirtyFailure>& failed);
   Result<void> still_works(std::uint16_t disk) const;
@@ -295,10 +301,6 @@ class StoreImpl final : public Store {
   void relocate(catalog::Record record, bool from_pack);
   void mark_dirty(ObjectId object, SegmentId segment);
   void file_gone(SegmentId segment);
-  void note_expiry(const catalog::Record& record);
-  void note_expiry_again(std::uint64_t before_ns, const catalog::Record& record);
-  void push_expiry(Expiry expiry);
-  void sift_expiries();
 
   // store_regions.cc
   Result<RegionWorkRef> begin_region(std::string_view owner, std::uint64_t memory_bytes,
@@ -340,9 +342,7 @@ class StoreImpl final : public Store {
   std::map<std::string, Region> regions_;     // by owner
   std::unordered_set<std::string> regions_at_work_;
 
-  // A heap, the earliest first. Each object that expires is in it with its time or an earlier one.
-  // What no longer means anything is counted, and leaves when it is much (sift_expiries).
-  std::vector<Expiry> expiries_;
+  std::vector<Expiry> expiries_;      // a heap, see store_expiry.cc
   std::vector<Expiry> sifting_;       // on the way back into expiries_, by and by
   std::uint64_t stale_expiries_ = 0;  // about so many
   bool expiries_doubled_ = false;     // some objects are in it more than once

@@ -1,12 +1,10 @@
-// What happens without being asked for: expiry, group sync, orphan holders, making room in memory
-// ahead of need, compaction of packs, looking after the disks; and what status() tells.
+// What happens without being asked for: group sync, orphan holders, making room in memory ahead of
+// need, compaction of packs, looking after the disks; and what status() tells.
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <functional>
-#include <utility>
 
 #include "base/assert.h"
 #include "posix/file.h"
@@ -16,15 +14,10 @@ namespace om::store {
 
 namespace {
 
-constexpr std::size_t kExpiredAtOnceMax = 1000;  // per tick
-constexpr std::size_t kSiftedAtOnceMax = 20000;  // per tick, of expiries
-constexpr std::size_t kStaleExpiriesMax = 1024;  // and half of all
-constexpr std::size_t kEvictedAtOnceMax = 64;    // per tick, when the catalog has grown
-constexpr std::size_t kRelocatingMax = 64;       // copies under way for demotion or compaction
-constexpr std::size_t kDirtyFilesMax = 128;      // open for the next group sync
-constexpr unsigned kSparsePercent = 30;          // packs with less alive are compacted
-// What could not be read or removed when its time had come is tried again.
-constexpr std::uint64_t kExpireAgainNs = std::uint64_t{10} * 1'000'000'000;
+constexpr std::size_t kEvictedAtOnceMax = 64;  // per tick, when the catalog has grown
+constexpr std::size_t kRelocatingMax = 64;     // copies under way for demotion or compaction
+constexpr std::size_t kDirtyFilesMax = 128;    // open for the next group sync
+constexpr unsigned kSparsePercent = 30;        // packs with less alive are compacted
 constexpr std::uint64_t kProbeDisksNs = std::uint64_t{5} * 1'000'000'000;
 constexpr std::uint64_t kSaveAppliedNs = std::uint64_t{1} * 1'000'000'000;
 constexpr std::uint64_t kProbeLeasesNs = std::uint64_t{200} * 1'000'000;
@@ -75,87 +68,6 @@ void StoreImpl::count_catalog() {
                        status.journal_bytes + status.index_bytes + removal_log_->bytes());
   for (std::size_t i = 0; i < kEvictedAtOnceMax && disks_->over_capacity(); ++i)
     if (!evict_disk()) return;
-}
-
-void StoreImpl::push_expiry(Expiry expiry) {
-  expiries_.push_back(expiry);
-  std::push_heap(expiries_.begin(), expiries_.end(), std::greater<>());
-}
-
-void StoreImpl::note_expiry(const catalog::Record& record) {
-  if (record.expires_ns != 0) push_expiry({record.expires_ns, record.object_id});
-}
-
-// Of an object that is in already. A later time than before is found when that one has come.
-void StoreImpl::note_expiry_again(std::uint64_t before_ns, const catalog::Record& record) {
-  if (before_ns == 0) return note_expiry(record);
-  if (record.expires_ns >= before_ns) return;
-  ++stale_expiries_;
-  expiries_doubled_ = true;
-  note_expiry(record);
-}
-
-// Objects that went before their time leave the heap as well, or a store that is written to for a
-// long time would remember all that it ever had. So many in a tick, lest those who ask wait for
-// millions. What expires meanwhile goes a little later; nobody sees it (look_up).
-void StoreImpl::sift_expiries() {
-  if (sifting_.empty()) {
-    if (stale_expiries_ <= expiries_.size() / 2 + kStaleExpiriesMax) return;
-    sifting_.swap(expiries_);
-    stale_expiries_ = 0;
-    if (std::exchange(expiries_doubled_, false)) {
-      // Of each object the earliest.
-      std::sort(sifting_.begin(), sifting_.end(), [](const Expiry& a, const Expiry& b) {
-        return std::pair(a.second, a.first) < std::pair(b.second, b.first);
-      });
-      const auto same = [](const Expiry& a, const Expiry& b) { return a.second == b.second; };
-      sifting_.erase(std::unique(sifting_.begin(), sifting_.end(), same), sifting_.end());
-    }
-  }
-  for (std::size_t i = 0; i < kSiftedAtOnceMax && !sifting_.empty(); ++i) {
-    const Expiry expiry = sifting_.back();
-    sifting_.pop_back();
-    const ObjectId object = expiry.second;
-    if (memory_policy_->contains(object) || disk_policy_->contains(object) ||
-        relocating_.count(object) != 0)
-      push_expiry(expiry);
-  }
-  if (sifting_.empty()) sifting_.shrink_to_fit();
-}
-
-void StoreImpl::expire() {
-  sift_expiries();
-  const std::uint64_t now = clock_.real_ns();
-  const auto one_less = [&] {
-    if (stale_expiries_ > 0) --stale_expiries_;
-  };
-  for (std::size_t i = 0; i < kExpiredAtOnceMax; ++i) {
-    if (expiries_.empty() || expiries_.front().first > now) return;
-    std::pop_heap(expiries_.begin(), expiries_.end(), std::greater<>());
-    const Expiry expiry = expiries_.back();
-    expiries_.pop_back();
-    const auto record = catalog_->find_object(expiry.second);
-    if (!record) {
-      push_expiry({now + kExpireAgainNs, expiry.second});
-      continue;
-    }
-    if (!*record || (*record)->expires_ns == 0) {
-      one_less();
-      continue;
-    }
-    if ((*record)->expires_ns > now) {
-      push_expiry({(*record)->expires_ns, expiry.second});
-      continue;
-    }
-    bool durable = false;
-    const auto removed = remove_object((*record)->key, durable);
-    if (!removed) {
-      push_expiry({now + kExpireAgainNs, expiry.second});
-      continue;
-    }
-    one_less();  // retire() has counted what is not in there any more
-    if (*removed) ++count_.expired;
-  }
 }
 
 // --- group sync
