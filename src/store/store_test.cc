@@ -888,6 +888,37 @@ TEST_F(StoreTest, AnOrphanHolderKeepsItsBytesAlsoOverARestart) {
   EXPECT_EQ(status("memory.used_bytes"), 0U);
 }
 
+// A peer may open its lease file once more; the kernel then tells of locks in an order of its own.
+TEST_F(StoreTest, WhatAnOrphanHasLockedIsSeenInWhateverDescription) {
+  open();
+  const auto reader = *store->open_holder({});
+  auto first = *duplicate(store->lease_descriptor(reader));
+  auto second = *reopen(first.borrow(), O_RDONLY);
+  ASSERT_TRUE(put("a", body_of(1000, 1)));
+  // Far from it: locks are taken in blocks of ids.
+  for (unsigned i = 0; i < 130; ++i) ASSERT_TRUE(put("between", "x"));
+  ASSERT_TRUE(put("z", body_of(2000, 2)));
+  const auto a = store->get(reader, "a");
+  ASSERT_TRUE(a && *a);
+  ASSERT_TRUE(*store->get(reader, "z"));
+  ASSERT_TRUE(*lock_range_shared(second.borrow(), (*a)->info.object_id, 1));
+  store->close_holder(reader);
+  ASSERT_TRUE(store->remove("a") && store->remove("z"));
+  const auto held_later = [&] {
+    clock.now_ns += 1'000'000'000;
+    store->tick();
+    return status("held.bytes");
+  };
+  EXPECT_EQ(held_later(), 3000U);
+  ASSERT_TRUE(unlock_range(first.borrow(), (*a)->info.object_id, 1));
+  EXPECT_EQ(held_later(), 3000U);
+  first.reset();
+  EXPECT_EQ(held_later(), 1000U);
+  second.reset();
+  EXPECT_EQ(held_later(), 0U);
+  EXPECT_EQ(status("holders.orphans"), 0U);
+}
+
 TEST_F(StoreTest, AReadersDescriptorCannotWrite) {
   with_disk();
   open();
