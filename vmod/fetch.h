@@ -67,6 +67,7 @@ struct Fetch {
     std::shared_ptr<Client> client;
     Lease lease;                               // until the object has it
     std::vector<std::span<std::byte>> memory;  // the room, from the first byte of the body on
+    lease_body::Pins pins;                     // what it lies in; never fewer than before
     lease_body::Name name;
     landing::Source* source = nullptr;  // while the body comes
     bool left = false;                  // it went on in the region

@@ -38,7 +38,8 @@ bool start(struct worker* wrk, struct objcore* oc, Fetch& fetch) {
   auto landed = std::make_unique<Fetch::Landed>();
   landed->client = std::move(room->client);
   landed->lease = std::move(room->lease);
-  landed->memory = std::move(room->memory);
+  landed->memory = std::move(room->memory.parts);
+  landed->pins = std::move(room->memory.pins);
   landed->name = std::move(room->name);
   landed->source = source;
   Lck_Lock(&oc->boc->mtx);
@@ -103,12 +104,13 @@ std::optional<std::span<std::byte>> space(struct worker* wrk, Store& store, stru
   auto room = piece(fetch, fetch.total);
   if (!room.empty()) return room;
   auto memory = fetch.landed->source->more();
-  if (memory.empty()) {
+  if (memory.parts.empty()) {
     if (!move_to_region(wrk, store, oc, fetch)) return room;
     return std::nullopt;
   }
   Lck_Lock(&oc->boc->mtx);
-  fetch.landed->memory.swap(memory);
+  fetch.landed->memory.swap(memory.parts);
+  fetch.landed->pins.swap(memory.pins);
   Lck_Unlock(&oc->boc->mtx);
   return piece(fetch, fetch.total);
 } catch (const std::exception&) {
@@ -130,8 +132,9 @@ void settle(const struct objcore* oc, Fetch& fetch) {
   fetch.settled = true;
   // Nothing: the lease goes with the fetch.
   if (memory.empty()) return;
+  // Readers that stream may still be at the bytes: the fetch keeps its pins until the boc goes.
   auto body = lease_body::hold(oc, landed.client, std::move(landed.lease), std::move(memory),
-                               std::move(landed.name));
+                               std::move(landed.name), landed.pins);
   Lck_Lock(&oc->boc->mtx);
   attach_body(oc, std::move(body));
   Lck_Unlock(&oc->boc->mtx);

@@ -30,10 +30,16 @@ namespace om::vmod::landing {
 // Less is copied: that is cheaper than asking for a lease on it.
 inline constexpr std::uint64_t kBytesMin = 256 * 1024;
 
+// Where the body goes, from its first byte on.
+struct Memory {
+  std::vector<std::span<std::byte>> parts;
+  lease_body::Pins pins;  // that keep them mapped: the lease knows of the first of them only
+};
+
 struct Room {
   std::shared_ptr<Client> client;  // whose lease it is
   Lease lease;
-  std::vector<std::span<std::byte>> memory;  // of the body, from its first byte on
+  Memory memory;
   lease_body::Name name;
 };
 
@@ -47,7 +53,7 @@ class Source {
   // bytes are not among it. Asked once; on the fetch's worker.
   virtual std::optional<Room> land(struct worker* wrk, std::uint64_t there) = 0;
   // All the memory again, with more at its end. Empty: no more.
-  virtual std::vector<std::span<std::byte>> more() = 0;
+  virtual Memory more() = 0;
 };
 
 // The object that this thread fetches may land. Until forget().

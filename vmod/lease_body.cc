@@ -77,11 +77,12 @@ void remove_shared(Client& client, const std::string& key, std::uint64_t object_
 class Held {
  public:
   Held(std::shared_ptr<Client> with, Lease what, std::vector<std::span<const std::byte>> where,
-       Name called, std::optional<std::uint64_t> sum = std::nullopt)
+       Name called, Pins pins, std::optional<std::uint64_t> sum = std::nullopt)
       : client(std::move(with)),
         lease(std::move(what)),
         memory(std::move(where)),
         name(std::move(called)),
+        pins_(std::move(pins)),
         checksum_(sum) {
     if (lease.info().on_disk) files_held.fetch_add(lease.slices().size());
   }
@@ -119,6 +120,7 @@ class Held {
   const Name name;
 
  private:
+  const Pins pins_;                                                    // of `memory`
   mutable std::atomic<std::uint64_t> created_by_ns_{name.created_ns};  // 0: not named yet
   mutable std::mutex checksum_mutex_;
   mutable std::optional<std::uint64_t> checksum_;
@@ -329,10 +331,10 @@ bool give_scrap(const struct objcore* oc, ssize_t* size, uint8_t** place) {
 
 std::unique_ptr<AttachedBody> hold(const struct objcore* oc, std::shared_ptr<Client> client,
                                    Lease lease, std::vector<std::span<const std::byte>> memory,
-                                   Name name) {
+                                   Name name, Pins pins) {
   return body_of(const_cast<struct objcore*>(oc),
                  std::make_shared<Held>(std::move(client), std::move(lease), std::move(memory),
-                                        std::move(name)));
+                                        std::move(name), std::move(pins)));
 }
 
 std::unique_ptr<AttachedBody> body_of(struct objcore* oc, std::shared_ptr<const Held> held) {
@@ -354,7 +356,7 @@ std::shared_ptr<const Held> take(std::shared_ptr<Client> client, Lease lease, Na
     memory = *std::move(mapped);
   }
   return std::make_shared<Held>(std::move(client), std::move(lease), std::move(memory),
-                                std::move(name), checksum);
+                                std::move(name), Pins(), checksum);
 }
 
 bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& lease, Name name) {

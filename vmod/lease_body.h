@@ -49,15 +49,19 @@ struct Name {
   std::uint64_t created_ns = 0;  // 0: not published yet
 };
 
+// What keeps memory mapped, by being there.
+using Pins = std::vector<std::shared_ptr<const void>>;
+
 // Makes the lease the body of `oc`, whose fetch has no bytes yet, and takes it; the caller extends
 // the object by its length. False: not an object of ours, or the body cannot be reached that way;
 // the lease stays the caller's.
 bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& lease, Name name);
 
-// The lease as a body for `oc`, which is not attached yet. `memory`: where the body lies.
+// The lease as a body for `oc`, which is not attached yet. `memory`: where the body lies, and
+// `pins` what keeps that mapped beside the lease.
 std::unique_ptr<AttachedBody> hold(const struct objcore* oc, std::shared_ptr<Client> client,
                                    Lease lease, std::vector<std::span<const std::byte>> memory,
-                                   Name name);
+                                   Name name, Pins pins = {});
 
 // The shared object is damaged: it goes, unless there is another under the key by now. Waits for
 // the daemon.

@@ -365,11 +365,11 @@ std::optional<landing::Room> Publication::land(struct worker* wrk, std::uint64_t
   count(share_->director->counters().c_tee_landed);
   return landing::Room{share_->client,
                        *std::move(lease),
-                       room_,
+                       {room_, writer.pins()},
                        {share_->director->config().socket, share_->key, 0}};
 }
 
-std::vector<std::span<std::byte>> Publication::more() {
+landing::Memory Publication::more() {
   if (!live() || length_) return {};
   Writer& writer = share_->writer;
   const auto made = timed([&] {
@@ -384,7 +384,7 @@ std::vector<std::span<std::byte>> Publication::more() {
     room_ = memory;
   else
     return {};  // what comes now lies on disk
-  return room_;
+  return {room_, writer.pins()};
 }
 
 bool Publication::is_there(std::span<const std::byte> bytes) const {
@@ -472,9 +472,7 @@ struct Tee final : landing::Source {
   std::optional<landing::Room> land(struct worker* wrk, std::uint64_t there) override {
     return publication ? publication->land(wrk, there) : std::nullopt;
   }
-  std::vector<std::span<std::byte>> more() override {
-    return publication ? publication->more() : std::vector<std::span<std::byte>>();
-  }
+  landing::Memory more() override { return publication ? publication->more() : landing::Memory(); }
 };
 
 bool is_from_store(const struct vfp_ctx* vc) {

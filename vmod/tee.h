@@ -69,7 +69,7 @@ class Publication {
   void write(std::span<const std::byte> bytes);
   // landing::Source; write() is told of what was received there nevertheless.
   std::optional<landing::Room> land(struct worker* wrk, std::uint64_t there);
-  std::vector<std::span<std::byte>> more();
+  landing::Memory more();
   [[nodiscard]] bool may_land() const;
   // Before a wait for more: followers are told of all there is.
   void announce();

@@ -175,6 +175,9 @@ class [[nodiscard]] Writer {
   // All the room there is, from the first byte of the body on, as memory; mapped once for each
   // segment. Empty where it is none.
   [[nodiscard]] std::vector<std::span<std::byte>> map() const;
+  // What that memory lies in: while these are held it stays mapped, also when the writer is gone.
+  // The lease of hold() keeps what there was then; room that came later needs these.
+  [[nodiscard]] std::vector<std::shared_ptr<const void>> pins() const;
   // Room for so many more bytes, and a lease on them and on what was written: for a writer that
   // goes on using the bytes where they are. It stays, whether the object is published, aborted or
   // orphaned; once it is published, it is a lease on the object. kUnsupported: not to be had for

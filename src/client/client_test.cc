@@ -712,6 +712,68 @@ TEST(Writer, HoldsWhatItWritesInto) {
   EXPECT_EQ(released.get_future().get(), 7U);
 }
 
+// Room that came after the lease lies in a segment that only the writer knew.
+TEST(Writer, PinsTheRoomThatCameAfterItsLease) {
+  const UniqueFd first = *make_memfd("first", 4096);
+  const UniqueFd second = *make_memfd("second", 4096);
+  const UniqueFd other = file_with("elsewhere");
+  FakeServer server([&](FakeServer& s) {
+    s.welcome();
+    wire::ReserveReply reserved;
+    reserved.put_id = 4;
+    reserved.segments = {segment(2, 4096, wire::SegmentKind::kMemory, true)};
+    reserved.extents = {{2, 0, 100}};
+    s.reply(*s.receive(), reserved, {first.borrow()});
+    s.reply(*s.receive(), wire::HoldReply{7, 9, {}, {}});
+    wire::ExtendReply more;
+    more.segments = {segment(3, 4096, wire::SegmentKind::kMemory, true)};
+    more.extents = {{3, 0, 50}};
+    const auto extend = s.receive();
+    EXPECT_EQ(extend->header.type, wire::Type::kExtend);
+    s.reply(*extend, more, {second.borrow()});
+    const auto commit = s.receive();
+    EXPECT_EQ(commit->as<wire::Commit>().length, 150U);
+    s.reply(*commit, wire::CommitReply{9, 1});
+    wire::GetReply got;
+    got.segments = {segment(5, 9, wire::SegmentKind::kMemory)};
+    got.items = {item(11, {{5, 0, 9}})};
+    s.reply(*s.receive(), got, {other.borrow()});
+    while (s.receive()) {
+    }
+  });
+  ConnectOptions options;
+  options.descriptors_max = 1;
+  auto client = Client::adopt(Fd::adopt(server.take_client_end()), options);
+  ASSERT_TRUE(client) << describe(client.error());
+  auto writer = client->reserve({.key = "k"});
+  ASSERT_TRUE(writer) << describe(writer.error());
+  auto lease = writer->hold(100);
+  ASSERT_TRUE(lease) << describe(lease.error());
+  EXPECT_EQ(writer->pins().size(), 1U);
+  std::memset(writer->map().at(0).data(), 'a', 100);
+  ASSERT_TRUE(writer->advance(100));
+  const auto extended = writer->make_room(50);
+  ASSERT_TRUE(extended) << describe(extended.error());
+  const auto room = writer->map();
+  ASSERT_EQ(room.size(), 2U);
+  std::memset(room[1].data(), 'b', 50);
+  ASSERT_TRUE(writer->advance(50));
+  auto pins = writer->pins();
+  ASSERT_EQ(pins.size(), 2U);
+  ASSERT_TRUE(std::move(*writer).commit());
+  // The one segment that the connection goes on keeping is another one.
+  auto elsewhere = client->get("x");
+  ASSERT_TRUE(elsewhere) << describe(elsewhere.error());
+  EXPECT_EQ(*(*elsewhere)->read_all(), "elsewhere");
+  EXPECT_EQ(*lease->read_all(), std::string(100, 'a'));
+  const std::string there(reinterpret_cast<const char*>(room[1].data()), 50);
+  EXPECT_EQ(there, std::string(50, 'b'));
+  const std::weak_ptr<const void> last = pins.back();
+  pins.clear();
+  EXPECT_TRUE(last.expired());
+  client->close();
+}
+
 TEST(Writer, CommitsWithoutWaiting) {
   const UniqueFd staging = *make_memfd("staging", 32);
   std::promise<void> go;

@@ -40,6 +40,8 @@ class Segment {
   // The whole of a memory segment, mapped the first time somebody asks; empty when it is of another
   // kind or cannot be mapped (then read and write it by descriptor). Any thread.
   std::span<std::byte> map();
+  // After that: what keeps those bytes mapped, without the descriptor. Null where there are none.
+  [[nodiscard]] std::shared_ptr<const void> mapping() const { return mapping_; }
 
  private:
   UniqueFd file_;

@@ -217,6 +217,17 @@ std::vector<std::span<std::byte>> Writer::map() const {
   return memory;
 }
 
+std::vector<std::shared_ptr<const void>> Writer::pins() const {
+  std::vector<std::shared_ptr<const void>> pins;
+  for (const client::Place& place : state_->places) {
+    if (place.segment->map().empty()) continue;
+    std::shared_ptr<const void> mapping = place.segment->mapping();
+    if (std::find(pins.begin(), pins.end(), mapping) == pins.end())
+      pins.push_back(std::move(mapping));
+  }
+  return pins;
+}
+
 Result<void> Writer::advance(std::uint64_t bytes) {
   client::WriterState& s = *state_;
   if (bytes > std::min(s.length().value_or(s.room), s.room) - s.written)
