@@ -215,14 +215,15 @@ struct Found {
 // What is followed, as the response. nullptr: it is of no use.
 std::unique_ptr<follow::Source> source_of(Director& director, const std::shared_ptr<Client>& client,
                                           const std::string& primary, const std::string& key,
-                                          VCL_BACKEND backend, Follower follower,
-                                          const shared::Metadata& metadata) {
+                                          VCL_BACKEND backend, const tee::There& replaces,
+                                          Follower follower, const shared::Metadata& metadata) {
   follow::Source::Origin origin;
   origin.director = &director;
   origin.client = client;
   origin.primary = primary;
   origin.key = key;
   origin.backend = backend;
+  origin.replaces = replaces;
   const ObjectInfo info = follower.info();
   return std::make_unique<follow::Source>(
       std::move(origin), std::move(follower), metadata, info.tags,
@@ -335,7 +336,7 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
     }
     hit->metadata = *std::move(metadata);
     if (auto* follower = std::get_if<Follower>(&answer)) {
-      hit->source = source_of(director, client, share->primary, share->key, real,
+      hit->source = source_of(director, client, share->primary, share->key, real, stale,
                               std::move(*follower), hit->metadata);
       count(counters.c_follow);
     } else {

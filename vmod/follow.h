@@ -4,10 +4,15 @@
 // the put while it is written (om::Follower). The headers come with AMEND, and nobody waits for
 // them beyond a bound. The body comes through a filter at the bottom of the chain.
 //
-// The writer may die, give up or stall in mid-body. Then the place is asked for again: whoever gets
-// it asks the backend and publishes what comes, the others follow that one; without the store the
-// backend is asked alone. What was passed on already must be the beginning of what comes now: a
-// running hash of it is compared, and where it differs this fetch fails.
+// The writer may die or give up in mid-body. Then the place is asked for again: whoever gets it
+// asks the backend and publishes what comes, the others follow that one; without the store the
+// backend is asked alone, and so it is when nothing comes for as long as a backend may pause.
+//
+// The headers are out by then. So what comes now must be the same response, by its status and its
+// validators (from the store also by the time of the answer); a response without validators cannot
+// be asked for once more. And what was passed on must be its beginning: a running hash of that is
+// compared. Where there is no such thing, this fetch fails. What the key named when the writer
+// began, and was of no use, is of no use now.
 #pragma once
 
 #include <xxhash.h>
@@ -26,10 +31,8 @@
 
 namespace om::vmod::follow {
 
-// Nobody waits longer for the headers of a response that another cache has asked for, or for more
-// of its body.
+// Nobody waits longer for the headers of a response that another cache has asked for.
 inline constexpr std::chrono::milliseconds kHeadersLimit{5000};
-inline constexpr std::chrono::milliseconds kStallLimit{5000};
 
 // How waiting for the headers ended.
 enum class Headers { kThere, kGone, kLate, kNoAnswer };
@@ -44,6 +47,8 @@ class Source {
     std::string primary;  // shared_object.h
     std::string key;
     VCL_BACKEND backend = nullptr;  // to be asked when the writer is gone
+    tee::There replaces{};          // what `key` names, and is of no use as it is
+    bool handed_off = false;        // a body, and nothing that says of which response
   };
   Source(Origin origin, Follower follower, shared::Metadata metadata, std::vector<std::string> tags,
          std::optional<std::uint64_t> length);
@@ -57,13 +62,14 @@ class Source {
                        std::string& why);
 
  private:
-  enum class Step { kBytes, kEnd, kSourceGone, kFailed };
-  Step next(std::span<std::byte> into, std::size_t& got);
-  Step next_followed(std::span<std::byte> into, std::size_t& got);
+  enum class Step { kBytes, kEnd, kSourceGone, kStalled, kDiffers, kFailed };
+  Step next(const struct busyobj* bo, std::span<std::byte> into, std::size_t& got);
+  Step next_followed(const struct busyobj* bo, std::span<std::byte> into, std::size_t& got);
   Step next_fetched(std::span<std::byte> into, std::size_t& got);
-  bool find_other_source(struct busyobj* bo);
+  Step catch_up(const struct busyobj* bo);
+  [[nodiscard]] bool is_followed(const ObjectInfo& info) const;
+  bool find_other_source(struct busyobj* bo, bool in_the_store);
   bool ask_backend(struct busyobj* bo, Writer writer);
-  bool skip_what_was_passed_on();
   [[nodiscard]] std::uint64_t hash() const;
 
   Origin origin_;
@@ -78,7 +84,7 @@ class Source {
 
   std::uint64_t at_ = 0;      // in the source
   std::uint64_t passed_ = 0;  // bytes that went up the chain
-  int changes_ = 0;           // of the source
+  int changes_ = 0;           // of the source, since the last byte
   struct FreeHash {
     void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
   };

@@ -88,6 +88,7 @@ std::unique_ptr<director::Hit> find(Director& director, const Named& named) {
   origin.director = &director;
   origin.client = client;
   origin.key = named.key;
+  origin.handed_off = true;
   // No backend: what comes next from the same origin may be another body.
   hit->source =
       std::make_unique<follow::Source>(std::move(origin), std::move(*follower), shared::Metadata(),
@@ -109,6 +110,8 @@ void ask_again(VRT_CTX, VCL_BACKEND real) {
   bo->vfc->resp = bo->beresp;
   bo->vfc->req = bo->bereq;
 }
+
+void unannounce(struct busyobj* bo) { http_Unset(bo->bereq, kMay); }
 
 void announce(struct busyobj* bo, const director::Backend& backend, VCL_BACKEND real) {
   http_Unset(bo->bereq, kMay);

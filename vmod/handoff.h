@@ -31,4 +31,7 @@ int take(VRT_CTX, const director::Backend& backend, VCL_BACKEND real, VCL_BACKEN
 // The response that has come is of no use: as before the request was sent.
 void ask_again(VRT_CTX, VCL_BACKEND real);
 
+// The request says nothing of hand-off, whatever its client wrote into it.
+void unannounce(struct busyobj* bo);
+
 }  // namespace om::vmod::handoff

@@ -3,6 +3,8 @@
 #include <new>
 #include <utility>
 
+#include "handoff.h"
+
 namespace om::vmod {
 
 using abi::varnish;
@@ -61,6 +63,7 @@ bool NestedFetch::start() {
   // The answer has to be the whole response.
   http_Unset(bo_->bereq, H_If_None_Match);
   http_Unset(bo_->bereq, H_If_Modified_Since);
+  handoff::unannounce(bo_);
   struct vfp_ctx* chain = bo_->vfc;
   struct worker* wrk = chain->wrk;
   struct objcore* oc = chain->oc;

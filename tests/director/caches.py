@@ -40,6 +40,8 @@ class Origin:
         xkey=A+B     tags                          hold=1     waits in mid-body for release
         cc304=TEXT   Cache-Control of the 304 that a request with that ETag gets
         first=N      die and hold only the first N requests of the path
+        samehalf=1   a change is one of the second half    grow=N   and makes the body N bytes longer
+        setcookie=N  Set-Cookie of all answers from the Nth on
         object=KEY   hands that object over, where it may; chunkedhandoff=1 without Content-Length
 
     Counts requests by path."""
@@ -72,7 +74,12 @@ class Origin:
                 tag = '"' + words["etag"] + generation + '"' if "etag" in words else None
                 if tag and self.headers.get("If-None-Match") == tag:
                     return self.not_modified(path, words, tag)
-                body = body_of(path + words.get("version", "") + generation, int(words.get("size", 100)))
+                size = int(words.get("size", 100))
+                body = body_of(path + words.get("version", "") + generation, size)
+                if "samehalf" in words:
+                    body = body_of(path + words.get("version", ""), size)[:size // 2] + body[size // 2:]
+                if generation and "grow" in words:
+                    body += body_of(path + "grown", int(words["grow"]))
                 self.send_response(int(words.get("status", 200)))
                 may = self.headers.get("X-Objmapper-Handoff", "no")
                 if "object" in words and (may != "no" or "always" in words):
@@ -82,6 +89,8 @@ class Origin:
                 self.send_header("Cache-Control", cc if nth == 1 else words.get("cc2", cc))
                 if tag:
                     self.send_header("ETag", tag)
+                if "setcookie" in words and nth >= int(words["setcookie"]):
+                    self.send_header("Set-Cookie", f"who={nth}")
                 if "vary" in words:
                     self.send_header("Vary", words["vary"])
                     body = self.headers.get(words["vary"], "-").encode() + body
@@ -234,10 +243,10 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
         finally:
             connection.close()
 
-    def open(self, path, timeout=60.0):
+    def open(self, path, timeout=60.0, headers=None):
         """A response whose body is still to be read, and its connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers or {})
         return connection.getresponse(), connection
 
     def counter(self, name, of="OBJMD.objm"):

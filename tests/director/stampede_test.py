@@ -90,7 +90,7 @@ def killed_round(arguments, number, delay):
             wait_until(lambda: world.origin.in_mid_body >= arguments.keys // 3, "in mid-body", 60)
             world.caches["a"].kill()
 
-        wrong = stampede(world, ["a", "b"], paths, f"size={arguments.size}&delay={delay}&pause=0.3", arguments.clients,
+        wrong = stampede(world, ["a", "b"], paths, f"size={arguments.size}&delay={delay}&pause=0.3&etag=k", arguments.clients,
                          arguments.size, during=kill)
         print(f"killed round {number}, delay {delay}: {world.origin.total()} requests for {len(paths)} keys, "
               f"{len(wrong['a'])} clients of the dead cache failed; b {world.cache('b').counters()}", flush=True)

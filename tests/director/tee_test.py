@@ -253,7 +253,7 @@ class Followed(TeeCase):
         """Who fetched fails its client, as without us; who followed goes on."""
         path = "/once"
         self.origin.release.clear()
-        first, second, c1, c2 = self.begin(path, f"size={2 * MIB}&hold=1&die=1&first=1")
+        first, second, c1, c2 = self.begin(path, f"size={2 * MIB}&hold=1&die=1&first=1&etag=v1")
         half = second.read(MIB)
         self.origin.release.set()  # the first request is cut off; the second is whole
         self.assertEqual(half + second.read(), body_of(path, 2 * MIB))
@@ -268,13 +268,14 @@ class FollowedAndLanded(Followed):
     arguments = {"trusted": True}
 
 
-class Trouble(unittest.TestCase):
+class TroubleCase(unittest.TestCase):
     """Each with processes of its own, which it stops or kills."""
 
     trusted = False
+    vcl = ""
 
     def setUp(self):
-        self.world = World(timeout="1s", trusted=self.trusted)
+        self.world = World(timeout="1s", trusted=self.trusted, vcl=self.vcl)
         self.origin = self.world.origin
         self.a = self.world.cache("a")
 
@@ -292,6 +293,8 @@ class Trouble(unittest.TestCase):
         self.assertEqual(half, body_of(path, 2 * MIB)[:MIB])
         return first, c1, second, c2, half
 
+
+class Trouble(TroubleCase):
     def test_the_fetching_cache_dies(self):
         path = "/dies"
         first, c1, second, c2, half = self.follow(path, f"size={2 * MIB}&hold=1&first=1&etag=v1")
@@ -309,7 +312,7 @@ class Trouble(unittest.TestCase):
 
     def test_the_daemon_dies_in_mid_body(self):
         path = "/daemon"
-        first, c1, second, c2, half = self.follow(path, f"size={2 * MIB}&hold=1&first=1")
+        first, c1, second, c2, half = self.follow(path, f"size={2 * MIB}&hold=1&first=1&etag=v1")
         self.world.daemon.kill()
         self.origin.release.set()
         self.assertEqual(len(first.read()), MIB)
@@ -320,7 +323,7 @@ class Trouble(unittest.TestCase):
 
     def test_the_daemon_hangs_in_mid_body(self):
         path = "/hangs"
-        first, c1, second, c2, half = self.follow(path, f"size={2 * MIB}&hold=1&first=1")
+        first, c1, second, c2, half = self.follow(path, f"size={2 * MIB}&hold=1&first=1&etag=v1")
         self.world.daemon.signal(signal.SIGSTOP)
         try:
             begin = time.monotonic()
@@ -359,6 +362,120 @@ class Trouble(unittest.TestCase):
         wait_until(lambda: self.origin.count(path) == 2, "b asks by itself", 15)
         self.assertGreater(time.monotonic() - begin, 4)
         self.assertEqual(b.counter("c_follow_late"), 1)
+
+
+class WriterDies(TroubleCase):
+    """What goes on then is the same response, or nothing."""
+
+    vcl = "sub vcl_backend_response { set beresp.grace = 0s; set beresp.keep = 1h; }"
+
+    def follow_a_new_version(self, path, query):
+        """b follows a, which fetches a new version; the old one is still in the store. Then a dies."""
+        self.origin.release.set()
+        self.assertEqual(self.a.get(f"{path}?{query}")[2], body_of(path, 2 * MIB))
+        end = time.time() + 1.1
+        wait_until(lambda: self.a.counter("c_tee_published") == 1, "the old version is published", 30)
+        wait_until(lambda: time.time() > end, "it is stale", 30)
+        self.origin.change(path)
+        _, c1, second, c2, half = self.follow(path, query)
+        self.addCleanup(c1.close)
+        self.addCleanup(c2.close)
+        self.world.kill_cache("a")
+        self.origin.release.set()
+        return second, half
+
+    def check(self, path, more, grown=0):
+        query = f"size={2 * MIB}&hold=1&etag=v1&samehalf=1&cc=max-age=1&cc2=max-age=1000{more}"
+        second, half = self.follow_a_new_version(path, query)
+        self.assertEqual(second.headers["ETag"], '"v11"')
+        new = body_of(path, 2 * MIB)[:MIB] + body_of(path + "1", 2 * MIB)[MIB:] + body_of(path + "grown", grown)
+        self.assertEqual(half + second.read(), new)
+        self.assertEqual(self.origin.count(path), 3)
+        b = self.world.cache("b")
+        wait_until(lambda: b.counter("c_tee_published") == 1, "the new version is published by b", 30)
+        self.assertEqual(self.world.cache("c").get(f"{path}?{query}")[2], new)
+        self.assertEqual(self.origin.count(path), 3)
+
+    def test_a_stale_object_is_not_what_was_followed(self):
+        self.check("/stale", "")
+
+    def test_a_stale_object_of_another_length(self):
+        self.check("/longer", "&grow=1000", 1000)
+
+    def test_a_stale_object_and_a_body_of_unknown_length(self):
+        self.check("/unknown", "&chunked=1")
+
+    def test_a_response_without_validators(self):
+        """Nobody knows whether the backend would give the same once more: the client sees that it failed."""
+        query = f"size={2 * MIB}&hold=1&samehalf=1&cc=max-age=1&cc2=max-age=1000&chunked=1"
+        second, _ = self.follow_a_new_version("/unsaid", query)
+        with self.assertRaises(Exception):
+            self.assertEqual(len(second.read()), MIB)
+        self.assertEqual(self.world.cache("b").counter("c_follow_failed"), 1)
+        self.assertEqual(self.origin.count("/unsaid"), 2)
+
+    def test_an_answer_that_is_for_one_alone(self):
+        """It goes on, for it is the same by its validator; but it is not for the others."""
+        path = "/cookie"
+        query = f"size={2 * MIB}&hold=1&first=1&etag=v1&setcookie=2"
+        _, c1, second, c2, half = self.follow(path, query)
+        self.world.kill_cache("a")
+        self.assertEqual(half + second.read(), body_of(path, 2 * MIB))
+        self.assertNotIn("Set-Cookie", second.headers)
+        for connection in (c1, c2):
+            connection.close()
+        self.assertEqual(self.world.cache("b").counter("c_tee_published"), 0)
+        said = [headers for asked, headers in self.origin.requests if asked.startswith(path + "?")]
+        self.assertEqual(len(said), 2)
+
+    def test_nothing_of_hand_off_is_said_in_mid_body(self):
+        path = "/says"
+        query = f"size={2 * MIB}&hold=1&first=1&etag=v1"
+        self.origin.release.clear()
+        b = self.world.cache("b")
+        _, c1 = self.a.open(f"{path}?{query}")
+        wait_until(lambda: self.origin.in_mid_body == 1, "a has the first half", 30)
+        second, c2 = b.open(f"{path}?{query}", headers={"X-Objmapper-Handoff": "cdn:"})
+        half = second.read(MIB)
+        self.world.kill_cache("a")
+        self.assertEqual(half + second.read(), body_of(path, 2 * MIB))
+        for connection in (c1, c2):
+            connection.close()
+        said = [headers.get("X-Objmapper-Handoff") for asked, headers in self.origin.requests
+                if asked.startswith(path + "?")]
+        self.assertEqual(said, [None, None])
+
+
+class WriterDiesAndLanded(WriterDies):
+    trusted = True
+
+
+class Pauses(TroubleCase):
+    """The backend pauses in mid-body, and whoever follows waits as long as Varnish itself does."""
+
+    def test_longer_than_one_waits_for_headers(self):
+        path, query = "/pauses", f"size={2 * MIB}&chunked=1&pause=21"
+        _, c1, second, c2, half = self.follow(path, query)
+        self.assertEqual(half + second.read(), body_of(path, 2 * MIB))
+        self.assertEqual(self.origin.count(path), 1)
+        b = self.world.cache("b")
+        self.assertEqual((b.counter("c_follow_changed"), b.counter("c_follow_failed")), (0, 0))
+        for connection in (c1, c2):
+            connection.close()
+
+    def test_longer_than_between_bytes_timeout(self):
+        """That of the cache that follows: then it asks the backend by itself, and publishes nothing."""
+        path, query = "/too-long", f"size={2 * MIB}&chunked=1&hold=1&first=1&etag=v1"
+        b = self.world.cache("b", vcl="sub vcl_backend_fetch { set bereq.between_bytes_timeout = 2s; }")
+        first, c1, second, c2, half = self.follow(path, query)
+        self.assertEqual(half + second.read(), body_of(path, 2 * MIB))
+        self.assertEqual((self.origin.count(path), b.counter("c_follow_changed")), (2, 1))
+        self.assertEqual(b.counter("c_tee_published"), 0)
+        self.origin.release.set()
+        self.assertEqual(len(first.read()), MIB)
+        wait_until(lambda: self.a.counter("c_tee_published") == 1, "published by who began", 30)
+        for connection in (c1, c2):
+            connection.close()
 
 
 class TroubleAndLanded(Trouble):
