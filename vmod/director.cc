@@ -389,7 +389,7 @@ int gethdrs(VRT_CTX, VCL_BACKEND dir) noexcept {
       if (bo->beresp->status == 304)
         refresh::add(ctx, std::move(found.share));
       else
-        tee::add(bo, std::move(found.share));
+        tee::add(ctx, std::move(found.share));
     }
     return answer;
   } catch (const std::exception&) {  // out of memory; the backend may still be asked

@@ -203,7 +203,7 @@ int take(VRT_CTX, VCL_BACKEND real, VCL_BACKEND ours, Stale stale,
     hit->handed_off = true;  // its timers are the backend's
     if (director::respond_with_body(ctx, real, ours, hit)) {
       count(share->director->counters().c_revalidated);
-      add(ctx, std::move(share));
+      refresh::add(ctx, std::move(share));
       return 0;
     }
   }

@@ -469,6 +469,7 @@ struct Tee final : landing::Source {
   std::unique_ptr<Publication> publication;
   bool whole = false;                 // the end was seen
   struct vmod_priv* later = nullptr;  // that ends with the fetch's task
+  struct vmod_priv* owner = nullptr;  // the same, of this; nullptr: the entry owns it
   std::optional<landing::Room> land(struct worker* wrk, std::uint64_t there) override {
     return publication ? publication->land(wrk, there) : std::nullopt;
   }
@@ -536,7 +537,8 @@ void published_later(VRT_CTX, void* priv) noexcept {
   const struct busyobj* bo = ctx->bo;
   if (bo == nullptr || bo->fetch_objcore == nullptr) return;
   const struct objcore* oc = bo->fetch_objcore;
-  if (oc->boc == nullptr || oc->boc->state != BOS_FINISHED || (oc->flags & OC_F_FAILED) != 0)
+  if (oc->boc == nullptr || oc->boc->state != BOS_FINISHED || bo->uncacheable != 0 ||
+      (oc->flags & (OC_F_PRIVATE | OC_F_HFM | OC_F_HFP | OC_F_FAILED)) != 0)
     return;
   try {
     publication->finish();
@@ -553,11 +555,34 @@ constexpr struct vmod_priv_methods kPublicationMethods = {
     .fini = published_later,
 };
 
+// What we need of the workspace, and as much again as Varnish may need after us. A filter that
+// cannot be pushed marks the fetch as failed, which Varnish asserts not to be at that time.
+bool has_workspace(const struct ws* ws) { return ws->r == nullptr && ws->e - ws->f >= 4096; }
+
 // nullptr: no workspace for it.
 struct vmod_priv* task_of(VRT_CTX) {
-  const struct ws* ws = ctx->bo->ws;
-  if (ws->r != nullptr || ws->e - ws->f < 4096) return nullptr;
-  return VRT_priv_task(ctx, &kPublicationId);
+  return has_workspace(ctx->bo->ws) ? VRT_priv_task(ctx, &kPublicationId) : nullptr;
+}
+
+// The fetch's task ends, and no filter was closed: as Varnish does when it refuses a response.
+void never_closed(VRT_CTX, void* priv) noexcept {
+  if (ctx->bo != nullptr) landing::forget(ctx->bo->fetch_objcore);
+  delete static_cast<Tee*>(priv);
+}
+
+constexpr char kTeeId = 0;
+constexpr struct vmod_priv_methods kTeeMethods = {
+    .magic = VMOD_PRIV_METHODS_MAGIC,
+    .type = "objmapper.tee.filter",
+    .fini = never_closed,
+};
+
+// Out of the entry: its time is over.
+std::unique_ptr<Tee> take(struct vfp_entry* entry) {
+  std::unique_ptr<Tee> tee(static_cast<Tee*>(entry->priv1));
+  entry->priv1 = nullptr;
+  if (tee != nullptr && tee->owner != nullptr) tee->owner->priv = nullptr;
+  return tee;
 }
 
 // The body is whole.
@@ -620,8 +645,7 @@ enum vfp_status init(VRT_CTX, struct vfp_ctx* vc, struct vfp_entry* entry) noexc
     // Out of memory: the fetch goes on without us.
   }
   landing::forget(vc->oc);
-  delete static_cast<Tee*>(entry->priv1);
-  entry->priv1 = nullptr;
+  (void)take(entry);
   return VFP_NULL;
 }
 
@@ -678,8 +702,7 @@ enum vfp_status pull(struct vfp_ctx* vc, struct vfp_entry* entry, void* into,
 
 void fini(struct vfp_ctx* vc, struct vfp_entry* entry) noexcept {
   landing::forget(vc->oc);
-  const std::unique_ptr<Tee> tee(static_cast<Tee*>(entry->priv1));
-  entry->priv1 = nullptr;
+  const std::unique_ptr<Tee> tee = take(entry);
   if (tee == nullptr || tee->publication == nullptr || !tee->whole || vc->failed != 0) return;
   try {
     publish(std::move(tee->publication), tee->later);
@@ -694,8 +717,13 @@ enum vfp_status starter_init(VRT_CTX, struct vfp_ctx* vc, struct vfp_entry* entr
   (void)ctx;
   struct vfp_entry* top = VTAILQ_FIRST(&vc->vfp);
   if (top->vfp != &kFilter) {
-    top = varnish.VFP_Push(vc, &kFilter);
-    if (top == nullptr) return VFP_ERROR;  // workspace: the fetch fails, as with any filter
+    top = has_workspace(vc->resp->ws) ? varnish.VFP_Push(vc, &kFilter) : nullptr;
+    if (top == nullptr) {
+      const std::unique_ptr<Tee> tee = take(entry);
+      if (tee != nullptr && tee->share != nullptr)
+        count(tee->share->director->counters().c_tee_failed);
+      return VFP_NULL;
+    }
   }
   top->priv1 = entry->priv1;
   entry->priv1 = nullptr;
@@ -720,12 +748,26 @@ const struct vfp kFilter = {
     .priv1 = nullptr,
 };
 
-void add(struct busyobj* bo, std::unique_ptr<Share> share) {
+void add(VRT_CTX, std::unique_ptr<Share> share) {
+  struct busyobj* bo = ctx->bo;
+  VSC_objmd& counters = share->director->counters();
+  // A part, or what Varnish takes for one that nobody has asked for, and refuses.
+  if (bo->beresp->status == 206 || http_GetHdr(bo->beresp, H_Content_Range, nullptr) != 0) {
+    count(counters.c_tee_not_cacheable);
+    return;
+  }
   auto tee = std::make_unique<Tee>();
   tee->share = std::move(share);
-  struct vfp_entry* entry = varnish.VFP_Push(bo->vfc, &kStarter);
-  if (entry == nullptr) return;
-  entry->priv1 = tee.release();
+  struct vmod_priv* owner = has_workspace(bo->ws) ? VRT_priv_task(ctx, &kTeeId) : nullptr;
+  struct vfp_entry* entry = owner != nullptr ? varnish.VFP_Push(bo->vfc, &kStarter) : nullptr;
+  if (entry == nullptr) {
+    count(counters.c_tee_failed);
+    return;
+  }
+  delete static_cast<Tee*>(owner->priv);  // of an attempt before
+  tee->owner = owner;
+  owner->methods = &kTeeMethods;
+  owner->priv = entry->priv1 = tee.release();
 }
 
 }  // namespace om::vmod::tee

@@ -55,8 +55,9 @@ struct Share {
 
 // The filter that VCL may name; to be added for each VCL.
 extern const struct vfp kFilter;
-// Adds it to this fetch, whose headers have just come; `share` is given up with the fetch.
-void add(struct busyobj* bo, std::unique_ptr<Share> share);
+// Adds it to this fetch, whose headers have just come; `share` is given up with the fetch. Not to
+// one of a part, nor where the workspace is nearly used up.
+void add(VRT_CTX, std::unique_ptr<Share> share);
 
 // A body on its way into the store. One thread.
 class Publication {
