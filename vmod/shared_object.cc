@@ -340,7 +340,9 @@ bool not_modified(const Metadata& metadata, std::optional<std::string_view> if_n
     if (!modified) return false;
     const double ours = date(*modified);
     const double theirs = date(*if_modified_since);
-    return ours > 0 && theirs > 0 && ours <= theirs;
+    // An older one is another response: the origin has gone back to it, or it is what one had
+    // before.
+    return ours > 0 && ours == theirs;
   }
   return false;
 }

@@ -120,7 +120,9 @@ bool matches(const Metadata& metadata, const HeaderLookup& request);
 // --- validators ----------------------------------------------------------------------------------
 
 // Whether a conditional request (If-None-Match, else If-Modified-Since) is answered by 304 with
-// this response as the current one (RFC 9110, 13.1). `date` reads an HTTP date; 0: it is none.
+// this response as the current one (RFC 9110, 13.1). It comes from a cache, which has the date from
+// a response: so dates are compared as validators, for being the same. `date` reads an HTTP date;
+// 0: it is none.
 bool not_modified(const Metadata& metadata, std::optional<std::string_view> if_none_match,
                   std::optional<std::string_view> if_modified_since,
                   const std::function<double(std::string_view)>& date);
