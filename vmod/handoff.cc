@@ -96,9 +96,8 @@ std::unique_ptr<director::Hit> find(Director& director, const Named& named) {
   return hit;
 }
 
-}  // namespace
-
-void ask_again(VRT_CTX, VCL_BACKEND real) {
+// As before the request was sent.
+void forget_response(VRT_CTX, VCL_BACKEND real) {
   struct busyobj* bo = ctx->bo;
   bo->htc->doclose = bo->htc->body_status == BS_NONE ? bo->htc->doclose : SC_RX_BODY;
   real->vdir->methods->finish(ctx, real);
@@ -109,6 +108,31 @@ void ask_again(VRT_CTX, VCL_BACKEND real) {
   bo->vfc->oc = oc;
   bo->vfc->resp = bo->beresp;
   bo->vfc->req = bo->bereq;
+}
+
+// The second request, of which the backend was told that it must not hand off.
+int ask_forbidding(VRT_CTX, Director& director, VCL_BACKEND real) {
+  struct busyobj* bo = ctx->bo;
+  http_Unset(bo->bereq, kMay);
+  http_SetHeader(bo->bereq, "X-Objmapper-Handoff: no");
+  const int answer = real->vdir->methods->gethdrs(ctx, real);
+  if (answer != 0 || !strip(bo->beresp)) return answer;
+  // It was told not to. Without the body there is no response.
+  VSLb(bo->vsl, SLT_FetchError, "objmapper hand-off: %s hands off though it was told not to",
+       real->vcl_name);
+  count(director.counters().c_handoff_denied);
+  forget_response(ctx, real);
+  return -1;
+}
+
+}  // namespace
+
+int ask_once_more(VRT_CTX, Director& director, VCL_BACKEND real) {
+  forget_response(ctx, real);
+  if (http_GetHdr(ctx->bo->bereq, kMay, nullptr) != 0) return ask_forbidding(ctx, director, real);
+  const int answer = real->vdir->methods->gethdrs(ctx, real);
+  if (answer == 0) (void)strip(ctx->bo->beresp);
+  return answer;
 }
 
 void unannounce(struct busyobj* bo) { http_Unset(bo->bereq, kMay); }
@@ -129,7 +153,7 @@ int take(VRT_CTX, const director::Backend& backend, VCL_BACKEND real, VCL_BACKEN
   struct busyobj* bo = ctx->bo;
   VSC_objmd& counters = backend.director->counters();
   const auto named = strip(bo->beresp);
-  if (!named) return 0;
+  if (!named || bo->beresp->status == 304) return 0;  // a 304 has no body to give
   const std::string* prefix = prefix_for(backend, real);
   if (prefix == nullptr || !named->key.starts_with(*prefix)) {
     VSLb(bo->vsl, SLT_Error, "objmapper hand-off: %s may not name that object", real->vcl_name);
@@ -150,18 +174,8 @@ int take(VRT_CTX, const director::Backend& backend, VCL_BACKEND real, VCL_BACKEN
     return 0;
   }
   count(counters.c_handoff_gone);
-  ask_again(ctx, real);
-  http_Unset(bo->bereq, kMay);
-  http_SetHeader(bo->bereq, "X-Objmapper-Handoff: no");
-  const int answer = real->vdir->methods->gethdrs(ctx, real);
-  if (answer != 0) return answer;
-  if (!strip(bo->beresp)) return 0;
-  // It was told not to. Without the body there is no response.
-  VSLb(bo->vsl, SLT_FetchError, "objmapper hand-off: %s hands off though it was told not to",
-       real->vcl_name);
-  count(counters.c_handoff_denied);
-  ask_again(ctx, real);
-  return -1;
+  forget_response(ctx, real);
+  return ask_forbidding(ctx, *backend.director, real);
 }
 
 }  // namespace om::vmod::handoff

@@ -7,7 +7,8 @@
 //   and
 //                                            the headers of this response
 //              X-Objmapper-Length: BYTES     where the origin knows it
-//   request    X-Objmapper-Handoff: no       once more, when the object was gone: no hand-off now
+//   request    X-Objmapper-Handoff: no       once more, when the object or a 304 was of no use: no
+//                                            hand-off now
 //
 // The object may still be on its way in: then it is followed. The headers never reach VCL, whoever
 // sent them; a backend that was not allowed, or names a key that is not its own, gets no object.
@@ -28,8 +29,9 @@ void announce(struct busyobj* bo, const director::Backend& backend, VCL_BACKEND 
 // gethdrs.
 int take(VRT_CTX, const director::Backend& backend, VCL_BACKEND real, VCL_BACKEND ours);
 
-// The response that has come is of no use: as before the request was sent.
-void ask_again(VRT_CTX, VCL_BACKEND real);
+// The response that has come is of no use, and the request has to go out once more, now without a
+// hand-off, where one was offered. As gethdrs.
+int ask_once_more(VRT_CTX, Director& director, VCL_BACKEND real);
 
 // The request says nothing of hand-off, whatever its client wrote into it.
 void unannounce(struct busyobj* bo);

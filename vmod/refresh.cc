@@ -207,8 +207,7 @@ int take(VRT_CTX, VCL_BACKEND real, VCL_BACKEND ours, Stale stale,
       return 0;
     }
   }
-  handoff::ask_again(ctx, real);
-  return real->vdir->methods->gethdrs(ctx, real);
+  return handoff::ask_once_more(ctx, *share->director, real);
 }
 
 }  // namespace om::vmod::refresh

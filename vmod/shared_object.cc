@@ -340,8 +340,7 @@ bool not_modified(const Metadata& metadata, std::optional<std::string_view> if_n
     if (!modified) return false;
     const double ours = date(*modified);
     const double theirs = date(*if_modified_since);
-    // An older one is another response: the origin has gone back to it, or it is what one had
-    // before.
+    // An older one is another response: the origin may have gone back to it.
     return ours > 0 && ours == theirs;
   }
   return false;

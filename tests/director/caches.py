@@ -38,7 +38,7 @@ class Origin:
         cc2=TEXT     Cache-Control of all answers but the first
         vary=NAME    Vary; the body begins with what the request said
         xkey=A+B     tags                          hold=1     waits in mid-body for release
-        cc304=TEXT   Cache-Control of the 304 that a request with that ETag gets
+        cc304=TEXT   Cache-Control of the 304 that a request with that ETag gets; wrong304=1 with another ETag
         first=N      die and hold only the first N requests of the path
         samehalf=1   a change is one of the second half    grow=N   and makes the body N bytes longer
         setcookie=N  Set-Cookie of all answers from the Nth on
@@ -123,7 +123,7 @@ class Origin:
                     origin.revalidated[path] = origin.revalidated.get(path, 0) + 1
                 self.send_response(304)
                 self.send_header("Cache-Control", words.get("cc304", words.get("cc", "max-age=1000")))
-                self.send_header("ETag", tag)
+                self.send_header("ETag", '"another"' if "wrong304" in words else tag)
                 self.send_header("X-Turn", "2")
                 if "vary" in words:
                     self.send_header("Vary", words["vary"])

@@ -3,6 +3,7 @@
 
 import os
 import sys
+import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -93,6 +94,24 @@ class Handoff(unittest.TestCase):
         status, headers, got = other.get("/other2?object=origin:other&size=400&always=1")
         self.assertEqual((status, got), (200, b""))
         self.assertNotIn("X-Objmapper-Object", headers)
+
+    def test_a_304_of_another_response(self):
+        """The second request is for the body itself: a hand-off would have gone unseen, and its empty body cached."""
+        path, query = "/wrong304", "object=origin:304&size=3000&etag=v1&cc=max-age=1&cc2=max-age=1000&wrong304=1"
+        self.put("origin:304", b"x" * 3000)
+        # What is shared comes from a cache that gets no hand-offs.
+        plain = self.world.cache("plain", init="")
+        self.assertEqual(plain.get(f"{path}?{query}")[2], body_of(path, 3000))
+        end = time.time() + 1.1
+        wait_until(lambda: plain.counter("c_tee_published") == 1, "published", 30)
+        wait_until(lambda: time.time() > end, "stale", 30)
+        status, headers, got = self.a.get(f"{path}?{query}")
+        self.assertEqual((status, got), (200, body_of(path, 3000)))
+        self.assertNotIn("X-Objmapper-Object", headers)
+        said = [(h.get("X-Objmapper-Handoff"), h.get("If-None-Match")) for p, h in self.origin.requests
+                if p.startswith(path + "?")]
+        self.assertEqual(said, [(None, None), ("origin:", '"v1"'), ("no", None)])
+        self.assertEqual(self.a.get(f"{path}?{query}")[2], body_of(path, 3000))
 
     def test_pass(self):
         self.put("origin:pass", b"passed on")
