@@ -395,7 +395,18 @@ int gethdrs(VRT_CTX, VCL_BACKEND dir) noexcept {
   } catch (const std::exception&) {  // out of memory; the backend may still be asked
     count(director.counters().c_failed);
   }
-  if (real == nullptr || bo->htc != nullptr) return -1;
+  if (real == nullptr) return -1;
+  if (bo->htc != nullptr) {
+    // A response had come, and something of it may have been changed already. Who says -1 leaves no
+    // connection behind.
+    bo->htc->doclose = SC_RX_BODY;
+    if (Hit::of(bo) != nullptr)
+      finish(bo);
+    else
+      real->vdir->methods->finish(ctx, real);
+    bo->htc = nullptr;
+    return -1;
+  }
   VRT_Assign_Backend(&bo->director_resp, real);
   return real->vdir->methods->gethdrs(ctx, real);
 }
