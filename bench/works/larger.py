@@ -19,7 +19,7 @@ PLANS = {
     "try": {"seconds": 60, "rounds": 2, "each": 0.3, "objects": 60, "limit": 256 * MIB, "who": WHO},
     "head": {"seconds": 270, "rounds": 5, "each": 1.5, "objects": 3500, "limit": GIB,
              "who": ("varnish-file", "native", "auto", "nginx-static", "nginx-cache-disk")},
-    "full": {"seconds": 600, "rounds": 20, "each": 1.5, "objects": 3500, "limit": GIB, "who": WHO},
+    "full": {"seconds": 900, "rounds": 20, "each": 1.5, "objects": 3500, "limit": GIB, "who": WHO},
 }
 LOADS = (("Zipf .9", {"zipf": 0.9}), ("uniform", {}))
 

@@ -17,7 +17,7 @@ PLANS = {
     "try": {"seconds": 60, "rounds": 1, "objects": 300, "rate": 200, "before": 1, "after": 8, "who": WHO},
     "head": {"seconds": 100, "rounds": 1, "objects": 20000, "rate": 1500, "before": 3, "after": 10,
              "who": ("varnish-malloc", "mapped", "native", "nginx-cache-disk")},
-    "full": {"seconds": 420, "rounds": 5, "objects": 20000, "rate": 1500, "before": 2, "after": 10,
+    "full": {"seconds": 720, "rounds": 5, "objects": 20000, "rate": 1500, "before": 2, "after": 10,
              "who": WHO},
 }
 SLICE = 0.25

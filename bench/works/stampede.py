@@ -14,7 +14,7 @@ WHO = ("varnish-malloc", "varnish-file", "mapped", "native", "auto", "nginx-cach
 PLANS = {
     "try": {"seconds": 40, "rounds": 2, "keys": 1, "delays": (50,), "who": WHO},
     "head": {"seconds": 25, "rounds": 5, "keys": 3, "delays": (50,), "who": ("varnish-malloc", "mapped", "native", "nginx-cache-disk")},
-    "full": {"seconds": 150, "rounds": 20, "keys": 3, "delays": (0, 50, 500), "who": WHO},
+    "full": {"seconds": 320, "rounds": 20, "keys": 3, "delays": (0, 50, 500), "who": WHO},
 }
 names = itertools.count()
 
