@@ -245,6 +245,7 @@ struct RemovalLink::Impl {
   [[nodiscard]] std::vector<std::string> bans_of_purge(const std::string& stem) const;
   void match_again();
   void finish_ours(Client& client);
+  void look_whether_it_serves();
   // False: Varnish takes no ban at all.
   bool ban_here(const std::string& canonical);
   void must_ban(const std::string& canonical);
@@ -271,6 +272,8 @@ void RemovalLink::Impl::run_receiver() noexcept {
     page.store(nullptr);
     gauge(counters->g_current, 0);
     start_is_over();
+    // Also where there is no daemon: bans that are held are never dropped.
+    look_whether_it_serves();
     if (steady_clock::now() - begun > kRemovalBackoffMax) backoff = kRemovalBackoffMin;
     std::this_thread::sleep_for(backoff);
     backoff = std::min(backoff * 2, kRemovalBackoffMax);
@@ -317,9 +320,13 @@ void RemovalLink::Impl::begin(const Joined& joined) {
   applied_before = everything ? joined.head : joined.applied;
 }
 
+void RemovalLink::Impl::look_whether_it_serves() {
+  if (!serves && (serves = adoption::serves_clients())) bans::let_go();
+}
+
 void RemovalLink::Impl::serve(Client& client) {
   while (!client.closed()) {
-    if (!serves && (serves = adoption::serves_clients())) bans::let_go();
+    look_whether_it_serves();
     while (true) {
       auto removal = client.next_removal(milliseconds(0));
       if (!removal) return;
