@@ -18,7 +18,7 @@ PLANS = {
     "try": {"seconds": 40, "rounds": 1, "cases": (("4K", 500), ("256K", 40)), "who": WHO},
     "quick": {"seconds": 40, "rounds": 1, "cases": (("4K", 30000),), "who": ("varnish-malloc", "mapped")},
     "head": {"seconds": 120, "rounds": 1, "cases": (("4K", 200000), ("256K", 8000)), "who": WHO[:3]},
-    "full": {"seconds": 500, "rounds": 2, "cases": (("4K", 200000), ("256K", 20000)), "who": WHO},
+    "full": {"seconds": 1700, "rounds": 5, "cases": (("4K", 200000), ("256K", 20000)), "who": WHO},
 }
 
 

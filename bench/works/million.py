@@ -10,7 +10,7 @@ SHOW = ("descriptors", "mappings", "bytes_per_object")
 WHO = ("varnish-malloc", "mapped", "native", "dual", "auto")
 PLANS = {
     "try": {"seconds": 40, "cases": (("1K", 2000, WHO), ("16K", 2000, ("native",)))},
-    "full": {"seconds": 700, "cases": (("1K", 1000000, WHO), ("16K", 1000000, ("native",)))},
+    "full": {"seconds": 1400, "cases": (("1K", 1000000, WHO), ("16K", 1000000, ("native",)))},
 }
 # Of a limit of 65,530 mappings (vm.max_map_count) and as many descriptors as systemd gives a service.
 BUDGET = {"descriptors": 4096, "mappings": 8192}
