@@ -8,6 +8,9 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
+
+#include "lost_clients.h"
 
 namespace om::vmod::adoption {
 
@@ -22,18 +25,44 @@ constexpr std::size_t kConnectionsMax = 4;
 constexpr milliseconds kAnswerLimit{1000};
 // How late an end of the last lease may be noticed; what the daemon asks back wakes at once.
 constexpr int kWatchMs = 500;
+// Between attempts to connect again.
+constexpr milliseconds kBackoffMin{50};
+constexpr milliseconds kBackoffMax{2000};
 
-void watch_client(const std::shared_ptr<Client>& client) {
-  // Ours is the last reference: nobody has a lease of it any more.
-  while (!client->closed() && client.use_count() > 1) {
-    struct pollfd fd = {client->native_handle(), POLLIN | POLLRDHUP, 0};
-    (void)poll(&fd, 1, kWatchMs);
-    while (!client->closed()) {
-      auto event = client->next_event(milliseconds(0));
-      if (!event || !*event) break;
-      if ((*event)->kind == Event::Kind::kRevoked)
-        (void)lease_body::revoked(client.get(), (*event)->lease_id);
+// nullptr: not to be had.
+std::shared_ptr<Client> connect_to(const ConnectOptions& options) {
+  auto fresh = Client::connect(options);
+  if (!fresh || !fresh->daemon().may_read || !fresh->subscribe(kRevokedEvents)) return nullptr;
+  return std::make_shared<Client>(*std::move(fresh));
+}
+
+void take_events(const std::shared_ptr<Client>& client) {
+  struct pollfd fd = {client->native_handle(), POLLIN | POLLRDHUP, 0};
+  (void)poll(&fd, 1, kWatchMs);
+  while (!client->closed()) {
+    auto event = client->next_event(milliseconds(0));
+    if (!event || !*event) break;
+    if ((*event)->kind == Event::Kind::kRevoked)
+      (void)lease_body::revoked(client.get(), (*event)->lease_id);
+  }
+}
+
+// Until nobody has a lease of it any more, over any connection.
+void watch_client(const ConnectOptions& options, std::shared_ptr<Client> client) {
+  LostClients lost;
+  milliseconds backoff = kBackoffMin;
+  // Ours is the last reference: nobody has a lease of it.
+  while (lost.any() || (client != nullptr && client.use_count() > 1)) {
+    if (client == nullptr) client = connect_to(options);
+    if (client == nullptr) {
+      std::this_thread::sleep_for(backoff);
+      backoff = std::min(backoff * 2, kBackoffMax);
+      continue;
     }
+    backoff = kBackoffMin;
+    lost.renew(client, lease_body::renew);
+    take_events(client);
+    if (client->closed()) lost.add(std::exchange(client, nullptr));
   }
 }
 
@@ -49,13 +78,12 @@ struct Leases::Asked {
 
 bool Leases::connect(Store& store) {
   if (clients_.size() == kConnectionsMax) return false;
-  ConnectOptions options;
-  options.socket = store.config().socket;
-  options.timeout = kAnswerLimit;
-  options.name = "vmod_objmapper leases " + store.config().owner;
-  auto fresh = Client::connect(options);
-  if (!fresh || !fresh->daemon().may_read || !fresh->subscribe(kRevokedEvents)) return false;
-  clients_.push_back(std::make_shared<Client>(*std::move(fresh)));
+  options_.socket = store.config().socket;
+  options_.timeout = kAnswerLimit;
+  options_.name = "vmod_objmapper leases " + store.config().owner;
+  auto fresh = connect_to(options_);
+  if (fresh == nullptr) return false;
+  clients_.push_back(std::move(fresh));
   return true;
 }
 
@@ -175,10 +203,10 @@ void Leases::watch() {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
-      std::thread([client] {
+      std::thread([options = options_, client]() mutable {
         pthread_setname_np(pthread_self(), "objmapper-lease");
         try {
-          watch_client(client);
+          watch_client(options, std::move(client));
         } catch (const std::exception&) {
           // Out of memory. Leases that are not given back cost this connection others, no more.
         }

@@ -39,6 +39,7 @@ class Leases {
 
   double until_ = 0;
   bool given_up_ = false;  // the daemon does not answer, or lends no more
+  ConnectOptions options_;
   std::vector<std::shared_ptr<Client>> clients_;
   std::unordered_map<const region::Record*, std::shared_ptr<const lease_body::Held>> held_;
 };

@@ -44,6 +44,7 @@ Director::Director(Config config)
   watcher.revoked = [this](const std::shared_ptr<Client>& client, std::uint64_t lease) {
     if (lease_body::revoked(client.get(), lease)) count(counters_->c_revoked);
   };
+  watcher.renew = lease_body::renew;
   link_ = std::make_unique<DirectorLink>(std::move(options), std::move(watcher));
 }
 

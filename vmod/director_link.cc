@@ -132,7 +132,8 @@ void DirectorLink::serve(Line& line) {
       changed_.notify_all();
       backoff = kBackoffMin;
       (void)client->subscribe(kRevokedEvents);
-      watch(client);
+      watch(line, client);
+      line.lost.add(client);
       {
         const std::lock_guard lock(mutex_);
         line.client = nullptr;
@@ -145,7 +146,7 @@ void DirectorLink::serve(Line& line) {
   }
 }
 
-void DirectorLink::watch(const std::shared_ptr<Client>& client) {
+void DirectorLink::watch(Line& line, const std::shared_ptr<Client>& client) {
   milliseconds probe_pause = kProbeMin;
   while (!client->closed()) {
     if (breaker_.open()) {
@@ -165,6 +166,7 @@ void DirectorLink::watch(const std::shared_ptr<Client>& client) {
       const std::lock_guard lock(mutex_);
       if (stopping_) return;
     }
+    line.lost.renew(client, watcher_.renew);
     // Not for POLLIN: each reply to a request would wake us. Events lie with the replies, and are
     // found there a little later.
     struct pollfd fd = {client->native_handle(), POLLRDHUP, 0};

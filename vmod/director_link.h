@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "lost_clients.h"
 #include "objmapper/client.h"
 
 namespace om::vmod {
@@ -49,6 +50,10 @@ class DirectorLink {
     // A lease of `client` is to be let go of.
     std::function<void(const std::shared_ptr<Client>& client, std::uint64_t lease)> revoked =
         [](const std::shared_ptr<Client>& /*client*/, std::uint64_t /*lease*/) {};
+    // There is a connection again, and leases over an earlier one. May take its time.
+    LostClients::Renew renew = [](const std::shared_ptr<Client>& /*lost*/,
+                                  std::uint64_t /*ended_ns*/,
+                                  const std::shared_ptr<Client>& /*fresh*/) {};
   };
   struct Options {
     std::string socket;
@@ -75,11 +80,12 @@ class DirectorLink {
  private:
   struct Line {
     std::shared_ptr<Client> client;  // guarded by mutex_
+    LostClients lost;                // the thread's own
     std::thread thread;
   };
   void run(Line& line) noexcept;
   void serve(Line& line);
-  void watch(const std::shared_ptr<Client>& client);
+  void watch(Line& line, const std::shared_ptr<Client>& client);
   bool probe(Client& client);
   bool pause(std::chrono::milliseconds time);
   void tell_if_changed();

@@ -1,6 +1,7 @@
 #include "lease_body.h"
 
 #include <sys/resource.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -42,15 +43,23 @@ std::uint64_t files_max() {
   return max;
 }
 
-// Objects that hold leases, to be found when one is asked back. Never destroyed: threads use it.
+// Objects that hold leases, to be found when one is asked back, or has to be taken again. Never
+// destroyed: threads use it.
 struct Holders {
   struct Holder {
     struct objcore* oc;
+    std::shared_ptr<const Held> held;
     bool asked_back;
   };
   std::mutex mutex;
   std::multimap<std::pair<const Client*, std::uint64_t>, Holder> of;
   std::map<const Client*, std::size_t> asked_back;  // of those, how many are still held
+
+  // It is not, any more. Under the lock.
+  void not_held(const Client* client, const Holder& holder) {
+    if (!holder.asked_back) return;
+    if (const auto left = asked_back.find(client); --left->second == 0) asked_back.erase(left);
+  }
 };
 Holders& holders() {
   static auto* all = new Holders;
@@ -72,33 +81,81 @@ void remove_shared(Client& client, const std::string& key, std::uint64_t object_
   }
 }
 
-// What objects hold together: one lease, of one that was taken over and of those that a 304 made of
-// it.
-class Held {
- public:
-  Held(std::shared_ptr<Client> with, Lease what, std::vector<std::span<const std::byte>> where,
-       Name called, Pins pins, std::optional<std::uint64_t> sum = std::nullopt)
+// A lease, and where the bytes are.
+struct Loan {
+  Loan(std::shared_ptr<Client> with, Lease what, std::vector<std::span<const std::byte>> where,
+       Pins kept)
       : client(std::move(with)),
         lease(std::move(what)),
         memory(std::move(where)),
-        name(std::move(called)),
-        pins_(std::move(pins)),
-        checksum_(sum) {
+        pins(std::move(kept)) {
     if (lease.info().on_disk) files_held.fetch_add(lease.slices().size());
   }
-  Held(const Held&) = delete;
-  Held& operator=(const Held&) = delete;
-  ~Held() {
+  Loan(const Loan&) = delete;
+  Loan& operator=(const Loan&) = delete;
+  ~Loan() {
     if (lease.info().on_disk) files_held.fetch_sub(lease.slices().size());
   }
+  const std::shared_ptr<Client> client;
+  const Lease lease;
+  const std::vector<std::span<const std::byte>> memory;  // empty: in files
+  const Pins pins;                                       // of `memory`
+
+  // The body's: the lease on what was received in place may be on more room.
+  [[nodiscard]] std::uint64_t length() const {
+    if (memory.empty()) return lease.size();
+    std::uint64_t bytes = 0;
+    for (const auto& part : memory) bytes += part.size();
+    return bytes;
+  }
+};
+
+namespace {
+
+// nullptr: its bytes cannot be reached. The lease stays the caller's then.
+std::shared_ptr<const Loan> loan_of(std::shared_ptr<Client> client, Lease& lease) {
+  std::vector<std::span<const std::byte>> memory;
+  if (!lease.info().on_disk) {
+    auto mapped = lease.map();
+    if (!mapped) return nullptr;
+    memory = *std::move(mapped);
+  }
+  return std::make_shared<const Loan>(std::move(client), std::move(lease), std::move(memory),
+                                      Pins());
+}
+
+}  // namespace
+
+// What objects hold together: one lease, of one that was taken over and of those that a 304 made of
+// it. It is replaced by another on the same bytes when its connection has ended (renew()); who reads
+// goes on with the one that he has.
+class Held {
+ public:
+  Held(std::shared_ptr<const Loan> loan, Name called,
+       std::optional<std::uint64_t> sum = std::nullopt)
+      : name(std::move(called)), loan_(std::move(loan)), checksum_(sum) {}
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+  ~Held() = default;
+  [[nodiscard]] std::shared_ptr<const Loan> loan() const {
+    const std::lock_guard lock(loan_mutex_);
+    return loan_;
+  }
+  // Returns the one before. The lock of the holders is held: they are found by it.
+  std::shared_ptr<const Loan> replace(std::shared_ptr<const Loan> loan) const {
+    const std::lock_guard lock(loan_mutex_);
+    return std::exchange(loan_, std::move(loan));
+  }
   [[nodiscard]] BodyView view() const {
+    auto loan = this->loan();
     BodyView view;
-    if (!memory.empty()) {
-      for (const auto& part : memory) view.add(part.data(), part.size());
+    if (!loan->memory.empty()) {
+      for (const auto& part : loan->memory) view.add(part.data(), part.size());
     } else {
-      for (const Slice& slice : lease.slices())
+      for (const Slice& slice : loan->lease.slices())
         view.add(BorrowedFd(slice.fd), slice.offset, slice.length);
     }
+    view.hold(std::move(loan));
     return view;
   }
   // Of the body, computed once. nullopt: it cannot be read.
@@ -113,14 +170,25 @@ class Held {
     std::uint64_t by = 0;
     return created_by_ns_.compare_exchange_strong(by, soon) ? soon : by;
   }
-  void remove_object() const noexcept { remove_shared(*client, name.key, lease.info().object_id); }
-  const std::shared_ptr<Client> client;
-  const Lease lease;
-  const std::vector<std::span<const std::byte>> memory;
+  // What the daemon has under the key, after the connection of our lease ended at `ended_ns`.
+  [[nodiscard]] bool is_the_same(const ObjectInfo& there, std::uint64_t ended_ns) const {
+    const auto loan = this->loan();
+    const ObjectInfo& ours = loan->lease.info();
+    const std::uint64_t by = created_by_ns_.load();
+    return there.object_id == ours.object_id && there.length == loan->length() &&
+           there.offset == 0 && there.total_bytes == there.length &&
+           there.created_ns <= (by != 0 ? std::min(by, ended_ns) : ended_ns);
+  }
+  [[nodiscard]] std::uint64_t object_id() const { return loan()->lease.info().object_id; }
+  void remove_object() const noexcept {
+    const auto loan = this->loan();
+    remove_shared(*loan->client, name.key, loan->lease.info().object_id);
+  }
   const Name name;
 
  private:
-  const Pins pins_;                                                    // of `memory`
+  mutable std::mutex loan_mutex_;
+  mutable std::shared_ptr<const Loan> loan_;
   mutable std::atomic<std::uint64_t> created_by_ns_{name.created_ns};  // 0: not named yet
   mutable std::mutex checksum_mutex_;
   mutable std::optional<std::uint64_t> checksum_;
@@ -139,28 +207,27 @@ class LeaseBody final : public AttachedBody {
       : oc_(oc),
         store_(*Store::of(oc)),
         record_bytes_(record_bytes(record_of(oc))),
-        held_(std::move(held)) {
+        held_(std::move(held)),
+        bytes_(held_->loan()->length()) {
     store_.lent().leases.fetch_add(1);
     store_.lent().record_bytes.fetch_add(record_bytes_);
     count(store_.counters().g_leases);
-    count(store_.counters().g_lease_bytes, held_->lease.size());
+    count(store_.counters().g_lease_bytes, bytes_);
     const std::lock_guard lock(holders().mutex);
-    holders().of.emplace(key(), Holders::Holder{oc_, false});
+    holders().of.emplace(key(), Holders::Holder{oc_, held_, false});
   }
   ~LeaseBody() override {
     store_.lent().leases.fetch_sub(1);
     store_.lent().record_bytes.fetch_sub(record_bytes_);
     uncount(store_.counters().g_leases);
-    uncount(store_.counters().g_lease_bytes, held_->lease.size());
+    uncount(store_.counters().g_lease_bytes, bytes_);
     Holders& all = holders();
     const std::lock_guard lock(all.mutex);
     const auto [first, last] = all.of.equal_range(key());
     const auto ours =
         std::find_if(first, last, [this](const auto& one) { return one.second.oc == oc_; });
     if (ours == last) return;
-    if (ours->second.asked_back)
-      if (const auto left = all.asked_back.find(held_->client.get()); --left->second == 0)
-        all.asked_back.erase(left);
+    all.not_held(ours->first.first, ours->second);
     all.of.erase(ours);
   }
   [[nodiscard]] Place place() const override { return Place::kLease; }
@@ -169,12 +236,12 @@ class LeaseBody final : public AttachedBody {
     const Name& name = held_->name;
     // The region is that daemon's, and so says which one is meant.
     if (name.key.empty() || name.key.size() > kKeyBytesMax ||
-        name.socket != store_.config().socket || held_->lease.info().object_id == 0)
+        name.socket != store_.config().socket || held_->object_id() == 0)
       return false;
     region::LentRef ref;
     ref.key = name.key;
-    ref.object_id = held_->lease.info().object_id;
-    ref.length = held_->view().length();
+    ref.object_id = held_->object_id();
+    ref.length = bytes_;
     ref.created_by_ns = held_->created_by_ns();
     std::optional<std::uint64_t> sum;
     if (store_.config().verify != Verify::kNone) sum = held_->checksum();
@@ -191,13 +258,16 @@ class LeaseBody final : public AttachedBody {
   }
 
  private:
+  // Under the holders' lock: the lease may be replaced.
   [[nodiscard]] std::pair<const Client*, std::uint64_t> key() const {
-    return {held_->client.get(), held_->lease.id()};
+    const auto loan = held_->loan();
+    return {loan->client.get(), loan->lease.id()};
   }
   struct objcore* const oc_;
   Store& store_;
   std::uint64_t record_bytes_;
   const std::shared_ptr<const Held> held_;
+  const std::uint64_t bytes_;
 };
 
 // One of the objcores, with a reference for us; not one of `done`. While the lock is held, its body
@@ -274,6 +344,117 @@ bool revoked(const Client* client, std::uint64_t lease_id) {
 
 namespace {
 
+// Leases that are asked for together.
+constexpr std::size_t kTogether = 64;
+
+struct Behind {
+  std::uint64_t lease_id = 0;
+  std::shared_ptr<const Held> held;
+};
+
+// What objects hold over this client, in the order of its numbers.
+std::vector<Behind> those_behind(const Client* client, std::uint64_t after) {
+  std::vector<Behind> some;
+  const std::lock_guard lock(holders().mutex);
+  const auto& of = holders().of;
+  for (auto one = of.lower_bound({client, after + 1}); one != of.end(); ++one) {
+    const auto& [owner, lease_id] = one->first;
+    if (owner != client) break;
+    if (!some.empty() && some.back().lease_id == lease_id) continue;
+    if (some.size() == kTogether) break;
+    some.push_back({lease_id, one->second.held});
+  }
+  return some;
+}
+
+// Its objects hold this one from now on. False: there are none any more.
+bool replace(const Client* client, const Behind& behind, const std::shared_ptr<const Loan>& loan) {
+  std::shared_ptr<const Loan> before;  // goes without the lock
+  Holders& all = holders();
+  const std::lock_guard lock(all.mutex);
+  const std::pair<const Client*, std::uint64_t> earlier{client, behind.lease_id};
+  const std::pair<const Client*, std::uint64_t> now{loan->client.get(), loan->lease.id()};
+  if (!all.of.contains(earlier)) return false;
+  while (auto entry = all.of.extract(earlier)) {
+    all.not_held(client, entry.mapped());
+    entry.mapped().asked_back = false;
+    entry.key() = now;
+    count(Store::of(entry.mapped().oc)->counters().c_lease_renewed);
+    all.of.insert(std::move(entry));
+  }
+  before = behind.held->replace(loan);
+  return true;
+}
+
+// nullopt: nobody can say, the daemon does not answer. nullptr: it has not got that object.
+std::optional<std::shared_ptr<const Loan>> take_again(const Behind& behind, std::uint64_t ended_ns,
+                                                      const std::shared_ptr<Client>& client,
+                                                      Result<std::optional<Lease>> lease) {
+  if (!lease) {
+    const Errc why = lease.error().code;
+    if (why == Errc::kTimeout || why == Errc::kUnavailable) return std::nullopt;
+    return nullptr;  // it lends no more, most likely
+  }
+  if (!*lease || !behind.held->is_the_same((*lease)->info(), ended_ns)) return nullptr;
+  return loan_of(client, **lease);
+}
+
+struct Renewed {
+  std::size_t taken = 0;
+  std::size_t gone = 0;
+};
+
+// False: the daemon does not answer.
+bool renew_batch(const std::vector<Behind>& batch, const Client* lost, std::uint64_t ended_ns,
+                 const std::shared_ptr<Client>& fresh, Renewed& renewed) {
+  std::vector<const Behind*> named;
+  std::vector<std::string> keys;
+  const auto drop = [&](const Behind& behind) {
+    if (revoked(lost, behind.lease_id)) ++renewed.gone;
+  };
+  for (const Behind& one : batch) {
+    if (one.held->name.key.empty()) {
+      drop(one);
+    } else {
+      named.push_back(&one);
+      keys.push_back(one.held->name.key);
+    }
+  }
+  if (named.empty()) return true;
+  auto leases = fresh->get_many(keys);
+  for (std::size_t i = 0; i < named.size(); ++i) {
+    const auto loan = take_again(*named[i], ended_ns, fresh,
+                                 leases ? Result<std::optional<Lease>>(std::move((*leases)[i]))
+                                        : fresh->get(keys[i]));
+    if (!loan) return false;
+    if (*loan == nullptr)
+      drop(*named[i]);
+    else if (replace(lost, *named[i], *loan))
+      ++renewed.taken;
+  }
+  return true;
+}
+
+}  // namespace
+
+void renew(const std::shared_ptr<Client>& lost, std::uint64_t ended_ns,
+           const std::shared_ptr<Client>& fresh) {
+  Renewed renewed;
+  std::uint64_t after = 0;
+  while (true) {
+    const std::vector<Behind> batch = those_behind(lost.get(), after);
+    if (batch.empty()) break;
+    after = batch.back().lease_id;
+    if (!renew_batch(batch, lost.get(), ended_ns, fresh, renewed)) break;
+  }
+  if (renewed.taken + renewed.gone == 0) return;
+  notice(LOG_NOTICE, nullptr,
+         "leases taken again from the daemon: " + std::to_string(renewed.taken) +
+             ", objects removed that it has not got any more: " + std::to_string(renewed.gone));
+}
+
+namespace {
+
 bool has_room_for_one(Store& store) {
   return has_room(*store.region(), store.lent().leases, store.lent().record_bytes);
 }
@@ -333,8 +514,10 @@ std::unique_ptr<AttachedBody> hold(const struct objcore* oc, std::shared_ptr<Cli
                                    Lease lease, std::vector<std::span<const std::byte>> memory,
                                    Name name, Pins pins) {
   return body_of(const_cast<struct objcore*>(oc),
-                 std::make_shared<Held>(std::move(client), std::move(lease), std::move(memory),
-                                        std::move(name), std::move(pins)));
+                 std::make_shared<Held>(
+                     std::make_shared<const Loan>(std::move(client), std::move(lease),
+                                                  std::move(memory), std::move(pins)),
+                     std::move(name)));
 }
 
 std::unique_ptr<AttachedBody> body_of(struct objcore* oc, std::shared_ptr<const Held> held) {
@@ -349,14 +532,9 @@ bool is_what_was_stored(const Held& held, const region::Record& record) {
 
 std::shared_ptr<const Held> take(std::shared_ptr<Client> client, Lease lease, Name name,
                                  std::optional<std::uint64_t> checksum) {
-  std::vector<std::span<const std::byte>> memory;
-  if (!lease.info().on_disk) {
-    auto mapped = lease.map();
-    if (!mapped) return nullptr;
-    memory = *std::move(mapped);
-  }
-  return std::make_shared<Held>(std::move(client), std::move(lease), std::move(memory),
-                                std::move(name), Pins(), checksum);
+  auto loan = loan_of(std::move(client), lease);
+  if (loan == nullptr) return nullptr;
+  return std::make_shared<Held>(std::move(loan), std::move(name), checksum);
 }
 
 bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& lease, Name name) {
@@ -364,14 +542,10 @@ bool attach(struct objcore* oc, const std::shared_ptr<Client>& client, Lease& le
   Fetch* fetch = Fetch::of(oc->boc);
   if (fetch == nullptr || fetch->settled || fetch->total != 0 || fetch->file != nullptr)
     return false;
-  std::vector<std::span<const std::byte>> memory;
-  if (!lease.info().on_disk) {
-    auto mapped = lease.map();
-    if (!mapped) return false;
-    memory = *std::move(mapped);
-  }
-  name.created_ns = lease.info().created_ns;
-  attach_body(oc, hold(oc, client, std::move(lease), std::move(memory), std::move(name)));
+  auto loan = loan_of(client, lease);
+  if (loan == nullptr) return false;
+  name.created_ns = loan->lease.info().created_ns;
+  attach_body(oc, body_of(oc, std::make_shared<Held>(std::move(loan), std::move(name))));
   fetch->settled = true;
   return true;
 }
