@@ -12,9 +12,13 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "base/clock.h"
 #include "posix/file.h"
 #include "store/store.h"
 
@@ -123,6 +127,13 @@ class StoreFixture : public ::testing::Test {
     until([&] { return answer.has_value(); });
     return answer ? *std::move(answer) : std::vector<Result<Committed>>();
   }
+  // A body into a room at `at`, as put_in_room() wants it.
+  static RoomBody into(const Reserved& room, std::uint64_t at, const std::string& key,
+                       const std::string& body) {
+    const Extent& place = room.extents.front();
+    write(room.segments, {{place.segment, place.offset + at, body.size()}}, body);
+    return {place.segment, place.offset + at, request(key, body.size())};
+  }
 
   Result<RegionGrant> open_region(std::string_view owner, std::uint64_t memory_bytes,
                                   std::uint64_t disk_bytes, std::uint32_t pid) {
@@ -192,3 +203,10 @@ class StoreFixture : public ::testing::Test {
 };
 
 }  // namespace om::store::testing
+
+namespace om::store {
+
+// One suite in several files: it has to be one type for all of them.
+class StoreTest : public testing::StoreFixture {};
+
+}  // namespace om::store

@@ -1,0 +1,82 @@
+// Objects that go: because somebody removes them, or because their time has come.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <variant>
+
+#include "store/store_testing.h"
+
+namespace om::store {
+namespace {
+
+TEST_F(StoreTest, RemovalByKeyPrefixAndTag) {
+  open();
+  for (int i = 0; i < 30; ++i) {
+    auto wanted = request((i % 2 == 0 ? "even/" : "odd/") + std::to_string(i), 1);
+    if (i % 3 == 0) wanted.tags = {"three"};
+    ASSERT_TRUE(put(wanted, "x"));
+  }
+  EXPECT_EQ(store->remove("even/0")->count, 1U);
+  EXPECT_EQ(store->remove("even/0")->count, 0U);
+  EXPECT_EQ(store->remove_tag("three")->count, 9U);
+  EXPECT_EQ(store->remove_prefix("odd/")->count, 10U);
+  const auto page = store->list("", "", 0);
+  ASSERT_TRUE(page);
+  EXPECT_EQ(page->items.size(), 10U);
+  EXPECT_FALSE(page->more);
+}
+
+TEST_F(StoreTest, ExpiredObjectsAreGone) {
+  open();
+  for (const char* key : {"a", "b"}) {
+    auto wanted = request(key, 1);
+    wanted.expires_ns = clock.now_ns + 1000;
+    ASSERT_TRUE(put(wanted, "x"));
+  }
+  EXPECT_EQ(get("a"), "x");
+  clock.now_ns += 1000;
+  EXPECT_EQ(get("a"), std::nullopt);
+  store->tick();
+  EXPECT_EQ(status("objects"), 0U);
+  EXPECT_EQ(status("expired"), 2U);
+}
+
+TEST_F(StoreTest, TimesOfExpiryThatMeanNothingAnyMoreTakeNoMemory) {
+  open();
+  constexpr std::uint64_t kSecond = 1'000'000'000;
+  auto wanted = request("refreshed", 1);
+  wanted.expires_ns = clock.real_ns() + 1000 * kSecond;
+  const auto done = put(wanted, "x");
+  ASSERT_TRUE(done);
+  for (unsigned i = 0; i < 10'000; ++i) {
+    auto mine = store->reserve(me, request("refreshed", 0), nullptr);
+    ASSERT_TRUE(mine);
+    Amendment says;
+    // Later and earlier by turns, and at times never.
+    if (i % 5 != 0) says.expires_ns = clock.real_ns() + (i % 2 == 0 ? 3000U : 2000U) * kSecond;
+    ASSERT_TRUE(refresh(me, std::get<Reserved>(*mine).put_id, done->object_id, says));
+  }
+  store->tick();
+  EXPECT_LE(status("expiries"), 10U);
+  wanted = request("replaced", 1);
+  wanted.expires_ns = clock.real_ns() + 500 * kSecond;
+  for (unsigned i = 0; i < 10'000; ++i) ASSERT_TRUE(put(wanted, "y"));
+  store->tick();
+  EXPECT_LE(status("expiries"), 10U);
+  EXPECT_EQ(status("objects"), 2U);
+  // All the same each goes when its time has come, and not before.
+  clock.now_ns += 501 * kSecond;
+  store->tick();
+  EXPECT_EQ(status("objects"), 1U);
+  clock.now_ns += 1000 * kSecond;
+  store->tick();
+  EXPECT_EQ(get("refreshed"), "x");
+  clock.now_ns += 500 * kSecond;
+  store->tick();
+  EXPECT_EQ(status("objects"), 0U);
+  EXPECT_EQ(status("expired"), 2U);
+  EXPECT_EQ(status("expiries"), 0U);
+}
+
+}  // namespace
+}  // namespace om::store
