@@ -1,5 +1,6 @@
 // The Store itself: puts it together. Split by what callers do: store_open.cc (start, recovery,
-// end), store_read.cc, store_write.cc, store_room.cc, store_remove.cc, store_regions.cc,
+// end), store_read.cc, store_write.cc (puts: room), store_commit.cc, store_put_end.cc,
+// store_follow.cc, store_refresh.cc, store_room.cc, store_remove.cc, store_regions.cc,
 // store_expiry.cc, store_upkeep.cc (tick).
 //
 // What an object's bytes go through:
@@ -210,30 +211,45 @@ class StoreImpl final : public Store {
   static ObjectInfo info_of(const catalog::Record& record);
 
   // store_write.cc
+  static Result<void> check(const ReserveRequest& request);
+  static bool advance(Put& put, PutEvent event);
+  // For every cache, since it began.
+  [[nodiscard]] bool is_removed(const Put& put) const;
+  Put* find_put(HolderId holder, PutId id);
+  Put* first_put(const std::string& key);
   Result<Reserved> begin_put(HolderId holder, ReserveRequest request);
+  Result<void> charge(Put& put, std::uint64_t bytes);
+  void uncharge(Put& put, std::uint64_t bytes);
+  [[nodiscard]] bool wants_disk(const ReserveRequest& request, std::uint64_t length) const;
   Result<void> place_put(Put& put, std::uint64_t length, Extension& given);
   Result<void> give_staging(Put& put, std::uint64_t length, Extension& given);
   Result<void> pin_place(const Put& put, const std::vector<Extent>& place);
   Result<void> give_memory(Put& put, std::uint64_t length, Extension& given);
   Result<void> give_file(Put& put, std::uint64_t length, Extension& given);
-  Result<void> charge(Put& put, std::uint64_t bytes);
-  void uncharge(Put& put, std::uint64_t bytes);
+
+  // store_commit.cc
+  void trim_memory(std::vector<Extent>& extents, std::uint64_t length);
   Result<void> finish_direct(Put& put);
   Result<void> spill(Put& put);
-  Result<void> start_copy(Put& put);
-  void copied(PutId id, const Copy& copy, std::vector<Extent> place, bool on_disk);
-  void publish(Put& put, std::vector<Extent> place, bool on_disk);
-  void fail_put(Put& put, Error error);
-  // `synced`: after power loss what this replaced must not be back.
-  void answer_commit(CommitDone done, Committed committed, bool synced);
-  // store_refresh.cc
-  Result<catalog::Record> say_anew(const Put& put, ObjectId object);
-  void end_put(Put& put, bool published);
-  void drop_room(Put& put, bool holder_gone);
   Result<Source> source_of(const Extent& extent);
   Result<void> add_targets(Copy& copy, const std::vector<Extent>& place);
   static void run_copy(Copy& copy);
-  static bool advance(Put& put, PutEvent event);
+  Result<void> start_copy(Put& put);
+  void copied(PutId id, const Copy& copy, std::vector<Extent> place, bool on_disk);
+  void publish(Put& put, std::vector<Extent> place, bool on_disk);
+  // `synced`: after power loss what this replaced must not be back.
+  void answer_commit(CommitDone done, Committed committed, bool synced);
+
+  // store_put_end.cc
+  void fail_put(Put& put, Error error);
+  void drop_room(Put& put, bool holder_gone);
+  void end_put(Put& put, bool published);
+  void wake_waiters(const std::string& key);
+  void wake(const std::vector<WaitToken>& tokens);
+
+  // store_refresh.cc
+  Result<catalog::Record> say_anew(const Put& put, ObjectId object);
+
   // store_follow.cc
   Result<Following> begin_follow(HolderId holder, Put& put);
   static ObjectInfo info_of(const Put& put);
@@ -242,11 +258,7 @@ class StoreImpl final : public Store {
   void forget_follow(ObjectId pin);
   void wake_followers(Follow& follow);
   Result<SegmentView> staging_view(HolderId holder, SegmentId id);
-  static Result<void> check(const ReserveRequest& request);
-  Put* find_put(HolderId holder, PutId id);
-  Put* first_put(const std::string& key);
-  // For every cache, since it began.
-  [[nodiscard]] bool is_removed(const Put& put) const;
+
   // store_room.cc
   Put* find_room(HolderId holder, PutId id);
   void end_room(Put& room);
@@ -254,10 +266,6 @@ class StoreImpl final : public Store {
   Result<Extent> cut_from_room(Put& room, const RoomBody& body);
   static catalog::Record record_of(ObjectId object, const RoomBody& body, const Extent& place,
                                    std::uint64_t created_ns);
-  void wake_waiters(const std::string& key);
-  void wake(const std::vector<WaitToken>& tokens);
-  [[nodiscard]] bool wants_disk(const ReserveRequest& request, std::uint64_t length) const;
-  void trim_memory(std::vector<Extent>& extents, std::uint64_t length);
 
   // store_remove.cc
   // The record has left the catalog (or its old place): its bytes go, now or when unpinned.
