@@ -9,6 +9,7 @@
 #include "director_hit.h"
 #include "handoff.h"
 #include "removal_index.h"
+#include "response.h"
 #include "storage.h"
 
 namespace om::vmod::refresh {

@@ -5,16 +5,16 @@
 // validators that are stored there, and a 304 becomes the response, with the shared body. Either
 // way no filter of ours sees the body as it is stored. So it is published when the fetch is over
 // and its clients are served, by its worker; within the time that publishing may take at all
-// (tee.h). Where the body lies in the very object that was stale, that object stays and gets the
-// new headers and timers, so that those who hold it go on holding what is shared; else the body
-// comes from the cache.
+// (publication.h). Where the body lies in the very object that was stale, that object stays and
+// gets the new headers and timers, so that those who hold it go on holding what is shared; else the
+// body comes from the cache.
 #pragma once
 
 #include <memory>
 
 #include "abi/abi.h"
 #include "director.h"
-#include "tee.h"
+#include "publication.h"
 
 namespace om::vmod::refresh {
 
