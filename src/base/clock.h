@@ -1,6 +1,7 @@
 // Time comes in through the constructor, so that a test can set it.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 
@@ -30,12 +31,17 @@ class SystemClock final : public Clock {
   }
 };
 
-// Stands still until a test moves it.
+// Stands still until a test moves it; others may look at it meanwhile.
 class ManualClock final : public Clock {
  public:
-  [[nodiscard]] std::uint64_t real_ns() const override { return now_ns; }
-  [[nodiscard]] std::uint64_t monotonic_ns() const override { return now_ns; }
-  std::uint64_t now_ns = std::uint64_t{1'700'000'000} * 1'000'000'000;
+  [[nodiscard]] std::uint64_t real_ns() const override {
+    return monotonic_ns() - set_back_ns.load(std::memory_order_relaxed);
+  }
+  [[nodiscard]] std::uint64_t monotonic_ns() const override {
+    return now_ns.load(std::memory_order_relaxed);
+  }
+  std::atomic<std::uint64_t> now_ns{std::uint64_t{1'700'000'000} * 1'000'000'000};
+  std::atomic<std::uint64_t> set_back_ns{0};  // the wall clock, by so much
 };
 
 }  // namespace om
