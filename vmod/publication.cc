@@ -222,7 +222,7 @@ bool Publication::begin(std::optional<std::uint64_t> length) {
 bool Publication::removed_meanwhile() const {
   const Share& share = *share_;
   if (share.stem.empty()) return false;
-  return !share.director->removals().director_allowed() ||
+  return !share.director->removals().director_allowed() || share.began > VTIM_real() ||
          removal_index::removed_since(share.stem, tags_, share.began);
 }
 

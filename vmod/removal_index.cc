@@ -28,6 +28,7 @@ namespace {
 
 constexpr std::size_t kRecentMax = 65536;
 constexpr std::size_t kTagsOfOneMax = 8192;
+constexpr double kLongAgo = 1;  // in 1970
 
 // What was removed lately, by name, with its time. Bounded: what has gone counts as removed, for
 // fetches that are older than it.
@@ -159,6 +160,8 @@ bool tag_is_purged(const std::vector<std::string>& tags, double since) {
 bool overtaken(struct worker* wrk, struct objcore* oc, const struct busyobj* bo,
                const std::vector<std::string>& tags) {
   const double since = bo->t_first;
+  // The clock was set back meanwhile: nobody knows what was removed since then.
+  if (since > VTIM_real()) return true;
   Index& all = index();
   if (all.newest.load(std::memory_order_acquire) >= since &&
       removed_since(stem_of(bo), tags, since))
@@ -202,7 +205,8 @@ void on_event(struct worker* wrk, void* /*priv*/, struct objcore* oc, unsigned e
     if (const struct busyobj* bo = fetch_of(oc); bo != nullptr)
       kill = overtaken(wrk, oc, bo, tags);
     else if (!tags.empty())
-      kill = tag_is_purged(tags, oc->t_origin);  // of an earlier life: removed before it was back
+      // Of an earlier life: removed before it was back, whatever its own time says.
+      kill = tag_is_purged(tags, kLongAgo);
   } catch (const std::exception&) {
     kill = true;  // out of memory, or too many: what cannot be found by its tag must not stay
   }

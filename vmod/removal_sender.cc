@@ -103,10 +103,12 @@ void RemovalLink::Impl::send_local_bans() {
     link.bans_->raise_floor(VTIM_real());
     texts.emplace_back(kEverything);
   }
-  // Those of an earlier life may have come behind newer ones.
-  double newest = 0;
-  for (const LocalBan& one : taken) newest = std::max(newest, one.time);
-  if (!taken.empty()) link.bans_->clear_unread(newest);
+  {
+    const std::lock_guard lock(local_mutex);
+    double newest = local_lost ? newest_ban : 0.0;
+    for (const LocalBan& one : local_bans) newest = std::max(newest, one.time);
+    link.bans_->reset_unread(newest);
+  }
   for (std::size_t i = 0; i < texts.size(); ++i) {
     gauge(counters->g_unsent, texts.size() - i);
     send(texts[i]);
@@ -179,9 +181,9 @@ void RemovalLink::note_ban(std::span<const std::byte> spec, bool recorded) noexc
 }
 
 void RemovalLink::Impl::queue(LocalBan ban) noexcept {
-  link.bans_->set_unread(ban.time);
   {
     const std::lock_guard lock(local_mutex);
+    link.bans_->set_unread(ban.time);
     newest_ban = std::max(newest_ban, ban.time);
     if (unsent_from == 0 || ban.time < unsent_from) unsent_from = ban.time;
     try {

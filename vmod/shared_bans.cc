@@ -75,6 +75,7 @@ std::optional<std::string_view> find_header(std::span<const std::string> headers
 struct SharedBans::Impl {
   struct Ban {
     double time;
+    mutable double here;  // guarded by mutex; the same for this cache's own fetches
     std::string text;
     BanExpression expression;
   };
@@ -82,16 +83,27 @@ struct SharedBans::Impl {
   std::vector<std::shared_ptr<const Ban>> bans;    // guarded by mutex; oldest first
   std::unordered_map<std::string, double> newest;  // guarded by mutex; time by text
   std::atomic<double> floor{0};                    // what is older may have been banned unseen
+  std::atomic<double> floor_here{0};               // as Ban::here
   std::atomic<double> unread{0};                   // newest ban that is not in `bans` yet
 
-  bool any_matches(double since, const BanSubject& subject) const {
-    for (const std::atomic<double>* const limit : {&floor, &unread})
+  bool any_matches(double since, const BanSubject& subject, bool is_own_fetch) const {
+    for (const std::atomic<double>* const limit : {is_own_fetch ? &floor_here : &floor, &unread})
       if (const double time = limit->load(std::memory_order_acquire); time > 0 && since <= time)
         return true;
     const std::shared_lock lock(mutex);
     for (auto it = bans.rbegin(); it != bans.rend() && (*it)->time >= since; ++it)
-      if ((*it)->expression.may_match(subject)) return true;
+      if ((!is_own_fetch || (*it)->here >= since) && (*it)->expression.may_match(subject))
+        return true;
     return false;
+  }
+  void raise_floors(double time, double here) {
+    raise(floor, time);
+    raise(floor_here, here);
+  }
+  static void raise(std::atomic<double>& limit, double time) {
+    double before = limit.load();
+    while (before < time && !limit.compare_exchange_weak(before, time)) {
+    }
   }
 };
 
@@ -99,13 +111,14 @@ SharedBans::SharedBans() : impl_(std::make_unique<Impl>()) {}
 SharedBans::~SharedBans() = default;
 
 bool SharedBans::maybe_banned(const struct http* request, const SharedCandidate& object) const {
+  if (object.ban_time > VTIM_real()) return true;
   BanSubject subject;
   const txt& url = request->hd[HTTP_HDR_URL];
   subject.url = {url.b, static_cast<std::size_t>(url.e - url.b)};
   subject.request_header = [&](std::string_view name) { return find_header(request, name); };
   subject.status = object.status;
   subject.object_header = [&](std::string_view name) { return find_header(object.headers, name); };
-  return impl_->any_matches(object.ban_time, subject);
+  return impl_->any_matches(object.ban_time, subject, false);
 }
 
 bool SharedBans::banned_since(double since, const struct http* request, struct worker* wrk,
@@ -113,7 +126,7 @@ bool SharedBans::banned_since(double since, const struct http* request, struct w
   {
     const std::shared_lock lock(impl_->mutex);
     if ((impl_->bans.empty() || impl_->bans.back()->time < since) &&
-        since > impl_->floor.load(std::memory_order_acquire) &&
+        since > impl_->floor_here.load(std::memory_order_acquire) &&
         since > impl_->unread.load(std::memory_order_acquire))
       return false;
   }
@@ -134,21 +147,25 @@ bool SharedBans::banned_since(double since, const struct http* request, struct w
     if (value == nullptr) return std::nullopt;
     return std::string_view(value);
   };
-  return impl_->any_matches(since, subject);
+  return impl_->any_matches(since, subject, true);
 }
 
 void SharedBans::add(double time, const std::string& canonical) {
   auto tests = parse_ban(canonical, BanQuotes::kCanonical);
   // One that we cannot read may be about anything.
   if (!tests) return raise_floor(time);
-  auto ban = std::make_shared<const Impl::Ban>(
-      Impl::Ban{time, canonical, BanExpression(*std::move(tests), compile)});
+  auto ban = std::make_shared<const Impl::Ban>(Impl::Ban{
+      time, std::min(time, VTIM_real()), canonical, BanExpression(*std::move(tests), compile)});
   const std::unique_lock lock(impl_->mutex);
   const auto by_time = [](const auto& one, double at) { return one->time < at; };
   if (const auto known = impl_->newest.find(canonical); known != impl_->newest.end()) {
-    if (known->second >= time) return;
     auto it = std::lower_bound(impl_->bans.begin(), impl_->bans.end(), known->second, by_time);
     while (it != impl_->bans.end() && (*it)->text != canonical) ++it;
+    if (known->second >= time) {
+      // Dated already, in the future it may be.
+      if (it != impl_->bans.end()) (*it)->here = std::max((*it)->here, ban->here);
+      return;
+    }
     if (it != impl_->bans.end()) impl_->bans.erase(it);
   }
   impl_->newest[canonical] = time;
@@ -156,29 +173,17 @@ void SharedBans::add(double time, const std::string& canonical) {
   if (impl_->bans.size() <= kBansMax) return;
   const auto& oldest = impl_->bans.front();
   impl_->newest.erase(oldest->text);
-  double floor = impl_->floor.load();
-  while (floor < oldest->time && !impl_->floor.compare_exchange_weak(floor, oldest->time)) {
-  }
+  impl_->raise_floors(oldest->time, oldest->here);
   impl_->bans.erase(impl_->bans.begin());
 }
 
 void SharedBans::raise_floor(double time) {
-  double floor = impl_->floor.load();
-  while (floor < time && !impl_->floor.compare_exchange_weak(floor, time)) {
-  }
+  impl_->raise_floors(time, std::min(time, VTIM_real()));
 }
 
-void SharedBans::set_unread(double time) noexcept {
-  double unread = impl_->unread.load();
-  while (unread < time && !impl_->unread.compare_exchange_weak(unread, time)) {
-  }
-}
+void SharedBans::set_unread(double time) noexcept { Impl::raise(impl_->unread, time); }
 
-void SharedBans::clear_unread(double time) noexcept {
-  // A newer one stays.
-  double expected = time;
-  (void)impl_->unread.compare_exchange_strong(expected, 0);
-}
+void SharedBans::reset_unread(double time) noexcept { impl_->unread.store(time); }
 
 std::size_t SharedBans::size() const {
   const std::shared_lock lock(impl_->mutex);

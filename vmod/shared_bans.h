@@ -35,9 +35,13 @@ class SharedBans {
   SharedBans& operator=(const SharedBans&) = delete;
   ~SharedBans();
 
-  // `request`: as the client's request was when the cache looked it up (bo->bereq0). Any thread.
+  // `request`: as the client's request was when the cache looked it up (bo->bereq0). An object
+  // whose fetch began in the future (the clock was set back) counts as banned: a ban that this
+  // cache has made, and the daemon has not dated yet, may look older than it. Any thread.
   [[nodiscard]] bool maybe_banned(const struct http* request, const SharedCandidate& object) const;
-  // The same for an object of this cache whose fetch began at `since`, with its own headers.
+  // The same for an object of this cache whose fetch began at `since`, with its own headers. The
+  // daemon dates bans later than all that is shared, be that in the future: here a ban is not
+  // younger than the moment when it came, or what it matches could not be cached until then.
   [[nodiscard]] bool banned_since(double since, const struct http* request, struct worker* wrk,
                                   struct objcore* oc) const;
 
@@ -48,7 +52,8 @@ class SharedBans {
   // There is a ban of that time whose text is still to come: everything older counts as banned
   // until then. Under ban_mtx: one atomic store.
   void set_unread(double time) noexcept;
-  void clear_unread(double time) noexcept;
+  // What is still to come is no newer than that; 0: nothing is.
+  void reset_unread(double time) noexcept;
   [[nodiscard]] std::size_t size() const;
 
  private:

@@ -121,7 +121,8 @@ std::unique_ptr<Share> share_for(VRT_CTX) {
     return nullptr;
   }
   share->primary = shared::primary_key(*base, director::accepts_gzip(bo));
-  share->began = bo->t_first;
+  // Not in the future, if the clock was set back meanwhile: later bans are about it, too.
+  share->began = std::min(bo->t_first, VTIM_real());
   return share;
 }
 

@@ -275,7 +275,8 @@ Result<void> RemovalLog::start_file() {
 
 Result<const Removal*> RemovalLog::append(Removal removal) {
   removal.sequence = next_;
-  // A clock that was set back must not make a later ban look older.
+  // A clock that was set back must not make a later ban look older, be it than another ban or than
+  // what it means.
   removal.time_ns = std::max(clock_.real_ns(), last_time_ns_ + 1);
   if (directory_ == nullptr) {
     take(std::move(removal));

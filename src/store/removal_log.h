@@ -12,6 +12,7 @@
 // Threads: sync() on any, one call at a time; all else on the owner's.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -56,6 +57,9 @@ class RemovalLog {
 
   // Numbers it, dates it, writes it. An error: nothing was recorded.
   Result<const Removal*> append(Removal removal);
+  // Something was there at that time that a removal of later may mean: they are dated later than
+  // it, wherever the clock goes.
+  void not_before(std::uint64_t time_ns) { last_time_ns_ = std::max(last_time_ns_, time_ns); }
   // Everything that was appended before the call is on disk when it returns.
   Result<void> sync();
 
@@ -112,7 +116,7 @@ class RemovalLog {
   std::uint64_t next_ = 1;
   std::uint64_t next_file_ = 1;
   std::uint64_t floor_ns_ = 0;
-  std::uint64_t last_time_ns_ = 0;
+  std::uint64_t last_time_ns_ = 0;  // removals are later
   std::deque<Removal> entries_;
   std::deque<File> files_;                                 // oldest first; the last is appended to
   std::unordered_map<std::string, std::uint64_t> purged_;  // last sequence, by stem

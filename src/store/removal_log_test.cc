@@ -77,6 +77,29 @@ TEST_F(RemovalLogTest, IsThereAfterAKill) {
   EXPECT_EQ(add(RemovalKind::kTag, "blue"), 4U);
 }
 
+TEST_F(RemovalLogTest, IsLaterThanWhatWasThereBeforeWhereverTheClockGoes) {
+  open();
+  const std::uint64_t first = add(RemovalKind::kBan, "req.url ~ a");
+  const std::uint64_t born = clock.real_ns() + 1'000'000'000;
+  log->not_before(born);
+  clock.set_back_ns = std::uint64_t{3600} * 1'000'000'000;
+  const std::uint64_t second = add(RemovalKind::kBan, "req.url ~ b");
+  ASSERT_NE(log->find(second), nullptr);
+  EXPECT_LT(log->find(first)->time_ns, born);
+  EXPECT_GT(log->find(second)->time_ns, born);
+  log->not_before(1);
+  const std::uint64_t third = add(RemovalKind::kBan, "req.url ~ c");
+  EXPECT_GT(log->find(third)->time_ns, log->find(second)->time_ns);
+  directory.kill();
+  open();
+  const std::uint64_t fourth = add(RemovalKind::kBan, "req.url ~ d");
+  EXPECT_GT(log->find(fourth)->time_ns, log->find(third)->time_ns);
+  // Once the clock has caught up, it counts again.
+  clock.now_ns += std::uint64_t{7200} * 1'000'000'000;
+  const std::uint64_t last = add(RemovalKind::kBan, "req.url ~ e");
+  EXPECT_EQ(log->find(last)->time_ns, clock.real_ns());
+}
+
 TEST_F(RemovalLogTest, WhatWasSyncedIsThereAfterPowerLoss) {
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
     SCOPED_TRACE(seed);

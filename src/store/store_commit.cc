@@ -244,7 +244,7 @@ void StoreImpl::publish(Put& put, std::vector<Extent> place, bool on_disk) {
   record.key = put.request.key;
   record.length = put.length;
   record.total_bytes = put.length;
-  record.created_ns = clock_.real_ns();
+  record.created_ns = birth_time();
   record.expires_ns = put.request.expires_ns;
   record.ephemeral = put.request.ephemeral;
   record.metadata = std::move(put.request.metadata);

@@ -216,6 +216,12 @@ class StoreImpl final : public Store {
   // For every cache, since it began.
   [[nodiscard]] bool is_removed(const Put& put) const;
   Put* find_put(HolderId holder, PutId id);
+  // The time now, as that of a put or an object: removals from now on are later.
+  std::uint64_t birth_time() {
+    const std::uint64_t now = clock_.real_ns();
+    removal_log_->not_before(now);
+    return now;
+  }
   Put* first_put(const std::string& key);
   Result<Reserved> begin_put(HolderId holder, ReserveRequest request);
   Result<void> charge(Put& put, std::uint64_t bytes);

@@ -147,6 +147,7 @@ Result<void> StoreImpl::recover_objects() {
   std::vector<std::string> broken;
   const auto take = [&](const catalog::Record& record) {
     next_object_ = std::max(next_object_, record.object_id + 1);
+    removal_log_->not_before(record.created_ns);
     leases_->claim(record.object_id);
     std::vector<Extent> extents;
     for (const auto& extent : record.place.extents)

@@ -78,5 +78,49 @@ TEST_F(StoreTest, TimesOfExpiryThatMeanNothingAnyMoreTakeNoMemory) {
   EXPECT_EQ(status("expiries"), 0U);
 }
 
+TEST_F(StoreTest, ARemovalIsLaterThanWhatWasPutBeforeTheClockWasSetBack) {
+  config.memory_bytes = 16 << 20;
+  open();
+  constexpr std::uint64_t kSecond = 1'000'000'000;
+  const auto ban_time = [&] {
+    Removal ban;
+    ban.kind = RemovalKind::kBan;
+    ban.what = "req.url ~ a";
+    const auto recorded = store->record(ban);
+    EXPECT_TRUE(recorded);
+    return recorded ? recorded->time_ns : std::uint64_t{0};
+  };
+  const auto at_the_right_time = [&] {
+    clock.set_back_ns = 0;
+    clock.now_ns += 10 * kSecond;
+  };
+  ASSERT_TRUE(put("published", "body"));
+  std::uint64_t born = (*store->stat("published"))->created_ns;
+  clock.set_back_ns = 3600 * kSecond;
+  EXPECT_GT(ban_time(), born);
+
+  // Whoever asked for it did so before, and others may follow it already.
+  at_the_right_time();
+  born = clock.real_ns();
+  ASSERT_TRUE(store->reserve(me, request("under way", 4), nullptr));
+  clock.set_back_ns = 3600 * kSecond;
+  EXPECT_GT(ban_time(), born);
+
+  at_the_right_time();
+  const auto room = *store->take_room(me, 300'000);
+  const auto done = put_in_room(me, room.put_id, {into(room, 0, "in a room", "body")});
+  ASSERT_TRUE(done.size() == 1 && done[0]);
+  clock.set_back_ns = 3600 * kSecond;
+  EXPECT_GT(ban_time(), done[0]->created_ns);
+
+  at_the_right_time();
+  ASSERT_TRUE(put("of an earlier life", "body"));
+  born = (*store->stat("of an earlier life"))->created_ns;
+  clock.set_back_ns = 3600 * kSecond;
+  crash();
+  EXPECT_EQ(get("of an earlier life"), "body");
+  EXPECT_GT(ban_time(), born);
+}
+
 }  // namespace
 }  // namespace om::store

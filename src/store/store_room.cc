@@ -118,7 +118,7 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
   // Those that are well; a key that comes twice waits for its own turn.
   std::vector<std::size_t> which;
   std::vector<catalog::Record> records;
-  const std::uint64_t now = clock_.real_ns();
+  const std::uint64_t now = birth_time();
   bool durable_gone = false;
   const auto publish_these = [&] {
     if (records.empty()) return;

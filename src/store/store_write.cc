@@ -93,6 +93,8 @@ Result<Reserved> StoreImpl::begin_put(HolderId holder, ReserveRequest request) {
   put.request = std::move(request);
   put.direct = put.request.direct;
   put.removals_seen = removal_log_->head();
+  // What is put was asked for before now, and may be followed from now on.
+  (void)birth_time();
   const std::uint64_t first = put.request.length.value_or(kRoomAtFirst);
   OM_TRY(charge(put, first));
   holder_puts_[holder].insert(put.id);

@@ -2,7 +2,8 @@
 //
 //   put_shared SOCKET KEY [OPTION VALUE]...
 //     status N   reason TEXT   header "Name: value"   vary "name=value" or "name"   (both
-//     repeatable) age S   ttl S   grace S   keep S      the object is S seconds old, and so on body
+//     repeatable) age S   ttl S   grace S   keep S      the object is S seconds old, and so on
+//     began S (its fetch, so many seconds ago; else as age)   body
 //     TEXT   file PATH   gzip-bits HEX prefix P   host H   url U             KEY is the hex digest;
 //     the rest of the key is made of these identity 1                            for requests that
 //     do not accept gzip variant 1                             under the key of its variant, with
@@ -14,6 +15,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <optional>
 #include <string>
 
 #include "objmapper/client.h"
@@ -48,6 +50,7 @@ int main(int argc, char** argv) {
   om::PutOptions put;
   std::string body, prefix, host, url, raw;
   double age = 0;
+  std::optional<double> began;
   bool identity = false, variant = false;
   for (int i = 3; i < argc; i += 2) {
     const std::string option = argv[i];
@@ -65,6 +68,8 @@ int main(int argc, char** argv) {
       metadata.vary.push_back(field);
     } else if (option == "age")
       age = std::stod(value);
+    else if (option == "began")
+      began = std::stod(value);
     else if (option == "ttl")
       metadata.ttl = std::stod(value);
     else if (option == "grace")
@@ -98,10 +103,10 @@ int main(int argc, char** argv) {
     else
       fail("what is " + option + "?");
   }
-  metadata.t_origin =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count() -
-      age;
-  metadata.ban_time = metadata.t_origin;
+  const double now =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  metadata.t_origin = now - age;
+  metadata.ban_time = now - began.value_or(age);
   if (!url.empty()) key = shared::base_key(prefix, host, url, from_hex(key));
   key = shared::primary_key(key, !identity);
 
