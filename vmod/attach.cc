@@ -136,7 +136,7 @@ bool Attacher::body_checks_out(const region::Record& record) {
   if ((record.flags & region::kHasBodyChecksum) == 0) return true;
   count(store_.counters().c_verified);
   const bool lent = (record.flags & region::kBodyLent) != 0;
-  if (lent ? lease_body::is_what_was_stored(*leases_.of(record), record)
+  if (lent ? lease_body::is_what_was_stored(store_, *leases_.of(record), record)
            : region_.verify_body(record))
     return true;
   count(store_.counters().c_verify_failed);

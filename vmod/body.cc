@@ -60,6 +60,10 @@ std::optional<std::uint64_t> checksum_of(const BodyView& body) {
   return sum.value();
 }
 
+bool checks_out(const BodyView& body, const region::Record& record) {
+  return checksum_of(body) == record.body_checksum;
+}
+
 std::optional<BodyView> view_body(const struct objcore* oc) {
   if (const AttachedBody* body = attached_body(oc); body != nullptr) return body->view();
   const region::Region& region = *Store::of(oc)->region();

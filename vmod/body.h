@@ -91,6 +91,8 @@ std::optional<BodyView> view_body(const struct objcore* oc);
 BodyView view_extents(const region::Region& region, std::span<const region::Extent> list);
 // XXH3 of it, as region::BodyChecksum. nullopt: it cannot be read.
 std::optional<std::uint64_t> checksum_of(const BodyView& body);
+// Whether it is what was stored, by the record's checksum. Reads all of it.
+bool checks_out(const BodyView& body, const region::Record& record);
 
 // A body from begin to end in runs of memory, with no more than one buffer at a time.
 class SliceReader {

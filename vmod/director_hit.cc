@@ -119,7 +119,8 @@ enum vfp_status pull(struct vfp_ctx* vc, struct vfp_entry* entry, void* into,
     const auto got = hit->lease.read(hit->taken, std::span(static_cast<std::byte*>(into), room));
     if (!got || *got == 0) {
       count(hit->director->counters().c_body_failed);
-      lease_body::remove_shared(*hit->client, hit->key, hit->lease.info().object_id);
+      if (!lease_body::remove_shared(*hit->client, hit->key, hit->lease.info().object_id))
+        count(hit->director->counters().c_failed);
       return VFP_Error(vc, "objmapper: the body cannot be read: %s",
                        got ? "it ends early" : describe(got.error()).c_str());
     }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -68,16 +69,24 @@ Holders& holders() {
 
 // A landed body is published when its record is: soon after.
 constexpr std::uint64_t kPublishedWithinNs = 60'000'000'000;
+// For all that the daemon is asked, while a client waits.
+constexpr std::chrono::milliseconds kRemoveLimit{50};
 
 }  // namespace
 
-void remove_shared(Client& client, const std::string& key, std::uint64_t object_id) noexcept {
-  if (key.empty()) return;
+// What is not removed, whoever takes it next finds out.
+bool remove_shared(Client& client, const std::string& key, std::uint64_t object_id) noexcept {
+  if (key.empty()) return true;  // nobody else can find it
+  const auto end = std::chrono::steady_clock::now() + kRemoveLimit;
   try {
-    const auto there = client.stat(key);
-    if (there && *there && (*there)->object_id == object_id) (void)client.remove(key);
+    const auto there = client.stat(key, kRemoveLimit);
+    if (!there) return false;
+    if (!*there || (*there)->object_id != object_id) return true;
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
+    return client.remove(key, std::max(left, std::chrono::milliseconds(1))).has_value();
   } catch (const std::exception&) {
-    // Out of memory: whoever takes it next finds out.
+    return false;  // out of memory
   }
 }
 
@@ -180,9 +189,10 @@ class Held {
            there.created_ns <= (by != 0 ? std::min(by, ended_ns) : ended_ns);
   }
   [[nodiscard]] std::uint64_t object_id() const { return loan()->lease.info().object_id; }
-  void remove_object() const noexcept {
+  void remove_object(Store& store) const noexcept {
     const auto loan = this->loan();
-    remove_shared(*loan->client, name.key, loan->lease.info().object_id);
+    if (!remove_shared(*loan->client, name.key, loan->lease.info().object_id))
+      count(store.counters().c_remove_failed);
   }
   const Name name;
 
@@ -252,7 +262,7 @@ class LeaseBody final : public AttachedBody {
     store_.lent().record_bytes.fetch_add(more);
     return true;
   }
-  void remove_source() const override { held_->remove_object(); }
+  void remove_source() const override { held_->remove_object(store_); }
   [[nodiscard]] std::unique_ptr<AttachedBody> share(struct objcore* target) const override {
     return std::make_unique<LeaseBody>(target, held_);
   }
@@ -524,9 +534,9 @@ std::unique_ptr<AttachedBody> body_of(struct objcore* oc, std::shared_ptr<const 
   return std::make_unique<LeaseBody>(oc, std::move(held));
 }
 
-bool is_what_was_stored(const Held& held, const region::Record& record) {
-  if (checksum_of(held.view()) == record.body_checksum) return true;
-  held.remove_object();
+bool is_what_was_stored(Store& store, const Held& held, const region::Record& record) {
+  if (checks_out(held.view(), record)) return true;
+  held.remove_object(store);
   return false;
 }
 

@@ -64,8 +64,8 @@ std::unique_ptr<AttachedBody> hold(const struct objcore* oc, std::shared_ptr<Cli
                                    Name name, Pins pins = {});
 
 // The shared object is damaged: it goes, unless there is another under the key by now. Waits for
-// the daemon.
-void remove_shared(Client& client, const std::string& key, std::uint64_t object_id) noexcept;
+// the daemon, 50 ms at most. False: it may be there still.
+bool remove_shared(Client& client, const std::string& key, std::uint64_t object_id) noexcept;
 
 // --- for adoption
 
@@ -75,8 +75,8 @@ class Held;
 std::shared_ptr<const Held> take(std::shared_ptr<Client> client, Lease lease, Name name,
                                  std::optional<std::uint64_t> checksum);
 // Compares all of the body with the record's checksum. Where that fails, the shared object is
-// removed from the store.
-bool is_what_was_stored(const Held& held, const region::Record& record);
+// removed from the daemon.
+bool is_what_was_stored(Store& store, const Held& held, const region::Record& record);
 std::unique_ptr<AttachedBody> body_of(struct objcore* oc, std::shared_ptr<const Held> held);
 // Whether a store may have so many leases, and so much memory in their records, for this region.
 bool has_room(const region::Region& region, std::uint64_t leases, std::uint64_t record_bytes);

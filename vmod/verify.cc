@@ -89,7 +89,7 @@ bool is_what_was_stored(const Store& store, const struct objcore* oc) {
   const AttachedBody* attached = attached_body(oc);
   if (attached == nullptr) return store.region()->verify_body(record_of(oc));
   const auto view = attached->view();
-  return view && checksum_of(*view) == record_of(oc).body_checksum;
+  return view && checks_out(*view, record_of(oc));
 }
 
 }  // namespace

@@ -411,6 +411,8 @@ class [[nodiscard]] Client {
   // An answer for each key, in order, in as few packets as it takes.
   Result<std::vector<std::optional<Lease>>> get_many(const std::vector<std::string>& keys);
   Result<std::optional<ObjectInfo>> stat(const std::string& key);
+  // Within so long instead of ConnectOptions::timeout.
+  Result<std::optional<ObjectInfo>> stat(const std::string& key, std::chrono::milliseconds within);
   Result<ListPage> list(const ListOptions& options);
 
   // --- writing
@@ -431,6 +433,8 @@ class [[nodiscard]] Client {
   Result<PutResult> put(const PutOptions& options, const std::string& body);
   // False: there was none.
   Result<bool> remove(const std::string& key);
+  // Within so long instead of ConnectOptions::timeout.
+  Result<bool> remove(const std::string& key, std::chrono::milliseconds within);
   Result<std::uint64_t> remove_prefix(const std::string& prefix);
   Result<std::uint64_t> remove_tag(const std::string& tag);
 

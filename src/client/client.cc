@@ -218,9 +218,15 @@ Result<std::vector<std::optional<Lease>>> Client::get_many(const std::vector<std
 }
 
 Result<std::optional<ObjectInfo>> Client::stat(const std::string& key) {
+  return stat(key, connection_->timeout());
+}
+
+Result<std::optional<ObjectInfo>> Client::stat(const std::string& key,
+                                               std::chrono::milliseconds within) {
   OM_TRY(client::check_key(key, "key"));
   Call<wire::StatReply> waiting;
-  auto answer = connection_->call(wire::Stat{key}, waiting);
+  auto answer =
+      connection_->call(wire::Stat{key}, waiting, std::chrono::steady_clock::now() + within);
   if (!answer) {
     if (answer.error().code == Errc::kNotFound) return std::optional<ObjectInfo>();
     return std::move(answer).error();
@@ -325,11 +331,14 @@ Result<PutResult> Client::put(const PutOptions& options, const std::string& body
   return put(options, std::as_bytes(std::span(body)));
 }
 
-Result<bool> Client::remove(const std::string& key) {
+Result<bool> Client::remove(const std::string& key) { return remove(key, connection_->timeout()); }
+
+Result<bool> Client::remove(const std::string& key, std::chrono::milliseconds within) {
   OM_TRY(client::check_key(key, "key"));
   Call<wire::DeleteReply> waiting;
-  auto answer = connection_->call(
-      wire::Delete{static_cast<std::uint8_t>(wire::DeleteBy::kKey), key}, waiting);
+  auto answer =
+      connection_->call(wire::Delete{static_cast<std::uint8_t>(wire::DeleteBy::kKey), key}, waiting,
+                        std::chrono::steady_clock::now() + within);
   if (answer) return true;
   if (answer.error().code == Errc::kNotFound) return false;
   return std::move(answer).error();

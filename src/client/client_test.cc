@@ -283,6 +283,22 @@ TEST(Timeout, LeavesTheConnectionUsableAndGivesBackWhatComesLate) {
   EXPECT_EQ(released.get_future().get(), 77U);
 }
 
+TEST(Timeout, IsTheCallsOwnWhereItNamesOne) {
+  std::promise<void> over;
+  Meeting m(
+      [&](FakeServer& s) {
+        over.get_future().wait();
+        (void)s.receive();
+        (void)s.receive();
+      },
+      60s);
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(m.client->stat("k", 20ms).error().code, Errc::kTimeout);
+  EXPECT_EQ(m.client->remove("k", 20ms).error().code, Errc::kTimeout);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+  over.set_value();
+}
+
 TEST(Timeout, OfAReservationAbortsItWhenItComes) {
   std::promise<void> timed_out;
   std::promise<std::uint64_t> aborted;
