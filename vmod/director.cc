@@ -105,7 +105,8 @@ using Answer = std::variant<std::monostate, Lease, Writer, Follower>;
 
 // Asks, within the director's time limit. Nothing: no such object, or no answer (counted). Where we
 // may write (and may_fetch), who asks first has to fetch, and the others follow.
-// The object `stale` is of no use in that revision: then one replaces it, and the others follow.
+// The object `stale`, which is published, is of no use in that revision: then one replaces it, and
+// the others follow.
 Answer ask(Director& director, struct worker* wrk, Client& client, const std::string& key,
            const tee::There& stale, milliseconds within, bool may_fetch) {
   const auto end = steady_clock::now() + within;
@@ -325,6 +326,9 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
                                        ? why_useless(director, bo, info, *metadata, VTIM_real())
                                        : &counters.c_miss_unusable;
         why != nullptr) {
+      // What is being written is not waited for; and who asks the daemon for something else than
+      // that gets what lies there now, which may have been of no use before: back and forth.
+      if (std::holds_alternative<Follower>(answer)) return miss(*why);
       const tee::There found{info.object_id, info.revision, info.created_ns, info.length};
       if (stale == found || bo->is_hitmiss != 0) return miss(*why);
       stale = found;

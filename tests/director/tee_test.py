@@ -446,6 +446,34 @@ class WriterDies(TroubleCase):
         self.assertEqual(said, [None, None])
 
 
+class OfNoUse(TroubleCase):
+    vcl = WriterDies.vcl
+
+    def test_neither_what_is_stale_nor_what_is_being_written(self):
+        """Both are older than a ban: that is seen once, and the backend is asked."""
+        path = "/neither"
+        query = f"size={2 * MIB}&hold=1&first=2&cc=max-age=1&cc2=max-age=1000"
+        self.origin.release.set()
+        self.assertEqual(self.a.get(f"{path}?{query}")[2], body_of(path, 2 * MIB))
+        end = time.time() + 1.1
+        wait_until(lambda: self.a.counter("c_tee_published") == 1, "the old version is published", 30)
+        wait_until(lambda: time.time() > end, "it is stale", 30)
+        b = self.world.cache("b")
+        self.origin.change(path)
+        self.origin.release.clear()
+        first, c1 = self.a.open(f"{path}?{query}")
+        self.addCleanup(c1.close)
+        self.assertEqual(len(first.read(MIB)), MIB)
+        b.admin("ban", "req.url", "~", "^/neither")
+        wait_until(lambda: b.counter("c_echoes", of="OBJMR.*") == 1, "the ban is recorded", 30)
+        self.assertEqual(b.get(f"{path}?{query}")[2], body_of(path + "1", 2 * MIB))
+        self.assertEqual(self.origin.count(path), 3)
+        self.assertEqual((b.counter("c_miss_banned"), b.counter("c_follow"), b.counter("c_follow_late")), (1, 0, 0))
+        wait_until(lambda: b.counter("c_tee_published") == 1, "what b got is published", 30)
+        self.origin.release.set()
+        self.assertEqual(len(first.read()), MIB)
+
+
 class WriterDiesAndLanded(WriterDies):
     trusted = True
 
