@@ -36,9 +36,9 @@ std::shared_ptr<Client> connect_to(const ConnectOptions& options) {
   return std::make_shared<Client>(*std::move(fresh));
 }
 
-void take_events(const std::shared_ptr<Client>& client) {
+void take_events(const std::shared_ptr<Client>& client, int wait_ms) {
   struct pollfd fd = {client->native_handle(), POLLIN | POLLRDHUP, 0};
-  (void)poll(&fd, 1, kWatchMs);
+  (void)poll(&fd, 1, wait_ms);
   while (!client->closed()) {
     auto event = client->next_event(milliseconds(0));
     if (!event || !*event) break;
@@ -60,8 +60,8 @@ void watch_client(const ConnectOptions& options, std::shared_ptr<Client> client)
       continue;
     }
     backoff = kBackoffMin;
-    lost.renew(client, lease_body::renew);
-    take_events(client);
+    const bool more = lost.renew(client, lease_body::renew);
+    take_events(client, more ? 0 : kWatchMs);
     if (client->closed()) lost.add(std::exchange(client, nullptr));
   }
 }

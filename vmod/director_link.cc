@@ -132,13 +132,17 @@ void DirectorLink::serve(Line& line) {
       changed_.notify_all();
       backoff = kBackoffMin;
       (void)client->subscribe(kRevokedEvents);
-      watch(line, client);
-      line.lost.add(client);
+      try {
+        watch(line, client);
+      } catch (const std::exception&) {  // out of memory: another one, once there is some
+        client->close();
+      }
       {
         const std::lock_guard lock(mutex_);
         line.client = nullptr;
         if (stopping_) return;
       }
+      line.lost.add(client);
       tell_if_changed();
     }
     if (!pause(backoff)) return;
@@ -166,11 +170,11 @@ void DirectorLink::watch(Line& line, const std::shared_ptr<Client>& client) {
       const std::lock_guard lock(mutex_);
       if (stopping_) return;
     }
-    line.lost.renew(client, watcher_.renew);
+    const bool more = line.lost.renew(client, watcher_.renew);
     // Not for POLLIN: each reply to a request would wake us. Events lie with the replies, and are
     // found there a little later.
     struct pollfd fd = {client->native_handle(), POLLRDHUP, 0};
-    (void)poll(&fd, 1, static_cast<int>(kWatchInterval.count()));
+    (void)poll(&fd, 1, more ? 0 : static_cast<int>(kWatchInterval.count()));
     while (!client->closed()) {
       auto event = client->next_event(milliseconds(0));
       if (!event || !*event) break;

@@ -43,21 +43,21 @@ VCL_VOID vmod_director__init(VRT_CTX, struct vmod_objmapper_director** handle, c
     return;
   }
   try {
-    om::vmod::Director::Config config;
-    config.name = vcl_name;
-    config.socket = socket;
-    config.timeout = std::chrono::milliseconds(std::lround(timeout * 1000));
-    om::vmod::Director& shared = om::vmod::director_for(std::move(config));
-    om::vmod::RemovalLink& link = om::vmod::RemovalLink::to(socket);
+    // First of all: what is made here stays, and what has a link receives its removals.
     if (const om::vmod::RemovalLink* other = om::vmod::RemovalLink::of(ctx->vcl);
-        other != nullptr && other != &link) {
+        other != nullptr && other->socket() != socket) {
       VRT_fail(ctx,
                "objmapper.director %s: another director of this VCL asks another objmapperd; a "
                "purge would reach the objects of one of them only",
                vcl_name);
       return;
     }
-    om::vmod::RemovalLink::use(ctx->vcl, link);
+    om::vmod::Director::Config config;
+    config.name = vcl_name;
+    config.socket = socket;
+    config.timeout = std::chrono::milliseconds(std::lround(timeout * 1000));
+    om::vmod::Director& shared = om::vmod::director_for(std::move(config));
+    om::vmod::RemovalLink::use(ctx->vcl, om::vmod::RemovalLink::to(socket));
     // So that the first requests find it up; a VCL loads without it as well.
     (void)shared.link().wait_up(std::chrono::milliseconds(500));
     auto state = std::make_unique<ours::Backend>();

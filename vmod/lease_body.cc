@@ -1,7 +1,6 @@
 #include "lease_body.h"
 
 #include <sys/resource.h>
-#include <syslog.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -90,36 +90,51 @@ bool remove_shared(Client& client, const std::string& key, std::uint64_t object_
   }
 }
 
-// A lease, and where the bytes are.
+// Where the bytes are. To be read as long as this is held; right as long as they are leased.
+struct Where {
+  Where(const Lease& lease, std::vector<std::span<const std::byte>> mapped, Pins kept)
+      : memory(std::move(mapped)), pins(std::move(kept)) {
+    for (auto& pin : lease.pins()) pins.push_back(std::move(pin));
+    if (!lease.info().on_disk) return;
+    files = lease.slices();
+    files_held.fetch_add(files.size());
+  }
+  Where(const Where&) = delete;
+  Where& operator=(const Where&) = delete;
+  ~Where() { files_held.fetch_sub(files.size()); }
+  [[nodiscard]] BodyView view() const {
+    BodyView view;
+    for (const auto& part : memory) view.add(part.data(), part.size());
+    for (const Slice& slice : files) view.add(BorrowedFd(slice.fd), slice.offset, slice.length);
+    return view;
+  }
+  const std::vector<std::span<const std::byte>> memory;
+
+ private:
+  std::vector<Slice> files;
+  Pins pins;
+};
+
+// A lease on them.
 struct Loan {
-  Loan(std::shared_ptr<Client> with, Lease what, std::vector<std::span<const std::byte>> where,
-       Pins kept)
-      : client(std::move(with)),
-        lease(std::move(what)),
-        memory(std::move(where)),
-        pins(std::move(kept)) {
-    if (lease.info().on_disk) files_held.fetch_add(lease.slices().size());
-  }
-  Loan(const Loan&) = delete;
-  Loan& operator=(const Loan&) = delete;
-  ~Loan() {
-    if (lease.info().on_disk) files_held.fetch_sub(lease.slices().size());
-  }
   const std::shared_ptr<Client> client;
   const Lease lease;
-  const std::vector<std::span<const std::byte>> memory;  // empty: in files
-  const Pins pins;                                       // of `memory`
+  const std::shared_ptr<const Where> where;
 
   // The body's: the lease on what was received in place may be on more room.
   [[nodiscard]] std::uint64_t length() const {
-    if (memory.empty()) return lease.size();
-    std::uint64_t bytes = 0;
-    for (const auto& part : memory) bytes += part.size();
-    return bytes;
+    return where->memory.empty() ? lease.size() : where->view().length();
   }
 };
 
 namespace {
+
+std::shared_ptr<const Loan> make_loan(std::shared_ptr<Client> client, Lease lease,
+                                      std::vector<std::span<const std::byte>> memory, Pins pins) {
+  auto where = std::make_shared<const Where>(lease, std::move(memory), std::move(pins));
+  return std::shared_ptr<const Loan>(
+      new Loan{std::move(client), std::move(lease), std::move(where)});
+}
 
 // nullptr: its bytes cannot be reached. The lease stays the caller's then.
 std::shared_ptr<const Loan> loan_of(std::shared_ptr<Client> client, Lease& lease) {
@@ -129,15 +144,14 @@ std::shared_ptr<const Loan> loan_of(std::shared_ptr<Client> client, Lease& lease
     if (!mapped) return nullptr;
     memory = *std::move(mapped);
   }
-  return std::make_shared<const Loan>(std::move(client), std::move(lease), std::move(memory),
-                                      Pins());
+  return make_loan(std::move(client), std::move(lease), std::move(memory), Pins());
 }
 
 }  // namespace
 
 // What objects hold together: one lease, of one that was taken over and of those that a 304 made of
-// it. It is replaced by another on the same bytes when its connection has ended (renew()); who reads
-// goes on with the one that he has.
+// it. It is replaced by another on the same bytes when its connection has ended (renew()): who reads
+// then goes on where he is, and is protected by the new one, as he has a reference on the object.
 class Held {
  public:
   Held(std::shared_ptr<const Loan> loan, Name called,
@@ -156,15 +170,9 @@ class Held {
     return std::exchange(loan_, std::move(loan));
   }
   [[nodiscard]] BodyView view() const {
-    auto loan = this->loan();
-    BodyView view;
-    if (!loan->memory.empty()) {
-      for (const auto& part : loan->memory) view.add(part.data(), part.size());
-    } else {
-      for (const Slice& slice : loan->lease.slices())
-        view.add(BorrowedFd(slice.fd), slice.offset, slice.length);
-    }
-    view.hold(std::move(loan));
+    std::shared_ptr<const Where> where = loan()->where;
+    BodyView view = where->view();
+    view.hold(std::move(where));
     return view;
   }
   // Of the body, computed once. nullopt: it cannot be read.
@@ -183,10 +191,11 @@ class Held {
   [[nodiscard]] bool is_the_same(const ObjectInfo& there, std::uint64_t ended_ns) const {
     const auto loan = this->loan();
     const ObjectInfo& ours = loan->lease.info();
-    const std::uint64_t by = created_by_ns_.load();
+    std::uint64_t by = created_by_ns_.load();
+    // What was received in place, and published since: its time is not known so well.
+    if (name.created_ns == 0) by = by != 0 ? std::min(by, ended_ns) : ended_ns;
     return there.object_id == ours.object_id && there.length == loan->length() &&
-           there.offset == 0 && there.total_bytes == there.length &&
-           there.created_ns <= (by != 0 ? std::min(by, ended_ns) : ended_ns);
+           there.offset == 0 && there.total_bytes == there.length && there.created_ns <= by;
   }
   [[nodiscard]] std::uint64_t object_id() const { return loan()->lease.info().object_id; }
   void remove_object(Store& store) const noexcept {
@@ -360,9 +369,11 @@ constexpr std::size_t kTogether = 64;
 struct Behind {
   std::uint64_t lease_id = 0;
   std::shared_ptr<const Held> held;
+  Store* store = nullptr;
 };
 
-// What objects hold over this client, in the order of its numbers.
+// What objects hold over this client, in the order of its numbers; without those that are on their
+// way out.
 std::vector<Behind> those_behind(const Client* client, std::uint64_t after) {
   std::vector<Behind> some;
   const std::lock_guard lock(holders().mutex);
@@ -370,21 +381,21 @@ std::vector<Behind> those_behind(const Client* client, std::uint64_t after) {
   for (auto one = of.lower_bound({client, after + 1}); one != of.end(); ++one) {
     const auto& [owner, lease_id] = one->first;
     if (owner != client) break;
-    if (!some.empty() && some.back().lease_id == lease_id) continue;
+    if (one->second.asked_back || (!some.empty() && some.back().lease_id == lease_id)) continue;
     if (some.size() == kTogether) break;
-    some.push_back({lease_id, one->second.held});
+    some.push_back({lease_id, one->second.held, Store::of(one->second.oc)});
   }
   return some;
 }
 
-// Its objects hold this one from now on. False: there are none any more.
-bool replace(const Client* client, const Behind& behind, const std::shared_ptr<const Loan>& loan) {
+// Its objects hold this one from now on, those that are there still.
+void replace(const Client* client, const Behind& behind, const std::shared_ptr<const Loan>& loan) {
   std::shared_ptr<const Loan> before;  // goes without the lock
   Holders& all = holders();
   const std::lock_guard lock(all.mutex);
   const std::pair<const Client*, std::uint64_t> earlier{client, behind.lease_id};
   const std::pair<const Client*, std::uint64_t> now{loan->client.get(), loan->lease.id()};
-  if (!all.of.contains(earlier)) return false;
+  if (!all.of.contains(earlier)) return;
   while (auto entry = all.of.extract(earlier)) {
     all.not_held(client, entry.mapped());
     entry.mapped().asked_back = false;
@@ -393,77 +404,67 @@ bool replace(const Client* client, const Behind& behind, const std::shared_ptr<c
     all.of.insert(std::move(entry));
   }
   before = behind.held->replace(loan);
-  return true;
 }
 
-// nullopt: nobody can say, the daemon does not answer. nullptr: it has not got that object.
-std::optional<std::shared_ptr<const Loan>> take_again(const Behind& behind, std::uint64_t ended_ns,
-                                                      const std::shared_ptr<Client>& client,
-                                                      Result<std::optional<Lease>> lease) {
+enum class Again { kTaken, kGone, kNotNow, kNoAnswer };
+
+Again take_again(const Client* lost, std::uint64_t ended_ns, const Behind& behind,
+                 const std::shared_ptr<Client>& fresh, Result<std::optional<Lease>> lease) {
   if (!lease) {
-    const Errc why = lease.error().code;
-    if (why == Errc::kTimeout || why == Errc::kUnavailable) return std::nullopt;
-    return nullptr;  // it lends no more, most likely
-  }
-  if (!*lease || !behind.held->is_the_same((*lease)->info(), ended_ns)) return nullptr;
-  return loan_of(client, **lease);
-}
-
-struct Renewed {
-  std::size_t taken = 0;
-  std::size_t gone = 0;
-};
-
-// False: the daemon does not answer.
-bool renew_batch(const std::vector<Behind>& batch, const Client* lost, std::uint64_t ended_ns,
-                 const std::shared_ptr<Client>& fresh, Renewed& renewed) {
-  std::vector<const Behind*> named;
-  std::vector<std::string> keys;
-  const auto drop = [&](const Behind& behind) {
-    if (revoked(lost, behind.lease_id)) ++renewed.gone;
-  };
-  for (const Behind& one : batch) {
-    if (one.held->name.key.empty()) {
-      drop(one);
-    } else {
-      named.push_back(&one);
-      keys.push_back(one.held->name.key);
+    switch (lease.error().code) {
+      case Errc::kTimeout:
+      case Errc::kUnavailable: return Again::kNoAnswer;
+      case Errc::kQuota: return Again::kGone;  // no more is lent, and this one stands in the way
+      default: return Again::kNotNow;          // no descriptors, for one, here or there
     }
   }
-  if (named.empty()) return true;
-  auto leases = fresh->get_many(keys);
-  for (std::size_t i = 0; i < named.size(); ++i) {
-    const auto loan = take_again(*named[i], ended_ns, fresh,
-                                 leases ? Result<std::optional<Lease>>(std::move((*leases)[i]))
-                                        : fresh->get(keys[i]));
-    if (!loan) return false;
-    if (*loan == nullptr)
-      drop(*named[i]);
-    else if (replace(lost, *named[i], *loan))
-      ++renewed.taken;
-  }
-  return true;
+  if (!*lease || !behind.held->is_the_same((*lease)->info(), ended_ns)) return Again::kGone;
+  const auto loan = loan_of(fresh, **lease);
+  if (loan == nullptr) return Again::kNotNow;
+  replace(lost, behind, loan);
+  return Again::kTaken;
 }
 
 }  // namespace
 
-void renew(const std::shared_ptr<Client>& lost, std::uint64_t ended_ns,
-           const std::shared_ptr<Client>& fresh) {
-  Renewed renewed;
-  std::uint64_t after = 0;
-  while (true) {
-    const std::vector<Behind> batch = those_behind(lost.get(), after);
-    if (batch.empty()) break;
-    after = batch.back().lease_id;
-    if (!renew_batch(batch, lost.get(), ended_ns, fresh, renewed)) break;
+std::uint64_t renew(const std::shared_ptr<Client>& lost, std::uint64_t ended_ns,
+                    std::uint64_t after, const std::shared_ptr<Client>& fresh) {
+  const std::vector<Behind> batch = those_behind(lost.get(), after);
+  if (batch.empty()) return 0;
+  std::vector<const Behind*> named;
+  std::vector<std::string> keys;
+  const auto drop = [&](const Behind& one) {
+    if (!revoked(lost.get(), one.lease_id)) return;
+    count(one.store->counters().c_lease_dropped);
+  };
+  for (const Behind& one : batch) {
+    if (one.held->name.key.empty()) {
+      drop(one);
+      continue;
+    }
+    named.push_back(&one);
+    keys.push_back(one.held->name.key);
   }
-  if (renewed.taken + renewed.gone == 0) return;
-  notice(LOG_NOTICE, nullptr,
-         "leases taken again from the daemon: " + std::to_string(renewed.taken) +
-             ", objects removed that it has not got any more: " + std::to_string(renewed.gone));
+  if (named.empty()) return batch.back().lease_id;
+  auto leases = fresh->get_many(keys);
+  for (std::size_t i = 0; i < named.size(); ++i) {
+    const Again how = take_again(lost.get(), ended_ns, *named[i], fresh,
+                                 leases ? Result<std::optional<Lease>>(std::move((*leases)[i]))
+                                        : fresh->get(keys[i]));
+    if (how == Again::kNoAnswer) return 0;
+    if (how == Again::kGone) drop(*named[i]);
+  }
+  return batch.back().lease_id;
 }
 
 namespace {
+
+bool any_lost(const decltype(Holders::of)& of) {
+  constexpr auto kLast = std::numeric_limits<std::uint64_t>::max();
+  for (auto one = of.begin(); one != of.end(); one = of.upper_bound({one->first.first, kLast}))
+    if (one->first.first->closed()) return true;
+  return false;
+}
 
 bool has_room_for_one(Store& store) {
   return has_room(*store.region(), store.lent().leases, store.lent().record_bytes);
@@ -493,6 +494,9 @@ bool give_back(struct worker* wrk, const Client* client, unsigned how_many, bool
     Holders& all = holders();
     const std::lock_guard lock(all.mutex);
     if (!for_room && all.asked_back.contains(client)) return false;
+    // What a lost connection has leased stays where it is until all of that is leased again, and so
+    // does what lies beside it: until then nothing that goes makes room.
+    if (for_room && any_lost(all.of)) return false;
     auto any = all.of.lower_bound({client, 0});
     if (any == all.of.end() || any->first.first != client) {
       if (!for_room) return false;
@@ -524,10 +528,9 @@ std::unique_ptr<AttachedBody> hold(const struct objcore* oc, std::shared_ptr<Cli
                                    Lease lease, std::vector<std::span<const std::byte>> memory,
                                    Name name, Pins pins) {
   return body_of(const_cast<struct objcore*>(oc),
-                 std::make_shared<Held>(
-                     std::make_shared<const Loan>(std::move(client), std::move(lease),
+                 std::make_shared<Held>(make_loan(std::move(client), std::move(lease),
                                                   std::move(memory), std::move(pins)),
-                     std::move(name)));
+                                        std::move(name)));
 }
 
 std::unique_ptr<AttachedBody> body_of(struct objcore* oc, std::shared_ptr<const Held> held) {

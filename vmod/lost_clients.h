@@ -21,30 +21,39 @@ namespace om::vmod {
 class LostClients {
  public:
   // Takes again over `fresh` what is leased over `lost`, which ended at `ended_ns` (since 1970): a
-  // later object of the same number is another one.
-  using Renew = std::function<void(const std::shared_ptr<Client>& lost, std::uint64_t ended_ns,
-                                   const std::shared_ptr<Client>& fresh)>;
+  // later object of the same number is another one. Some of it: what comes after the lease `after`;
+  // returns the last that was looked at, 0 after all of them.
+  using Renew = std::function<std::uint64_t(
+      const std::shared_ptr<Client>& lost, std::uint64_t ended_ns, std::uint64_t after,
+      const std::shared_ptr<Client>& fresh)>;
 
   void add(std::shared_ptr<Client> client) {
     const auto now = std::chrono::system_clock::now().time_since_epoch();
-    lost_.push_back({std::move(client), static_cast<std::uint64_t>(
-                                            std::chrono::nanoseconds(now).count())});
+    const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+    lost_.push_back({std::move(client), static_cast<std::uint64_t>(ns), 0});
   }
   // Some are left: somebody may have leases over them, or be about to.
   bool any() {
     std::erase_if(lost_, [](const Lost& one) { return one.client.use_count() == 1; });
     return !lost_.empty();
   }
-  // To be called again as long as there are any: a fetch that was under way may come late.
-  void renew(const std::shared_ptr<Client>& fresh, const Renew& take_again) {
-    if (!any()) return;
-    for (const Lost& one : lost_) take_again(one.client, one.ended_ns, fresh);
+  // Some of what is left. True: call again at once, after a look at the events of `fresh`; else as
+  // long as there are any(), later: a fetch that was under way may come late.
+  bool renew(const std::shared_ptr<Client>& fresh, const Renew& take_again) {
+    if (!any()) return false;
+    bool more = false;
+    for (Lost& one : lost_) {
+      one.after = take_again(one.client, one.ended_ns, one.after, fresh);
+      more = more || one.after != 0;
+    }
+    return more;
   }
 
  private:
   struct Lost {
     std::shared_ptr<Client> client;
     std::uint64_t ended_ns = 0;
+    std::uint64_t after = 0;
   };
   std::vector<Lost> lost_;
 };

@@ -103,6 +103,8 @@ RemovalLink* RemovalLink::of(const struct vcl* vcl) {
   return found == registry().of_vcl.end() ? nullptr : found->second;
 }
 
+const std::string& RemovalLink::socket() const noexcept { return impl_->socket; }
+
 bool RemovalLink::director_allowed() const noexcept { return impl_->director_is_current(); }
 
 Result<RemovalLink::Ours> RemovalLink::record(RemovalKind kind, std::string what, std::string tag) {

@@ -56,6 +56,7 @@ class RemovalLink {
   static void forget(const struct vcl* vcl);
   // nullptr: they stay in this varnishd. Any thread.
   static RemovalLink* of(const struct vcl* vcl);
+  [[nodiscard]] const std::string& socket() const noexcept;
   RemovalLink(const RemovalLink&) = delete;
   RemovalLink& operator=(const RemovalLink&) = delete;
 

@@ -73,7 +73,8 @@ void RemovalLink::Impl::receive() {
     say_once("no daemon at " + socket + " (" + describe(client.error()) + ")");
     return;
   }
-  auto joined = client->join(name, log_id, applied.load());
+  // Not what was applied and deliberately not acknowledged: twice does no harm.
+  auto joined = client->join(name, log_id, serves ? applied.load() : acknowledged);
   if (!joined) {
     say_once("the daemon does not let this cache join: " + describe(joined.error()));
     return;

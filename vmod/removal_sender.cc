@@ -17,6 +17,7 @@
 #include "ban_expression.h"
 #include "bans.h"
 #include "base/ban_text.h"
+#include "base/limits.h"
 #include "region/ban_log.h"
 #include "removal_link_impl.h"
 #include "shared_bans.h"
@@ -97,6 +98,8 @@ void RemovalLink::Impl::send_local_bans() {
   for (const LocalBan& one : taken) {
     const auto tests = tests_of_spec(one.spec);
     texts.push_back(tests ? canonical_ban(*tests) : std::string(kEverything));
+    // Varnish takes longer ones than travel.
+    if (texts.back().size() > kKeyBytesMax) texts.back() = kEverything;
     link.bans_->add(one.time, texts.back());
   }
   if (lost) {

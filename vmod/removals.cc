@@ -146,6 +146,8 @@ void purge(struct worker* wrk, const std::uint8_t* digest) {
   // Varnish has purged before it asked VCL. But what was being fetched then, and has got here
   // since, is as old: recording the purge for other caches takes its time.
   while (struct objcore* late = reference_to_live(head)) {
+    if (Store* store = Store::of(late); store != nullptr && late->stobj->priv != nullptr)
+      store->region()->mark_removed(record_of(late));
     varnish.HSH_Kill(late);
     (void)varnish.HSH_DerefObjCore(wrk, &late, 0);
   }

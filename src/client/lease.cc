@@ -171,4 +171,24 @@ Result<std::vector<std::span<const std::byte>>> Lease::map() const {
   return spans;
 }
 
+std::vector<std::shared_ptr<const void>> Lease::pins() const {
+  std::vector<std::shared_ptr<const void>> pins;
+  const auto add = [&pins](std::shared_ptr<const void> pin) {
+    if (std::find(pins.begin(), pins.end(), pin) == pins.end()) pins.push_back(std::move(pin));
+  };
+  const std::lock_guard lock(state_->copy_mutex);
+  for (std::size_t i = 0; i < state_->segments.size(); ++i) {
+    const client::SegmentRef& segment = state_->segments[i];
+    // Without the descriptor, where the bytes are mapped.
+    if (!segment->map().empty()) {
+      add(segment->mapping());
+      continue;
+    }
+    add(segment);
+    if (i < state_->copies.size() && state_->copies[i] != nullptr)
+      add(std::shared_ptr<const void>(state_->copies[i], state_->copies[i].get()));
+  }
+  return pins;
+}
+
 }  // namespace om

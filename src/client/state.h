@@ -19,7 +19,7 @@ struct LeaseState {
 
   // For map(): bytes of slices that are not to be mapped, read once.
   std::mutex copy_mutex;
-  std::vector<std::unique_ptr<std::byte[]>> copies;
+  std::vector<std::shared_ptr<std::byte[]>> copies;
 };
 
 // Where a part of the body goes.

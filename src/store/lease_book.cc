@@ -330,6 +330,12 @@ std::vector<ObjectId> LeaseBook::revocable(std::uint64_t now_ns, std::uint64_t g
     });
   std::sort(objects.begin(), objects.end());
   objects.erase(std::unique(objects.begin(), objects.end()), objects.end());
+  // They would stay where they are all the same.
+  const auto has_an_orphan = [this](ObjectId object) {
+    return std::ranges::any_of(
+        orphans_, [object](const auto& one) { return one.second.objects.contains(object); });
+  };
+  if (!orphans_.empty()) std::erase_if(objects, has_an_orphan);
   return objects;
 }
 

@@ -93,7 +93,7 @@ class LeaseBook {
   // Looks at the orphans' locks.
   void probe();
   // Objects that live holders can be asked for, in order: leased by one that was not asked for them
-  // yet, or no longer than `grace_ns` ago.
+  // yet, or no longer than `grace_ns` ago, and by no orphan, who cannot be asked.
   [[nodiscard]] std::vector<ObjectId> revocable(std::uint64_t now_ns, std::uint64_t grace_ns) const;
   // Every lease on the object of a live holder, each told once: for revocation.
   std::vector<std::pair<HolderId, LeaseId>> revoke(ObjectId object, std::uint64_t now_ns);
