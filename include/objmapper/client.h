@@ -101,8 +101,9 @@ class [[nodiscard]] Lease {
   // The body as memory, valid while the lease lives. Objects in the memory tier are mapped, those
   // on disk are read into memory of the lease (a disk error in a mapping would be a SIGBUS).
   Result<std::vector<std::span<const std::byte>>> map() const;
-  // What slices() and what map() has returned lie in: while these are held they can be read, also
-  // when the lease is gone. The bytes are right as long as somebody has a lease on the object.
+  // What the bytes lie in: while these are held, what map() has returned stays, and so do the
+  // descriptors of slices() that are not of the memory tier, also when the lease is gone. The bytes
+  // are right as long as somebody has a lease on the object.
   [[nodiscard]] std::vector<std::shared_ptr<const void>> pins() const;
   // False after a move or release().
   [[nodiscard]] explicit operator bool() const noexcept;

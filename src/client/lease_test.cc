@@ -71,6 +71,28 @@ TEST_P(ReadLease, InEveryWay) {
   EXPECT_EQ(sliced, "56789");
 }
 
+TEST_P(ReadLease, IsReadByItsPinsWhenItIsGone) {
+  Meeting m([](FakeServer& s) { OneObject::serve(s, GetParam()); });
+  auto got = m.client->get("k");
+  ASSERT_TRUE(got) << describe(got.error());
+  Lease lease = **std::move(got);
+  const auto spans = *lease.map();
+  const std::vector<Slice> slices = lease.slices();
+  const auto pins = lease.pins();
+  EXPECT_FALSE(pins.empty());
+  lease.release();
+  m.client.reset();
+  std::string mapped;
+  for (const auto& span : spans)
+    mapped.append(reinterpret_cast<const char*>(span.data()), span.size());
+  EXPECT_EQ(mapped, "0123456789");
+  // Mapped memory needs no descriptor.
+  if (GetParam() == wire::SegmentKind::kMemory) return;
+  std::string sliced(5, '\0');
+  EXPECT_EQ(::pread(slices[1].fd, sliced.data(), 5, static_cast<off_t>(slices[1].offset)), 5);
+  EXPECT_EQ(sliced, "56789");
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, ReadLease,
                          testing::Values(wire::SegmentKind::kMemory, wire::SegmentKind::kFile,
                                          wire::SegmentKind::kPack),

@@ -36,6 +36,34 @@ TEST_F(StoreTest, WhenAllIsLeasedAPutGetsNoSpaceAndReadersAreAsked) {
   EXPECT_EQ(revoked.size(), 4U);
 }
 
+// As after a restart, when a cache has leased all of its own again.
+TEST_F(StoreTest, NobodyIsAskedForWhatAnOrphanKeepsAllTheSame) {
+  config.holder.leased_bytes = std::uint64_t{1} << 30;
+  open();
+  std::vector<std::string> revoked;
+  store->set_listener([&](const Event& event) {
+    if (event.kind == EventKind::kRevoked) revoked.emplace_back(event.key);
+  });
+  const auto before = *store->open_holder({});
+  auto alive = *duplicate(store->lease_descriptor(before));
+  for (unsigned i = 0; i < 4; ++i) {
+    const std::string key = "k" + std::to_string(i);
+    ASSERT_TRUE(put(key, body_of(1000000, i)));
+    ASSERT_TRUE(*store->get(before, key));
+    ASSERT_TRUE(*store->get(me, key));
+  }
+  store->close_holder(before);
+  EXPECT_EQ(status("holders.orphans"), 1U);
+  EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
+  EXPECT_TRUE(revoked.empty());
+  alive.reset();
+  clock.now_ns += 1'000'000'000;
+  store->tick();
+  EXPECT_EQ(status("holders.orphans"), 0U);
+  EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
+  EXPECT_EQ(revoked, (std::vector<std::string>{"k0", "k1", "k2"}));
+}
+
 // Many leases that nobody gives back, and those of others beside them.
 class OneManyLeases : public StoreTest, public ::testing::WithParamInterface<bool> {};
 
