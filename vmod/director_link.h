@@ -51,10 +51,11 @@ class DirectorLink {
     std::function<void(const std::shared_ptr<Client>& client, std::uint64_t lease)> revoked =
         [](const std::shared_ptr<Client>& /*client*/, std::uint64_t /*lease*/) {};
     // There is a connection again, and leases over an earlier one. May take its time.
-    LostClients::Renew renew =
-        [](const std::shared_ptr<Client>& /*lost*/, std::uint64_t /*ended_ns*/,
-           std::uint64_t /*after*/,
-           const std::shared_ptr<Client>& /*fresh*/) { return std::uint64_t{0}; };
+    LostClients::Renew renew = [](const std::shared_ptr<Client>& /*lost*/,
+                                  std::uint64_t /*ended_ns*/, std::uint64_t /*after*/,
+                                  const std::shared_ptr<Client>& /*fresh*/) {
+      return std::uint64_t{0};
+    };
   };
   struct Options {
     std::string socket;

@@ -150,8 +150,9 @@ std::shared_ptr<const Loan> loan_of(std::shared_ptr<Client> client, Lease& lease
 }  // namespace
 
 // What objects hold together: one lease, of one that was taken over and of those that a 304 made of
-// it. It is replaced by another on the same bytes when its connection has ended (renew()): who reads
-// then goes on where he is, and is protected by the new one, as he has a reference on the object.
+// it. It is replaced by another on the same bytes when its connection has ended (renew()): who
+// reads then goes on where he is, and is protected by the new one, as he has a reference on the
+// object.
 class Held {
  public:
   Held(std::shared_ptr<const Loan> loan, Name called,
@@ -448,9 +449,9 @@ std::uint64_t renew(const std::shared_ptr<Client>& lost, std::uint64_t ended_ns,
   if (named.empty()) return batch.back().lease_id;
   auto leases = fresh->get_many(keys);
   for (std::size_t i = 0; i < named.size(); ++i) {
-    const Again how = take_again(lost.get(), ended_ns, *named[i], fresh,
-                                 leases ? Result<std::optional<Lease>>(std::move((*leases)[i]))
-                                        : fresh->get(keys[i]));
+    const Again how = take_again(
+        lost.get(), ended_ns, *named[i], fresh,
+        leases ? Result<std::optional<Lease>>(std::move((*leases)[i])) : fresh->get(keys[i]));
     if (how == Again::kNoAnswer) return 0;
     if (how == Again::kGone) drop(*named[i]);
   }

@@ -92,8 +92,8 @@ bool revoked(const Client* client, std::uint64_t lease_id);
 // over `fresh` from now on. Deliveries that are under way go on. An object whose body the daemon
 // has not got any more, or has replaced, is removed: its bytes are pinned by nothing but a lease
 // that stands in the way of others, and a restart would not find it. What cannot be had for another
-// reason is left for the next time. Some at a time: those after the lease `after`; the last that was
-// looked at is returned, 0 when there are no more. Any thread but a worker's.
+// reason is left for the next time. Some at a time: those after the lease `after`; the last that
+// was looked at is returned, 0 when there are no more. Any thread but a worker's.
 std::uint64_t renew(const std::shared_ptr<Client>& lost, std::uint64_t ended_ns,
                     std::uint64_t after, const std::shared_ptr<Client>& fresh);
 

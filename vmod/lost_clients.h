@@ -23,9 +23,9 @@ class LostClients {
   // Takes again over `fresh` what is leased over `lost`, which ended at `ended_ns` (since 1970): a
   // later object of the same number is another one. Some of it: what comes after the lease `after`;
   // returns the last that was looked at, 0 after all of them.
-  using Renew = std::function<std::uint64_t(
-      const std::shared_ptr<Client>& lost, std::uint64_t ended_ns, std::uint64_t after,
-      const std::shared_ptr<Client>& fresh)>;
+  using Renew =
+      std::function<std::uint64_t(const std::shared_ptr<Client>& lost, std::uint64_t ended_ns,
+                                  std::uint64_t after, const std::shared_ptr<Client>& fresh)>;
 
   void add(std::shared_ptr<Client> client) {
     const auto now = std::chrono::system_clock::now().time_since_epoch();
