@@ -29,15 +29,20 @@ Result<void> ask(FollowerState& state, std::chrono::milliseconds wait) {
   OM_TRY(state.connection->call(request, waiting,
                                 std::chrono::steady_clock::now() + wait + state.limit));
   wire::FollowReply& reply = waiting.reply;
-  state.ended = static_cast<wire::FollowState>(reply.state);
-  if (state.ended == wire::FollowState::kWriting && reply.amended > state.amended) {
+  const auto ended = static_cast<wire::FollowState>(reply.state);
+  if (ended == wire::FollowState::kAborted) {
+    state.ended = ended;
+    return {};
+  }
+  if (ended == wire::FollowState::kWriting && reply.amended > state.amended) {
     state.amended = reply.amended;
     state.info = to_info(std::move(reply.hit.info));
   }
-  if (state.ended == wire::FollowState::kCommitted && reply.hit.status == 0)
-    state.lease = OM_TRY(state.connection->make_lease(std::move(reply.hit), waiting.segments));
-  if (state.lease) state.info = state.lease.info();
-  if (state.ended == wire::FollowState::kAborted) return {};
+  // What comes with an end may fail to get here (a descriptor that is asked for once more, and not
+  // in time): then it is not the end yet, and the next one to ask is told all of it again.
+  Lease lease;
+  if (ended == wire::FollowState::kCommitted && reply.hit.status == 0)
+    lease = OM_TRY(state.connection->make_lease(std::move(reply.hit), waiting.segments));
   for (const wire::Extent& extent : reply.extents) {
     SegmentRef segment;
     for (const Place& place : state.places)
@@ -51,6 +56,11 @@ Result<void> ask(FollowerState& state, std::chrono::milliseconds wait) {
   if (reply.available > state.room)
     return Error{Errc::kMalformed, 0, "the daemon names bytes that it has not told the place of"};
   state.available = reply.available;
+  if (lease) {
+    state.lease = std::move(lease);
+    state.info = state.lease.info();
+  }
+  state.ended = ended;
   return {};
 }
 

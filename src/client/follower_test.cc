@@ -4,10 +4,12 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "client/client_testing.h"
 #include "objmapper/client.h"
@@ -109,6 +111,62 @@ TEST(Follower, ReadsWhatIsAnnouncedAndThenTheObject) {
   const auto lease = std::move(follower).lease(0ms);
   ASSERT_TRUE(lease) << describe(lease.error());
   EXPECT_EQ(lease->size(), 7U);
+  m.client->close();
+}
+
+// The object's place is asked for once more, and that is not answered in time.
+TEST(Follower, IsNotAtTheEndBeforeItHasWhatLiesThere) {
+  const UniqueFd staging = file_with("0123");
+  const UniqueFd final_place = file_with("0123456");
+  Meeting m([&](FakeServer& s) {
+    wire::ReserveReply following;
+    following.outcome = static_cast<std::uint8_t>(wire::ReserveOutcome::kFollowing);
+    following.hit.lease_id = 5;
+    following.hit.info.length = wire::kUnknownLength;
+    s.reply(*s.receive(), following);
+    wire::FollowReply some;
+    some.available = 4;
+    some.segments = {segment(2, 4, wire::SegmentKind::kStaging)};
+    some.extents = {{2, 0, 4}};
+    some.hit.status = static_cast<std::uint32_t>(Errc::kNotFound);
+    s.reply(*s.receive(), some, {staging.borrow()});
+    wire::FollowReply end;
+    end.state = static_cast<std::uint8_t>(wire::FollowState::kCommitted);
+    end.available = 4;  // of the staging; the rest was never announced
+    end.segments = {segment(3, 7, wire::SegmentKind::kFile, false, false)};
+    end.hit = item(6, {{3, 0, 7}});
+    s.reply(*s.receive(), end);
+    const auto describe_it = s.receive();
+    EXPECT_EQ(describe_it->header.type, wire::Type::kDescribe);
+    s.fail(*describe_it, Errc::kTimeout, "busy");
+    const auto given_back = s.receive();
+    EXPECT_EQ(given_back->header.type, wire::Type::kRelease);
+    EXPECT_EQ(given_back->as<wire::Release>().leases, std::vector<std::uint64_t>{6});
+    const auto again = s.receive();
+    EXPECT_EQ(again->header.type, wire::Type::kFollow);
+    EXPECT_EQ(again->as<wire::Follow>().have_bytes, 4U);
+    EXPECT_EQ(again->as<wire::Follow>().have_room, 4U);
+    end.segments = {segment(3, 7, wire::SegmentKind::kFile)};
+    end.hit = item(8, {{3, 0, 7}});
+    s.reply(*again, end, {final_place.borrow()});
+    while (s.receive()) continue;
+  });
+  auto followed = m.client->reserve_or_follow({.key = "k"});
+  ASSERT_TRUE(followed) << describe(followed.error());
+  Follower follower = std::get<Follower>(std::move(*followed));
+  std::string body(20, '\0');
+  const auto room = std::as_writable_bytes(std::span(body));
+  auto count = follower.read(0, room, 5s);
+  ASSERT_TRUE(count) << describe(count.error());
+  EXPECT_EQ(body.substr(0, *count), "0123");
+  count = follower.read(4, room, 5s);
+  ASSERT_FALSE(count) << "it ended after " << *count << " more";
+  EXPECT_EQ(count.error().code, Errc::kTimeout);
+  EXPECT_FALSE(follower.committed());
+  count = follower.read(4, room, 5s);
+  ASSERT_TRUE(count) << describe(count.error());
+  EXPECT_EQ(body.substr(0, *count), "456");
+  EXPECT_TRUE(follower.committed());
   m.client->close();
 }
 
