@@ -1,12 +1,13 @@
 #include "server/config.h"
 
 #include <grp.h>
+#include <sys/stat.h>
 #include <sys/un.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <filesystem>
 #include <sstream>
@@ -167,13 +168,19 @@ Result<store::DiskConfig> parse_disk(const std::string& text) {
   return disk;
 }
 
+bool may_be_there(const std::string& path) {
+  struct stat status {};
+  return ::lstat(path.c_str(), &status) == 0 || errno != ENOENT;
+}
+
 Result<void> read_config_file(const std::string& path, Config& config) {
   toml::table table;
   try {
     table = toml::parse_file(path);
   } catch (const toml::parse_error& error) {
     if (error.source().begin.line == 0)
-      return wrong(path + ": " + std::string(error.description()));
+      return wrong(path + ": " + std::string(error.description()) +
+                   ": let the daemon's user read it, or name another with --config");
     return wrong(path + ":" + std::to_string(error.source().begin.line) + ": " +
                  std::string(error.description()));
   }
@@ -231,7 +238,7 @@ std::variant<Arguments, ExitNow> parse_arguments(int argc, const char* const* ar
   }
   Config& config = arguments.config;
   const bool named = !config_path.empty();
-  if (!named && ::access(kDefaultConfig, R_OK) == 0) config_path = kDefaultConfig;
+  if (!named && may_be_there(kDefaultConfig)) config_path = kDefaultConfig;
   if (!config_path.empty()) {
     config.config_path = config_path;
     if (auto read = read_config_file(config_path, config); !read)

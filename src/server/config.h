@@ -37,6 +37,9 @@ std::variant<Arguments, ExitNow> parse_arguments(int argc, const char* const* ar
 
 // The file alone, over `config`. "FILE:LINE: what is wrong, what would be right".
 Result<void> read_config_file(const std::string& path, Config& config);
+// Whether there is a file of this name, or what is there cannot be looked at. Such a file is to be
+// read, and to be an error when that fails: it may say who may do what.
+bool may_be_there(const std::string& path);
 // "DIR" or "DIR:SIZE".
 Result<store::DiskConfig> parse_disk(const std::string& text);
 

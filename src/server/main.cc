@@ -100,6 +100,10 @@ void reload(int argc, const char* const* argv, Config& config, Server& server) {
   auto parsed = parse_arguments(argc, argv);
   if (const auto* wrong = std::get_if<ExitNow>(&parsed)) {
     spdlog::error("reload refused, the old configuration stays: {}", wrong->text);
+  } else if (!config.config_path.empty() &&
+             std::get<Arguments>(parsed).config.config_path.empty()) {
+    // Without it nobody would be kept out any more.
+    spdlog::error("reload refused, the old configuration stays: {} is gone", config.config_path);
   } else {
     const Config& fresh = std::get<Arguments>(parsed).config;
     server.set_access(fresh.access);
@@ -118,6 +122,7 @@ void reload(int argc, const char* const* argv, Config& config, Server& server) {
     spdlog::info("reloaded log_level={}", fresh.log_level);
     if (needs_start)
       spdlog::warn("socket, metrics, sizes and directories change with the next start only");
+    config.config_path = fresh.config_path;
     config.access = fresh.access;
     config.log_level = fresh.log_level;
   }

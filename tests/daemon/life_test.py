@@ -106,6 +106,9 @@ class Life(unittest.TestCase):
                 daemon.signal(signal.SIGHUP)
                 wait_until(lambda: "reload refused" in daemon.log(), "the refusal")
                 self.assertIn("c.toml:1: unknown key", daemon.log())
+                os.remove(config)
+                daemon.signal(signal.SIGHUP)
+                wait_until(lambda: daemon.log().count("reload refused") == 2, "another refusal")
                 with Connection(daemon.socket) as client:
                     client.status()
 
