@@ -215,6 +215,7 @@ class FakeStore final : public store::Store {
   std::vector<store::StatusItem> status() override {
     return {{"objects.count", objects_.size(), ""}, {"memory.pages", 0, "4k"}};
   }
+  std::vector<std::string> take_troubles() override { return {}; }
   Result<std::uint64_t> revoke(std::string_view key) override {
     std::uint64_t asked = 0;
     for (const auto& [lease, object] : leases)

@@ -85,6 +85,14 @@ Result<void> check_directories(const Config& config) {
   return check_directory("state-dir", config.store.state_dir);
 }
 
+// Of those that are configured.
+std::uint64_t open_disks(const Config& config, store::Store& store) {
+  std::uint64_t failed = 0;
+  for (const store::StatusItem& item : store.status())
+    if (item.name == "disk.failed") failed = item.number;
+  return config.store.disks.size() - failed;
+}
+
 int cannot_start(const Error& error) {
   spdlog::critical("cannot start: {}", describe(error));
   (void)::sd_notifyf(0, "STATUS=cannot start: %s", describe(error).c_str());
@@ -181,7 +189,7 @@ int serve(int argc, const char* const* argv, Config config) {
     spdlog::info(
         "ready version={} socket={} memory={} memory_dir={} disks={} state_dir={} descriptors={}",
         OM_VERSION, config.socket, format_size(config.store.memory_bytes), config.store.memory_dir,
-        config.store.disks.size(), config.store.state_dir, descriptors);
+        open_disks(config, **store), config.store.state_dir, descriptors);
     (void)::sd_notifyf(0, "READY=1\nSTATUS=serving on %s", config.socket.c_str());
     if (auto ran = (*loop)->run(); !ran) {
       spdlog::critical("the event loop failed error=\"{}\"", describe(ran.error()));

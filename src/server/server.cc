@@ -71,6 +71,7 @@ Result<std::unique_ptr<Server>> Server::start(Loop& loop, store::Store& store, c
       loop.watch(store.wakeup_fd(), EPOLLIN, [s](std::uint32_t) { s->shared_.store.on_wakeup(); }));
   store.set_listener([s](const store::Event& event) { s->note(event); });
   s->tick_timer_ = loop.after(kTick, [s] { s->tick(); });
+  s->tell_troubles();
   return server;
 }
 
@@ -180,9 +181,14 @@ void Server::deliver() {
   }
 }
 
+void Server::tell_troubles() {
+  for (const std::string& line : shared_.store.take_troubles()) spdlog::warn("{}", line);
+}
+
 void Server::tick() {
   tick_timer_ = shared_.loop.after(kTick, [this] { tick(); });
   shared_.store.tick();
+  tell_troubles();
   shared_.removals.pump_all();
   const bool crowded = shared_.totals.descriptors.value() > shared_.limits.descriptors_max / 2;
   if (crowded || ++ticks_ % 50 == 0) {

@@ -46,6 +46,7 @@ class Server {
   void note(const store::Event& event);
   void deliver();
   void tick();
+  void tell_troubles();
 
   Shared shared_;
   UniqueFd listener_;

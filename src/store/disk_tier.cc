@@ -79,7 +79,7 @@ Result<std::unique_ptr<DiskTier>> DiskTier::open(Options options, const Clock& c
     auto disk = std::make_unique<Disk>();
     disk->path = config.path;
     if (auto opened = tier->open_disk(*disk, config.bytes); !opened) {
-      disk->failure = describe(opened.error());
+      tier->fail(*disk, opened.error());
       tier->some_did_not_open_ = true;
     }
     tier->disks_.push_back(std::move(disk));
@@ -257,12 +257,19 @@ bool DiskTier::over_capacity() const {
   });
 }
 
+void DiskTier::fail(Disk& disk, const Error& error) {
+  if (disk.failure.empty())
+    troubles_.push_back("disk failed, what lies there is misses until a start path=" + disk.path +
+                        " error=\"" + describe(error) + "\"");
+  disk.failure = describe(error);
+}
+
 Error DiskTier::judge(Disk& disk, Error error) {
   if (error.code == Errc::kNoSpace) {
     disk.full_at = disk.used + disk.beside;
     disk.full_until_ns = clock_.monotonic_ns() + kFullForNs;
   } else if (error.sys_errno != EMFILE && error.sys_errno != ENFILE && error.sys_errno != EFBIG) {
-    disk.failure = describe(error);
+    fail(disk, error);
   }
   return error;
 }

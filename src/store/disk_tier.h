@@ -19,6 +19,7 @@
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -113,6 +114,8 @@ class DiskTier {
   // More is taken than was promised: the catalog has grown.
   [[nodiscard]] bool over_capacity() const;
   void add_status(std::vector<StatusItem>& items) const;
+  // Of directories that have dropped out since the last call: a line for the log each.
+  std::vector<std::string> take_troubles() { return std::exchange(troubles_, {}); }
   [[nodiscard]] int injected(const char* operation, const std::string& path) const {
     return options_.fault ? options_.fault(operation, path) : 0;
   }
@@ -161,6 +164,8 @@ class DiskTier {
   [[nodiscard]] std::uint64_t room(const Disk& disk) const;
   // A small directory gets small packs.
   [[nodiscard]] std::uint64_t pack_size(const Disk& disk, std::uint64_t length) const;
+  // The directory drops out.
+  void fail(Disk& disk, const Error& error);
   // What a failed call means for the directory; the error to answer with.
   Error judge(Disk& disk, Error error);
   static void forget_member(Pack& pack, std::uint64_t offset);
@@ -172,6 +177,7 @@ class DiskTier {
   const Clock& clock_;
   std::vector<std::unique_ptr<Disk>> disks_;
   bool some_did_not_open_ = false;
+  std::vector<std::string> troubles_;
   std::uint64_t next_pack_ = 1;
   ObjectId highest_object_ = 0;
   std::list<std::pair<SegmentId, UniqueFd>> readers_;  // most recent first

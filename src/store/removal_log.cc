@@ -142,6 +142,7 @@ Result<void> RemovalLog::recover() {
     if (name.starts_with(kPrefix)) names.push_back(std::move(name));
   std::ranges::sort(names);
   for (const auto& name : names) OM_TRY(recover_file(name));
+  if (report_.ends_with("; ")) report_.resize(report_.size() - 2);
   OM_TRY(read_applied());
   return {};
 }

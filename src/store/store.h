@@ -369,6 +369,9 @@ class Store {
   virtual Result<ListPage> list_region_objects(std::string_view prefix, std::string_view after,
                                                std::size_t limit) = 0;
   virtual std::vector<StatusItem> status() = 0;
+  // What has failed since the last call and somebody has to look at (a disk, the log of removals):
+  // each once, as a line of the daemon's log.
+  virtual std::vector<std::string> take_troubles() = 0;
   // Asks the holders of leases on `key` to let go (EventKind::kRevoked); how many were asked.
   virtual Result<std::uint64_t> revoke(std::string_view key) = 0;
 

@@ -4,9 +4,12 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstddef>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "store/store_testing.h"
 
@@ -136,6 +139,24 @@ TEST_F(StoreTest, NoPackHasTheNumberOfAnEarlierOne) {
   EXPECT_NE(segment_of_k(), before);
 }
 
+TEST_F(StoreTest, ADiskThatDoesNotOpenIsToldOnceByItsName) {
+  with_disk();
+  with_disk();
+  open();
+  EXPECT_EQ(store->take_troubles(), std::vector<std::string>());
+  store.reset();
+  const std::string bad = config.disks[1].path;
+  std::filesystem::copy_file(config.disks[0].path + "/disk-id", bad + "/disk-id",
+                             std::filesystem::copy_options::overwrite_existing);
+  open();
+  EXPECT_EQ(status("disk.failed"), 1U);
+  const auto troubles = store->take_troubles();
+  ASSERT_EQ(troubles.size(), 1U);
+  EXPECT_NE(troubles[0].find("path=" + bad + " "), std::string::npos) << troubles[0];
+  store->tick();
+  EXPECT_EQ(store->take_troubles(), std::vector<std::string>());
+}
+
 TEST_F(StoreTest, ADiskThatFailsDropsOutAndTheOtherGoesOn) {
   with_disk();
   with_disk();
@@ -157,6 +178,10 @@ TEST_F(StoreTest, ADiskThatFailsDropsOutAndTheOtherGoesOn) {
     ASSERT_TRUE(done) << describe(done.error());
   }
   EXPECT_EQ(status("disk.failed"), 1U);
+  std::size_t told = 0;
+  for (const auto& line : store->take_troubles())
+    if (line.find("path=" + bad + " ") != std::string::npos) ++told;
+  EXPECT_EQ(told, 1U);
   for (int i = 10; i < 20; ++i) EXPECT_EQ(get("k" + std::to_string(i)), body_of(200000, 1));
 }
 

@@ -76,6 +76,7 @@ class StoreImpl final : public Store {
   Result<ListPage> list_region_objects(std::string_view prefix, std::string_view after,
                                        std::size_t limit) override;
   std::vector<StatusItem> status() override;
+  std::vector<std::string> take_troubles() override;
   Result<std::uint64_t> revoke(std::string_view key) override;
   void open_region(std::string_view owner, std::uint64_t memory_bytes, std::uint64_t disk_bytes,
                    std::uint32_t pid, RegionDone done) override;
@@ -378,10 +379,12 @@ class StoreImpl final : public Store {
   WaitToken next_wait_ = 1;
   std::uint64_t next_region_ = 1;
   bool sync_running_ = false;
+  bool sync_fails_ = false;  // the last one did
   bool probe_running_ = false;
   std::uint64_t last_probe_ns_ = 0;
   std::uint64_t last_lease_probe_ns_ = 0;
   std::uint64_t last_applied_save_ns_ = 0;
+  std::vector<std::string> troubles_;  // not told yet; disks have theirs
 
   struct Counters {
     std::uint64_t hits = 0, misses = 0, published = 0, refreshed = 0, removed = 0, expired = 0;

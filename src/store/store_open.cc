@@ -79,6 +79,8 @@ Result<void> StoreImpl::start() {
   removal_worker_ = OM_TRY(worker_->start_beside());
   removal_log_ = OM_TRY(RemovalLog::open(
       OM_TRY(catalog::open_log_directory(config_.state_dir + "/removals")), {}, clock_));
+  if (!removal_log_->report().empty())
+    troubles_.push_back("removals recovered report=\"" + removal_log_->report() + "\"");
   MemoryTier::Options memory;
   memory.capacity = config_.memory_bytes;
   memory.segment_bytes = config_.segment_bytes;

@@ -1,8 +1,11 @@
 // Objects that go: because somebody removes them, or because their time has come.
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "store/store_testing.h"
 
@@ -120,6 +123,24 @@ TEST_F(StoreTest, ARemovalIsLaterThanWhatWasPutBeforeTheClockWasSetBack) {
   crash();
   EXPECT_EQ(get("of an earlier life"), "body");
   EXPECT_GT(ban_time(), born);
+}
+
+TEST_F(StoreTest, WhatTheLogOfRemovalsHasLostIsTold) {
+  open();
+  EXPECT_EQ(store->take_troubles(), std::vector<std::string>());
+  store.reset();
+  for (const auto& file : std::filesystem::directory_iterator(config.state_dir + "/removals"))
+    if (file.path().filename().string().starts_with("removals-"))
+      std::ofstream(file.path(), std::ios::app | std::ios::binary) << "no entry";
+  open();
+  const auto troubles = store->take_troubles();
+  ASSERT_EQ(troubles.size(), 1U);
+  EXPECT_TRUE(troubles[0].starts_with("removals recovered report=\"8 bytes at the end of "))
+      << troubles[0];
+  std::string report;
+  for (const auto& item : store->status())
+    if (item.name == "removals.recovery") report = item.text;
+  EXPECT_NE(troubles[0].find("\"" + report + "\""), std::string::npos) << report;
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // What happens without being asked for: group sync, orphan holders, making room in memory ahead of
-// need, compaction of packs, looking after the disks; and what status() tells.
+// need, compaction of packs, looking after the disks; and what status() and take_troubles() tell.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -204,8 +204,12 @@ void StoreImpl::start_sync() {
         if (outcome->result) {
           for (const auto& extents : *leaving) free_place(extents);
           if (std::exchange(dead_packs_wait_, false)) disks_->sweep_packs();
+          sync_fails_ = false;
         } else {
           ++count_.sync_failures;
+          if (!std::exchange(sync_fails_, true))
+            troubles_.push_back("group sync failed, it is tried again error=\"" +
+                                describe(outcome->result.error()) + "\"");
           for (auto& extents : *leaving) after_sync_.push_back(std::move(extents));
         }
         body_sync_failed(outcome->failed);
@@ -443,9 +447,17 @@ std::vector<StatusItem> StoreImpl::status() {
   number("catalog.overlay_entries", index.overlay_entries);
   number("catalog.group_syncs", index.group_syncs);
   number("catalog.sync_failures", count_.sync_failures);
+  if (!removal_log_->report().empty())
+    items.push_back({"removals.recovery", 0, removal_log_->report()});
   if (!catalog_->recovery().report.empty())
     items.push_back({"catalog.recovery", 0, catalog_->recovery().report});
   return items;
+}
+
+std::vector<std::string> StoreImpl::take_troubles() {
+  auto troubles = std::exchange(troubles_, {});
+  for (auto& line : disks_->take_troubles()) troubles.push_back(std::move(line));
+  return troubles;
 }
 
 }  // namespace om::store

@@ -62,6 +62,7 @@ class FailingDisk(unittest.TestCase):
             told = [load.load_result(os.path.join(results, str(client.number)))
                     for client in clients]
         self.assertTrue(self.daemon.alive(), self.daemon.log()[-2000:])
+        self.assertIn("disk failed", self.daemon.log())
         self.assertEqual([words for one in told for words in one["wrong"]], [], f"seed {SEED}")
         with om.Connection(self.daemon.socket) as connection:
             self.assertGreater(connection.status()["published"], started + 100)

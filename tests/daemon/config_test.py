@@ -131,6 +131,16 @@ class Config(unittest.TestCase):
         self.start_fails("--memory-dir", memory_dir=path)
         self.start_fails("--disk", disk=[path + ":64M"])
 
+    def test_a_disk_that_does_not_open_is_named(self):
+        bad, good = (os.path.join(self.directory, name) for name in ("bad", "good"))
+        os.mkdir(bad)
+        with open(os.path.join(bad, "disk-id"), "w") as file:
+            file.write("no number\n")
+        with Daemon(memory="64M", disk=[bad + ":64M", good + ":64M"]) as daemon:
+            self.assertEqual(daemon.log().count("disk failed"), 1, daemon.log())
+            self.assertIn(f"path={bad} ", daemon.log())
+            self.assertRegex(daemon.log(), "ready .* disks=1 ")
+
     @unittest.skipUnless(os.geteuid() == 0, "needs root to be another user")
     def test_runs_as_an_ordinary_user_and_says_what_is_not_writable(self):
         nobody = pwd.getpwnam("nobody")
