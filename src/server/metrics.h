@@ -1,6 +1,8 @@
 // GET /metrics for Prometheus, on loopback TCP or on a Unix socket, from a thread of its own. It
 // asks the loop's thread for the text and waits for it: a scrape never sees half a change, and
-// costs the loop nothing but the moment that the text takes.
+// costs the loop nothing but the moment that the text takes. A connection is for one request, has
+// a few seconds for it, and is taken when few others are: who holds many keeps other collectors
+// waiting, and takes nothing else from the daemon.
 #pragma once
 
 #include <functional>

@@ -173,6 +173,40 @@ class Life(unittest.TestCase):
                 self.assertEqual(daemon.process.wait(10), 0)
                 self.assertFalse(os.path.exists(path))
 
+    def test_metrics_connections_that_say_nothing(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, "metrics")
+            with Daemon(memory="64M", extra=["--metrics", path]) as daemon:
+                def descriptors():
+                    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
+                before = descriptors()
+                silent = self._connect_many(path)
+                self.assertLessEqual(descriptors(), before + 24)
+                for connection in silent:
+                    connection.close()
+                self._scrape(path)
+                wait_until(lambda: descriptors() <= before + 1, "the connections are closed")
+                silent = self._connect_many(path)
+                start = time.monotonic()
+                daemon.signal(signal.SIGTERM)
+                self.assertEqual(daemon.process.wait(10), 0)
+                self.assertLess(time.monotonic() - start, 2.0)
+                for connection in silent:
+                    connection.close()
+
+    def _connect_many(self, path):
+        connections = []
+        for _ in range(200):
+            connection = socket.socket(socket.AF_UNIX)
+            connection.setblocking(False)
+            try:
+                connection.connect(path)
+                connections.append(connection)
+            except BlockingIOError:  # those before it wait to be taken
+                connection.close()
+                time.sleep(0.002)
+        return connections
+
     def _scrape(self, path):
         with socket.socket(socket.AF_UNIX) as http:
             http.settimeout(10)
