@@ -125,11 +125,13 @@ void reload(int argc, const char* const* argv, Config& config, Server& server) {
         fresh.store.memory_dir != config.store.memory_dir ||
         fresh.store.state_dir != config.store.state_dir ||
         fresh.store.file_threshold != config.store.file_threshold ||
+        fresh.store.revoke_grace_ns != config.store.revoke_grace_ns ||
         !std::equal(fresh.store.disks.begin(), fresh.store.disks.end(), config.store.disks.begin(),
                     config.store.disks.end(), same_disks);
     spdlog::info("reloaded log_level={}", fresh.log_level);
     if (needs_start)
-      spdlog::warn("socket, metrics, sizes and directories change with the next start only");
+      spdlog::warn(
+          "socket, metrics, sizes, directories and revoke-grace change with the next start only");
     config.config_path = fresh.config_path;
     config.access = fresh.access;
     config.log_level = fresh.log_level;

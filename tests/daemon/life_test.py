@@ -101,6 +101,11 @@ class Life(unittest.TestCase):
                     file.write('log-level = "debug"\nread-gid = 7001\n')
                 daemon.signal(signal.SIGHUP)
                 wait_until(lambda: "reloaded log_level=debug" in daemon.log(), "the reload")
+                self.assertNotIn("with the next start only", daemon.log())
+                with open(config, "w") as file:
+                    file.write('revoke-grace = 3\n')
+                daemon.signal(signal.SIGHUP)
+                wait_until(lambda: "with the next start only" in daemon.log(), "the warning")
                 with open(config, "w") as file:
                     file.write('nonsense = 1\n')
                 daemon.signal(signal.SIGHUP)
