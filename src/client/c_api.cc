@@ -52,18 +52,23 @@ int failed(const om::Error& error) {
 
 int absent(const char* key) { return failed({om::Errc::kNotFound, 0, key}); }
 
-int invalid(const char* what) { return failed({om::Errc::kMalformed, 0, what}); }
-
-// `call` with exceptions as errors.
+// `call` with exceptions as errors. Their texts are short enough for a string to have room for them
+// without memory.
 template <class Call>
 auto guarded(Call call) noexcept -> decltype(call()) {
   try {
     return call();
   } catch (const std::bad_alloc&) {
+    last_error = "out of memory";
     return -ENOMEM;
   } catch (...) {
+    last_error = "internal error";
     return -EIO;
   }
+}
+
+int invalid(const char* what) noexcept {
+  return guarded([what] { return failed({om::Errc::kMalformed, 0, what}); });
 }
 
 om::PutOptions to_options(const char* key, const om_put_options* options) {
@@ -105,7 +110,7 @@ extern "C" {
 const char* om_error(void) { return last_error.c_str(); }
 
 int om_client_open(const char* socket, unsigned timeout_ms, const char* name, om_client** client) {
-  if (client == nullptr) return -EINVAL;
+  if (client == nullptr) return invalid("om_client_open: NULL");
   *client = nullptr;
   return guarded([&] {
     om::ConnectOptions options;
@@ -126,7 +131,7 @@ int om_client_closed(const om_client* client) { return client->client.closed() ?
 int om_client_fd(const om_client* client) { return client->client.native_handle(); }
 
 int om_get(om_client* client, const char* key, om_lease** lease) {
-  if (lease == nullptr) return -EINVAL;
+  if (lease == nullptr) return invalid("om_get: NULL");
   *lease = nullptr;
   if (client == nullptr || key == nullptr) return invalid("om_get: NULL");
   return guarded([&] {
@@ -184,7 +189,7 @@ int om_put(om_client* client, const char* key, const om_put_options* options, co
 
 int om_reserve(om_client* client, const char* key, const om_put_options* options,
                om_writer** writer) {
-  if (writer == nullptr) return -EINVAL;
+  if (writer == nullptr) return invalid("om_reserve: NULL");
   *writer = nullptr;
   if (client == nullptr || key == nullptr) return invalid("om_reserve: NULL");
   return guarded([&] {
@@ -197,7 +202,7 @@ int om_reserve(om_client* client, const char* key, const om_put_options* options
 
 int om_reserve_or_get(om_client* client, const char* key, const om_put_options* options,
                       unsigned wait_ms, om_lease** lease, om_writer** writer) {
-  if (lease == nullptr || writer == nullptr) return -EINVAL;
+  if (lease == nullptr || writer == nullptr) return invalid("om_reserve_or_get: NULL");
   *lease = nullptr;
   *writer = nullptr;
   if (client == nullptr || key == nullptr) return invalid("om_reserve_or_get: NULL");
@@ -215,7 +220,8 @@ int om_reserve_or_get(om_client* client, const char* key, const om_put_options* 
 
 int om_reserve_or_follow(om_client* client, const char* key, const om_put_options* options,
                          om_lease** lease, om_writer** writer, om_follower** follower) {
-  if (lease == nullptr || writer == nullptr || follower == nullptr) return -EINVAL;
+  if (lease == nullptr || writer == nullptr || follower == nullptr)
+    return invalid("om_reserve_or_follow: NULL");
   *lease = nullptr;
   *writer = nullptr;
   *follower = nullptr;
@@ -250,7 +256,7 @@ uint64_t om_follower_available(const om_follower* follower, uint64_t* length, in
 
 int om_follower_lease(om_follower* follower, unsigned wait_ms, om_lease** lease) {
   const std::unique_ptr<om_follower> ours(follower);
-  if (lease == nullptr) return -EINVAL;
+  if (lease == nullptr) return invalid("om_follower_lease: NULL");
   *lease = nullptr;
   return guarded([&] {
     auto got = std::move(ours->follower).lease(std::chrono::milliseconds(wait_ms));

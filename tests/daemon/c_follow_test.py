@@ -1,4 +1,5 @@
-"""The C interface to objects that are being written, by the shared library and ctypes."""
+"""The C interface to objects that are being written, and its words for failures, by the shared library
+and ctypes."""
 
 import ctypes
 import errno
@@ -98,6 +99,30 @@ class CFollow(unittest.TestCase):
         self.assertEqual(lib.om_reserve_or_get(self.reader_side, b"one", None, 0, *others), 0)
         self.assertTrue(lease)
         lib.om_lease_close(lease)
+
+    def test_every_failure_has_its_own_words(self):
+        lib = self.lib
+
+        class Options(ctypes.Structure):
+            _fields_ = [("length", ctypes.c_uint64), ("ttl_ms", ctypes.c_uint64),
+                        ("metadata", ctypes.c_void_p), ("metadata_length", ctypes.c_size_t),
+                        ("tags", ctypes.c_void_p), ("ephemeral", ctypes.c_int)]
+
+        def put(metadata_length):
+            options = Options(metadata=ctypes.addressof(ctypes.create_string_buffer(1)),
+                              metadata_length=metadata_length)
+            return lib.om_put(self.writer_side, b"k", ctypes.byref(options), b"x",
+                              ctypes.c_size_t(1))
+        self.assertEqual(lib.om_delete(self.writer_side, b"not there"), -errno.ENOENT)
+        self.assertIn(b"not there", lib.om_error())
+        self.assertEqual(put(2**50), -errno.ENOMEM)
+        self.assertEqual(lib.om_error(), b"out of memory")
+        self.assertEqual(lib.om_get(self.reader_side, b"k", None), -errno.EINVAL)
+        self.assertIn(b"om_get: NULL", lib.om_error())
+        self.assertEqual(put(2**63), -errno.EIO)
+        self.assertEqual(lib.om_error(), b"internal error")
+        self.assertEqual(lib.om_reserve(self.writer_side, b"k", None, None), -errno.EINVAL)
+        self.assertIn(b"om_reserve: NULL", lib.om_error())
 
 
 if __name__ == "__main__":
