@@ -2,6 +2,8 @@
 
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <memory>
@@ -30,11 +32,20 @@ class Priority final : public spdlog::custom_flag_formatter {
   }
 };
 
+// Whether stderr is the journal's. The variable names the stream that the unit was started with;
+// whoever started us from there may have put another in its place.
+bool goes_to_journal() {
+  const char* const stream = std::getenv("JOURNAL_STREAM");
+  struct stat status {};
+  if (stream == nullptr || ::fstat(STDERR_FILENO, &status) != 0) return false;
+  return stream == std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino);
+}
+
 }  // namespace
 
 void start_log(const std::string& level) {
   auto logger = spdlog::stderr_logger_mt("objmapperd");
-  if (std::getenv("JOURNAL_STREAM") != nullptr) {
+  if (goes_to_journal()) {
     auto formatter = std::make_unique<spdlog::pattern_formatter>();
     formatter->add_flag<Priority>('*').set_pattern("%*%v");
     logger->set_formatter(std::move(formatter));

@@ -1,4 +1,4 @@
-// The log: to stderr, one line an event, "what key=value key=value". Under systemd lines carry
+// The log: to stderr, one line an event, "what key=value key=value". To the journal lines carry
 // their priority (sd-daemon(3)) and no time, because the journal has it.
 #pragma once
 

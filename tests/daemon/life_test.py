@@ -132,6 +132,16 @@ class Life(unittest.TestCase):
                     self.assertIn(b"STOPPING=1", notify.recv(4096))
                     self.assertEqual(daemon.process.wait(10), 0)
 
+    def test_lines_for_the_journal_have_their_priority_others_the_time(self):
+        with tempfile.TemporaryDirectory() as directory:
+            with open(os.path.join(directory, "log"), "w") as log:
+                stream = os.fstat(log.fileno())
+            name = f"{stream.st_dev}:{stream.st_ino}"
+            with Daemon(memory="64M", directory=directory, env={"JOURNAL_STREAM": name}) as daemon:
+                self.assertRegex(daemon.log(), "(?m)^<6>ready ")
+        with Daemon(memory="64M", env={"JOURNAL_STREAM": "1:2"}) as daemon:
+            self.assertRegex(daemon.log(), r"(?m)^\d{4}-\d\d-\d\dT[0-9:.+-]+ info ready ")
+
     def test_takes_the_socket_that_systemd_passes(self):
         with tempfile.TemporaryDirectory() as directory, \
                 socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
@@ -182,15 +192,13 @@ class Life(unittest.TestCase):
         with tempfile.TemporaryDirectory() as directory:
             path = os.path.join(directory, "metrics")
             with Daemon(memory="64M", extra=["--metrics", path]) as daemon:
-                def descriptors():
-                    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
-                before = descriptors()
+                before = daemon.descriptors()
                 silent = self._connect_many(path)
-                self.assertLessEqual(descriptors(), before + 24)
+                self.assertLessEqual(daemon.descriptors(), before + 24)
                 for connection in silent:
                     connection.close()
                 self._scrape(path)
-                wait_until(lambda: descriptors() <= before + 1, "the connections are closed")
+                wait_until(lambda: daemon.descriptors() <= before + 1, "the connections are closed")
                 silent = self._connect_many(path)
                 start = time.monotonic()
                 daemon.signal(signal.SIGTERM)
