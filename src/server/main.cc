@@ -54,7 +54,10 @@ Result<Listening> listen(const Config& config) {
   const auto directory = std::filesystem::path(config.socket).parent_path();
   if (!directory.empty()) {
     std::error_code code;
+    // The way to the socket is for all, who may connect is its own mode.
+    const mode_t ours = ::umask(022);
     std::filesystem::create_directories(directory, code);
+    ::umask(ours);
     if (::access(directory.c_str(), W_OK | X_OK) != 0)
       return Error{Errc::kDenied, errno,
                    "socket directory " + directory.string() + " is not writable for user " +
@@ -229,7 +232,7 @@ int run(int argc, const char* const* argv) {
     return 0;
   }
   start_log(arguments.config.log_level);
-  // Nothing that we make is for others; the socket gets its mode explicitly.
+  // Nothing that we make is for others; but the socket and the way to it (listen).
   ::umask(077);
   return serve(argc, argv, arguments.config);
 }

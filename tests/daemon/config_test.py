@@ -5,6 +5,7 @@ import os
 import pwd
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 import unittest
@@ -114,6 +115,16 @@ class Config(unittest.TestCase):
             stale.bind(path)
         with Daemon(memory="64M", directory=self.directory):
             pass
+
+    def test_the_way_to_the_socket_is_for_all(self):
+        daemon = Daemon(memory="64M", directory=self.directory, start=False)
+        daemon.socket = os.path.join(self.directory, "made", "here", "om.sock")
+        with daemon.start():
+            def mode(*names):
+                return stat.S_IMODE(os.stat(os.path.join(self.directory, *names)).st_mode)
+            self.assertEqual((mode("made"), mode("made", "here")), (0o755, 0o755))
+            self.assertEqual(mode("made", "here", "om.sock"), 0o660)
+            self.assertEqual(mode("state"), 0o700)
 
     def test_a_file_in_the_sockets_place_is_left_alone(self):
         path = os.path.join(self.directory, "om.sock")
