@@ -300,6 +300,9 @@ class StoreImpl final : public Store {
   void note_expiry(const catalog::Record& record);
   void note_expiry_again(std::uint64_t before_ns, const catalog::Record& record);
   void push_expiry(Expiry expiry);
+  void push_expiry_again(Expiry expiry);
+  bool was_outdated(const Expiry& expiry);
+  void forget_expiry(ObjectId object);
   void sift_expiries();
 
   // store_upkeep.cc
@@ -360,7 +363,12 @@ class StoreImpl final : public Store {
   std::vector<Expiry> expiries_;      // a heap, see store_expiry.cc
   std::vector<Expiry> sifting_;       // on the way back into expiries_, by and by
   std::uint64_t stale_expiries_ = 0;  // about so many
-  bool expiries_doubled_ = false;     // some objects are in it more than once
+  // Of objects that have entries which mean nothing beside the one that counts.
+  struct Outdated {
+    std::uint64_t counts_ns = 0;  // the time that does; 0: none
+    std::uint64_t entries = 0;    // that do not
+  };
+  std::unordered_map<ObjectId, Outdated> outdated_;
   std::unordered_set<ObjectId> relocating_;
   // Places in packs that were left by a move: free after the next group sync.
   std::vector<std::vector<Extent>> after_sync_;

@@ -1,6 +1,8 @@
 // Objects that go: because somebody removes them, or because their time has come.
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -78,6 +80,52 @@ TEST_F(StoreTest, TimesOfExpiryThatMeanNothingAnyMoreTakeNoMemory) {
   store->tick();
   EXPECT_EQ(status("objects"), 0U);
   EXPECT_EQ(status("expired"), 2U);
+  EXPECT_EQ(status("expiries"), 0U);
+}
+
+TEST_F(StoreTest, OfATimeThatComesNearerAndGoesAwayAgainTheLastOneCounts) {
+  open();
+  constexpr std::uint64_t kSecond = 1'000'000'000;
+  const std::uint64_t start = clock.real_ns();
+  const auto at = [&](std::uint64_t seconds) {
+    clock.now_ns += start + seconds * kSecond - clock.real_ns();
+    store->tick();
+  };
+  const auto expires = [&](const std::string& key, std::vector<std::uint64_t> seconds) {
+    auto wanted = request(key, 1);
+    wanted.expires_ns = start + seconds.front() * kSecond;
+    const auto done = put(wanted, "x");
+    ASSERT_TRUE(done);
+    for (std::size_t i = 1; i < seconds.size(); ++i) {
+      auto mine = store->reserve(me, request(key, 0), nullptr);
+      ASSERT_TRUE(mine);
+      Amendment says;
+      if (seconds[i] != 0) says.expires_ns = start + seconds[i] * kSecond;
+      ASSERT_TRUE(refresh(me, std::get<Reserved>(*mine).put_id, done->object_id, says));
+    }
+  };
+  expires("nearer", {1000, 400});
+  expires("nearer, later", {1000, 400, 3000});
+  expires("nearer, later, nearer", {1000, 400, 3000, 2000});
+  expires("never, nearer", {1000, 0, 900});
+  expires("never", {1000, 400, 0});
+  at(399);
+  EXPECT_EQ(status("objects"), 5U);
+  at(401);
+  EXPECT_EQ(status("objects"), 4U);
+  at(901);
+  EXPECT_EQ(get("never, nearer"), std::nullopt);
+  EXPECT_EQ(status("objects"), 3U);
+  at(1001);
+  EXPECT_EQ(status("objects"), 3U);
+  EXPECT_EQ(status("expiries"), 2U);  // one each, of those that expire
+  at(2001);
+  EXPECT_EQ(status("objects"), 2U);
+  EXPECT_EQ(get("nearer, later"), "x");
+  at(3001);
+  EXPECT_EQ(get("nearer, later"), std::nullopt);
+  EXPECT_EQ(get("never"), "x");
+  EXPECT_EQ(status("expired"), 4U);
   EXPECT_EQ(status("expiries"), 0U);
 }
 
