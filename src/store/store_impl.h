@@ -382,6 +382,13 @@ class StoreImpl final : public Store {
 
   Listener listener_;
   ObjectId ask_from_ = 0;  // where ask_back() goes on; 0: from the oldest
+  std::size_t leases_gone_through_ = 0;  // by ask_back(), since the last tick
+  std::uint64_t unpins_ = 0;             // how often a last pin went
+  struct Stuck {
+    std::uint64_t changes = 0;  // what had happened then
+    unsigned times = 0;         // since the last tick
+  };
+  Stuck memory_stuck_, disk_stuck_;  // nothing could be evicted
   ObjectId next_object_ = 1;
   PutId next_put_ = 1;
   WaitToken next_wait_ = 1;

@@ -62,6 +62,20 @@ TEST_F(StoreTest, NobodyIsAskedForWhatAnOrphanKeepsAllTheSame) {
   EXPECT_EQ(status("holders.orphans"), 0U);
   EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
   EXPECT_EQ(revoked, (std::vector<std::string>{"k0", "k1", "k2"}));
+
+TEST_F(StoreTest, WhatIsGivenBackMakesRoomAtOnceHoweverManyPutsWereRefused) {
+  config.holder.leased_bytes = std::uint64_t{1} << 30;
+  open();
+  std::vector<LeaseId> held;
+  for (unsigned i = 0; i < 4; ++i) {
+    ASSERT_TRUE(put("k" + std::to_string(i), body_of(1000000, i)));
+    held.push_back((*store->get(me, "k" + std::to_string(i)))->lease_id);
+  }
+  for (int i = 0; i < 20; ++i)
+    EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
+  store->release(me, held[2]);
+  const auto reserved = store->reserve(me, request("more", 1000000), nullptr);
+  EXPECT_TRUE(reserved) << describe(reserved.error());
 }
 
 // Many leases that nobody gives back, and those of others beside them.

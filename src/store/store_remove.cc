@@ -12,6 +12,11 @@ namespace {
 constexpr std::size_t kAskedAtOnceMax = 64;
 constexpr std::size_t kLookedAtMax = 1024;  // of them in one go
 constexpr std::uint64_t kAskedShare = 64;   // of the tier, divided by
+// Leases that are gone through in a tick to find those: more often only where they are few.
+constexpr std::size_t kGoneThroughMax = 65536;
+// How often in a tick it is found that nothing can be evicted. More than once, since a policy
+// passes over what was asked for lately and comes to it the next time.
+constexpr unsigned kStuckMax = 4;
 // Packs with less than this alive are emptied to make room.
 constexpr unsigned kEmptiedPercent = 25;
 
@@ -74,6 +79,7 @@ void StoreImpl::keep(ObjectId object, const std::vector<Extent>& extents) {
 }
 
 void StoreImpl::unpinned(ObjectId object) {
+  ++unpins_;
   forget_follow(object);
   const auto found = held_.find(object);
   if (found == held_.end()) return;
@@ -195,10 +201,19 @@ void StoreImpl::sync_removals(std::function<void(Result<void>)> done) {
 // --- room
 
 bool StoreImpl::evict_from(eviction::Policy& policy) {
+  // To go through all that is there for each put that is refused would keep everybody waiting. It
+  // is in vain until something is let go of or published.
+  Stuck& stuck = &policy == memory_policy_.get() ? memory_stuck_ : disk_stuck_;
+  const std::uint64_t changes = unpins_ + count_.published;
+  if (stuck.changes != changes) stuck = {changes, 0};
+  if (stuck.times == kStuckMax) return false;
   for (;;) {
     const auto victim = policy.evict(
         [this](ObjectId id) { return leases_->pinned(id) || relocating_.count(id) != 0; });
-    if (!victim) return false;
+    if (!victim) {
+      ++stuck.times;
+      return false;
+    }
     const auto record = catalog_->find_object(victim->id);
     if (record && !*record) continue;
     bool durable = false;
@@ -259,6 +274,8 @@ bool StoreImpl::evict_disk() {
 // of twice what is needed and some more (what they give back may be in pieces, and others wait
 // too).
 void StoreImpl::ask_back(Tier tier, std::uint64_t needed) {
+  if (leases_gone_through_ >= kGoneThroughMax) return;
+  leases_gone_through_ += leases_->leases();
   const std::uint64_t capacity =
       tier == Tier::kMemory ? memory_->object_capacity() : disks_->capacity();
   const std::uint64_t wanted = 2 * needed + capacity / kAskedShare;

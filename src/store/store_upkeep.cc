@@ -27,6 +27,8 @@ constexpr std::uint64_t kFreeShare = 16;
 }  // namespace
 
 void StoreImpl::tick() {
+  leases_gone_through_ = 0;
+  memory_stuck_.times = disk_stuck_.times = 0;
   on_wakeup();
   const std::uint64_t now = clock_.monotonic_ns();
   expire();
