@@ -40,9 +40,13 @@ Result<void> ask(FollowerState& state, std::chrono::milliseconds wait) {
   }
   // What comes with an end may fail to get here (a descriptor that is asked for once more, and not
   // in time): then it is not the end yet, and the next one to ask is told all of it again.
-  Lease lease;
-  if (ended == wire::FollowState::kCommitted && reply.hit.status == 0)
-    lease = OM_TRY(state.connection->make_lease(std::move(reply.hit), waiting.segments));
+  if (ended == wire::FollowState::kCommitted && reply.hit.status == 0) {
+    state.lease = OM_TRY(state.connection->make_lease(std::move(reply.hit), waiting.segments));
+    state.info = state.lease.info();
+    state.available = reply.available;
+    state.ended = ended;
+    return {};
+  }
   for (const wire::Extent& extent : reply.extents) {
     SegmentRef segment;
     for (const Place& place : state.places)
@@ -56,10 +60,6 @@ Result<void> ask(FollowerState& state, std::chrono::milliseconds wait) {
   if (reply.available > state.room)
     return Error{Errc::kMalformed, 0, "the daemon names bytes that it has not told the place of"};
   state.available = reply.available;
-  if (lease) {
-    state.lease = std::move(lease);
-    state.info = state.lease.info();
-  }
   state.ended = ended;
   return {};
 }

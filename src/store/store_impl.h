@@ -381,7 +381,7 @@ class StoreImpl final : public Store {
   std::unordered_map<SegmentId, Dirty> syncing_;  // the same; what a group sync has yet to sync
 
   Listener listener_;
-  ObjectId ask_from_ = 0;  // where ask_back() goes on; 0: from the oldest
+  ObjectId ask_from_ = 0;                // where ask_back() goes on; 0: from the oldest
   std::size_t leases_gone_through_ = 0;  // by ask_back(), since the last tick
   std::uint64_t unpins_ = 0;             // how often a last pin went
   struct Stuck {
