@@ -62,6 +62,7 @@ TEST_F(StoreTest, NobodyIsAskedForWhatAnOrphanKeepsAllTheSame) {
   EXPECT_EQ(status("holders.orphans"), 0U);
   EXPECT_EQ(store->reserve(me, request("more", 1000000), nullptr).error().code, Errc::kNoSpace);
   EXPECT_EQ(revoked, (std::vector<std::string>{"k0", "k1", "k2"}));
+}
 
 TEST_F(StoreTest, WhatIsGivenBackMakesRoomAtOnceHoweverManyPutsWereRefused) {
   config.holder.leased_bytes = std::uint64_t{1} << 30;
