@@ -17,6 +17,10 @@ acl objmapper_purgers {
 }
 
 sub objmapper_recv {
+	# Objects are found under the lower-case name. The built-in vcl_recv sees to it, and comes too late here.
+	if ((req.method == "PURGE" || req.method == "BAN") && req.http.host ~ "[[:upper:]]") {
+		set req.http.host = req.http.host.lower();
+	}
 	if (req.method == "PURGE") {
 		if (client.ip !~ objmapper_purgers) {
 			return (synth(405, "Not allowed"));

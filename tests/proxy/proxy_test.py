@@ -147,6 +147,15 @@ class Running(unittest.TestCase):
         self.assertEqual(proxy.get("/img/1")[1], "miss")
         self.assert_hit(proxy, "/txt/1")
 
+        # However the host is written.
+        stored = {"Host": "www.example.org"}
+        for path, method in (("/txt/1", "PURGE"), ("/txt/", "BAN")):
+            proxy.get("/txt/1", headers=stored)
+            self.assertRegex(proxy.get("/txt/1", headers=stored)[1], "^hit")
+            self.assertEqual(proxy.get(path, method, {"Host": "WWW.Example.org"})[0], 200)
+            self.assertEqual(proxy.get("/txt/1", headers=stored)[1], "miss", method)
+        self.assert_hit(proxy, "/txt/1")
+
         # Removals are for this machine's own.
         self.assertEqual(proxy.get("/txt/1", "PURGE", {"X-Forwarded-For": "192.0.2.1"})[0], 403)
 
@@ -182,6 +191,17 @@ class Running(unittest.TestCase):
             self.assertEqual(self.origin.count, 3)
             self.assertEqual(two.get("/a")[:2], (200, "miss"))
             self.assert_hit(two, "/a")
+
+    def test_removals_where_the_origin_reads_another_host(self):
+        proxy = self.start("--host", "WWW.Example.org")
+        for path in ("/a", "/img/1", "/txt/1"):
+            self.assertEqual(proxy.get(path)[:2], (200, "miss"))
+        # As the summary prints them: by the name under which this machine reaches the proxy.
+        self.assertEqual(proxy.get("/a", "PURGE")[0], 200)
+        self.assertEqual(proxy.get("/img/", "BAN")[0], 200)
+        self.assertEqual(proxy.get("/a")[1], "miss")
+        self.assertEqual(proxy.get("/img/1")[1], "miss")
+        self.assert_hit(proxy, "/txt/1")
 
     def test_the_same_name_twice_is_refused(self):
         one = self.start()

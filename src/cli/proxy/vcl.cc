@@ -71,12 +71,16 @@ constexpr char kRecvAdmin[] = R"vcl(
 		if (client.ip !~ objm_admin || remote.ip !~ objm_admin || req.http.X-Forwarded-For ~ ",") {
 			return (synth(403, "PURGE and BAN are for this machine only"));
 		}
+		# Objects are found under the lower-case name. The built-in VCL sees to it, and comes later.
+		if (req.http.Host ~ "[[:upper:]]") {
+			set req.http.Host = req.http.Host.lower();
+		}
 		if (req.method == "PURGE") {
 			return (purge);
 		}
 		# BAN /images/ removes all below it on this host; X-Ban: EXPRESSION whatever it matches.
 		if (!req.http.X-Ban) {
-			set req.http.X-Ban = "obj.http.X-Objm-Host == " + req.http.Host.lower() +
+			set req.http.X-Ban = "obj.http.X-Objm-Host == " + req.http.Host +
 			    " && obj.http.X-Objm-Url ~ ^" +
 			    regsuball(req.url, "([.^$*+?()\[\]{}|\\])", "\\\1");
 		}
@@ -248,10 +252,11 @@ std::string make_vcl(const VclInput& in) {
             quoted(in.user_vcl_path) + ";\n";
   }
   text += "\nsub vcl_recv {";
-  text += kRecvAdmin;
+  // Before the removals: objects are stored under this name.
   if (!in.host_header.empty()) {
     text += "\n\t# --host\n\tset req.http.Host = " + quoted(in.host_header) + ";\n";
   }
+  text += kRecvAdmin;
   text += kRecvEnd;
   std::string stale = kStale;
   const std::string word = "HEALTHY";

@@ -27,7 +27,7 @@ TEST(Vcl, NamesTheOriginByAddressAndItsHostForTheProbe) {
   EXPECT_TRUE(has(vcl, ".host = \"192.0.2.7\";"));
   EXPECT_TRUE(has(vcl, ".port = \"8081\";"));
   EXPECT_TRUE(has(vcl, "\"Host: www.example.org:8081\""));
-  EXPECT_FALSE(has(vcl, "set req.http.Host"));
+  EXPECT_FALSE(has(vcl, "set req.http.Host = \""));
 }
 
 TEST(Vcl, AUnixSocketIsAPath) {
@@ -71,7 +71,20 @@ TEST(Vcl, TheUsersSubsComeAfterTheResetAndBeforeOurDecisions) {
   ASSERT_NE(user, std::string::npos);
   EXPECT_LT(vcl.find("unset req.http.X-Objm-Has-Stale;"), user);
   EXPECT_GT(vcl.find("req.method == \"PURGE\""), user);
-  EXPECT_TRUE(has(vcl, "set req.http.Host = \"origin.example.org\";"));
+  EXPECT_GT(vcl.find("set req.http.Host = \"origin.example.org\";"), user);
+}
+
+TEST(Vcl, RemovalsGoByTheNameThatObjectsAreStoredUnder) {
+  auto in = input();
+  in.host_header = "origin.example.org";
+  const std::string vcl = make_vcl(in);
+  const auto host = vcl.find("set req.http.Host = \"origin.example.org\";");
+  ASSERT_NE(host, std::string::npos);
+  const auto lower = vcl.find("set req.http.Host = req.http.Host.lower();");
+  ASSERT_NE(lower, std::string::npos);
+  EXPECT_LT(host, vcl.find("req.method == \"PURGE\""));
+  EXPECT_LT(lower, vcl.find("return (purge);"));
+  EXPECT_LT(lower, vcl.find("set req.http.X-Ban = "));
 }
 
 TEST(Vcl, BracesAreInBalance) {
