@@ -53,6 +53,12 @@ Result<UniqueFd> open_directory(const std::string& path, mode_t mode) {
   return open_file(path, O_RDONLY | O_DIRECTORY);
 }
 
+Result<UniqueFd> open_directory_at(BorrowedFd directory, const std::string& name, mode_t mode) {
+  if (::mkdirat(directory.raw(), name.c_str(), mode) != 0 && errno != EEXIST)
+    return file_error("make the directory " + name);
+  return open_at(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+}
+
 Result<std::size_t> read_some(BorrowedFd file, std::uint64_t offset, std::span<std::byte> bytes) {
   std::size_t done = 0;
   while (done < bytes.size()) {
@@ -70,6 +76,23 @@ Result<void> read_exactly(BorrowedFd file, std::uint64_t offset, std::span<std::
   if (OM_TRY(read_some(file, offset, bytes)) != bytes.size())
     return Error{Errc::kCorrupt, 0, "a file ends before the bytes it should have"};
   return {};
+}
+
+Result<std::string> read_to_end(BorrowedFd file, std::size_t most) {
+  constexpr std::size_t kPiece = std::size_t{64} * 1024;
+  std::string text;
+  while (text.size() < most) {
+    const std::size_t done = text.size();
+    const std::size_t piece = std::min(kPiece, most - done);
+    text.resize(done + piece);
+    const ssize_t n = ::read(file.raw(), text.data() + done, piece);
+    const int reason = errno;
+    text.resize(done + static_cast<std::size_t>(std::max<ssize_t>(n, 0)));
+    if (n < 0 && reason == EINTR) continue;
+    if (n < 0) return Error{Errc::kSystem, reason, "read"};
+    if (n == 0) break;
+  }
+  return text;
 }
 
 Result<void> write_exactly(BorrowedFd file, std::uint64_t offset,
@@ -138,6 +161,19 @@ Result<void> sync_data(BorrowedFd file) {
 
 Result<void> remove_at(BorrowedFd directory, const std::string& name) {
   if (::unlinkat(directory.raw(), name.c_str(), 0) != 0 && errno != ENOENT)
+    return file_error("remove " + name);
+  return {};
+}
+
+Result<void> remove_tree(BorrowedFd directory, const std::string& name) {
+  if (::unlinkat(directory.raw(), name.c_str(), 0) == 0 || errno == ENOENT) return {};
+  if (errno != EISDIR) return file_error("remove " + name);
+  {
+    const auto inner = OM_TRY(open_at(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+    for (const auto& below : OM_TRY(list_directory(inner.borrow())))
+      OM_TRY(remove_tree(inner.borrow(), below));
+  }
+  if (::unlinkat(directory.raw(), name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
     return file_error("remove " + name);
   return {};
 }

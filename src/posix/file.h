@@ -23,11 +23,16 @@ Result<UniqueFd> reopen(BorrowedFd file, int flags);
 Result<UniqueFd> duplicate(BorrowedFd file);
 // A directory, made with its parents where they are missing.
 Result<UniqueFd> open_directory(const std::string& path, mode_t mode = 0700);
+// One in another directory, made where it is missing. A symbolic link in its place is an error.
+Result<UniqueFd> open_directory_at(BorrowedFd directory, const std::string& name,
+                                   mode_t mode = 0700);
 
 // All of it, or an error; a file that ends early is kCorrupt. EINTR and short calls are dealt with.
 Result<void> read_exactly(BorrowedFd file, std::uint64_t offset, std::span<std::byte> bytes);
 // As much as there is.
 Result<std::size_t> read_some(BorrowedFd file, std::uint64_t offset, std::span<std::byte> bytes);
+// From where it stands to its end, of a pipe as well; no more than `most` bytes.
+Result<std::string> read_to_end(BorrowedFd file, std::size_t most);
 Result<void> write_exactly(BorrowedFd file, std::uint64_t offset, std::span<const std::byte> bytes);
 // Copies with copy_file_range(2) where the file systems do, else through a buffer of 1 MiB.
 // When it fails, `source_failed` (if given) says which of the two was at fault.
@@ -41,6 +46,9 @@ Result<std::uint64_t> file_size(BorrowedFd file);
 Result<void> sync_data(BorrowedFd file);
 // nullopt-like: removing what is not there is no error.
 Result<void> remove_at(BorrowedFd directory, const std::string& name);
+// Whatever it is, with all that lies in it. Symbolic links are removed and not followed, also those
+// that somebody puts in a directory's place meanwhile.
+Result<void> remove_tree(BorrowedFd directory, const std::string& name);
 Result<void> rename_at(BorrowedFd directory, const std::string& from, const std::string& to);
 // Names in a directory but "." and "..", unordered.
 Result<std::vector<std::string>> list_directory(BorrowedFd directory);

@@ -189,6 +189,50 @@ TEST(File, ReaderOfAReopenedFileCannotWrite) {
   EXPECT_EQ(status.st_mode & 0777U, 0600U);
 }
 
+TEST(File, ADirectoryInAnotherIsNoLink) {
+  const Folder folder;
+  const auto outer = *open_directory(folder / "outer");
+  EXPECT_TRUE(open_directory_at(outer.borrow(), "made"));
+  EXPECT_TRUE(open_directory_at(outer.borrow(), "made"));
+  ASSERT_EQ(::symlinkat("made", outer.raw(), "link"), 0);
+  EXPECT_FALSE(open_directory_at(outer.borrow(), "link"));
+  ASSERT_TRUE(open_at(outer.borrow(), "file", O_CREAT | O_RDWR));
+  EXPECT_FALSE(open_directory_at(outer.borrow(), "file"));
+}
+
+TEST(File, ATreeIsRemovedAndWhatItPointsToIsNot) {
+  const Folder folder;
+  std::filesystem::create_directories(folder / "other/dir");
+  std::filesystem::create_directories(folder / "tree/a/b");
+  ASSERT_TRUE(open_file(folder / "other/dir/file", O_CREAT | O_RDWR));
+  ASSERT_TRUE(open_file(folder / "tree/a/b/file", O_CREAT | O_RDWR));
+  std::filesystem::create_directory_symlink(folder / "other/dir", folder / "tree/a/link");
+  std::filesystem::create_directory_symlink(folder / "other", folder / "top");
+  const auto directory = *open_directory(folder / "");
+  ASSERT_TRUE(remove_tree(directory.borrow(), "tree"));
+  ASSERT_TRUE(remove_tree(directory.borrow(), "tree"));
+  ASSERT_TRUE(remove_tree(directory.borrow(), "top"));
+  EXPECT_EQ(*list_directory(directory.borrow()), std::vector<std::string>{"other"});
+  EXPECT_TRUE(std::filesystem::exists(folder / "other/dir/file"));
+}
+
+TEST(File, IsReadToItsEndAlsoWhereThatIsAPipe) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+  const auto reader = UniqueFd::adopt(ends[0]);
+  auto writer = UniqueFd::adopt(ends[1]);
+  ASSERT_EQ(::write(writer.raw(), "hello", 5), 5);
+  EXPECT_EQ(*read_to_end(reader.borrow(), 3), "hel");
+  writer.reset();
+  EXPECT_EQ(*read_to_end(reader.borrow(), 100), "lo");
+  EXPECT_EQ(*read_to_end(reader.borrow(), 100), "");
+  const Folder folder;
+  const auto file = written_out(folder / "f", 100'000);
+  ASSERT_EQ(::lseek(file.raw(), 0, SEEK_SET), 0);
+  EXPECT_EQ(*read_to_end(file.borrow(), 1U << 20U), std::string(100'000, 'x'));
+  EXPECT_FALSE(read_to_end(open_directory(folder / "d")->borrow(), 10));
+}
+
 TEST(File, SubdirectoriesAreSpreadWhereTheFileSystemCan) {
   const Folder folder;
   auto spread = open_directory(folder / "spread");

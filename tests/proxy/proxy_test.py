@@ -86,6 +86,39 @@ class Refusals(unittest.TestCase):
                    "--listen", f"127.0.0.1:{free_port()}")
 
 
+    def test_a_link_in_the_place_of_its_memory(self):
+        origin = Origin()
+        self.addCleanup(origin.stop)
+        name = f"t{os.getpid()}l"
+        memory = f"/dev/shm/objm-proxy-{name if os.geteuid() == 0 else f'{os.geteuid()}-{name}'}"
+        elsewhere = tempfile.mkdtemp(prefix="om-proxy-")
+        self.addCleanup(shutil.rmtree, elsewhere)
+        mine = pathlib.Path(elsewhere, "mine")
+        mine.write_text("mine")
+        os.symlink(elsewhere, memory)
+        self.addCleanup(os.unlink, memory)
+        self.addCleanup(shutil.rmtree, f"/run/objm-proxy/{name}", True)
+        self.check(4, [memory, "a link", "--name"], "--origin", origin.url, "--name", name, "--discard",
+                   "--listen", f"127.0.0.1:{free_port()}")
+        self.assertEqual(mine.read_text(), "mine")
+
+    def test_a_disk_directory_with_files_of_others(self):
+        origin = Origin()
+        self.addCleanup(origin.stop)
+        name = f"t{os.getpid()}o"
+        disk = tempfile.mkdtemp(prefix="om-proxy-")
+        self.addCleanup(shutil.rmtree, disk)
+        mine = pathlib.Path(disk, "objects", "mine")
+        mine.parent.mkdir()
+        mine.write_text("mine")
+        self.addCleanup(shutil.rmtree, f"/run/objm-proxy/{name}", True)
+        self.addCleanup(shutil.rmtree, f"/dev/shm/objm-proxy-{name}", True)
+        self.addCleanup(shutil.rmtree, f"/dev/shm/objm-proxy-{os.geteuid()}-{name}", True)
+        self.check(4, [disk, "another directory for --disk"], "--origin", origin.url, "--name", name, "--discard",
+                   "--memory", "64M", "--disk", disk + ":64M", "--listen", f"127.0.0.1:{free_port()}")
+        self.assertEqual(mine.read_text(), "mine")
+
+
 class DryRun(unittest.TestCase):
     def test_prints_the_vcl_and_both_command_lines_and_starts_nothing(self):
         name = f"t{os.getpid()}d"
@@ -202,6 +235,35 @@ class Running(unittest.TestCase):
         self.assertEqual(proxy.get("/a")[1], "miss")
         self.assertEqual(proxy.get("/img/1")[1], "miss")
         self.assert_hit(proxy, "/txt/1")
+
+    def test_discard_takes_what_is_its_own_and_nothing_that_is_in_use(self):
+        directory = tempfile.mkdtemp(prefix="om-proxy-")
+        self.addCleanup(shutil.rmtree, directory, True)
+        os.chmod(directory, 0o755)
+        disk = ("--disk", directory + ":64M")
+        proxy = self.start(*disk)
+        proxy.get("/a")
+        mine = [pathlib.Path(directory, "mine"), pathlib.Path(directory, "objects", "mine")]
+        for path in mine:
+            path.write_text("mine")
+        marks = [pathlib.Path(directory, name) for name in ("objects/disk-id", "state/catalog/index.mdb")]
+        self.assertTrue(all(path.exists() for path in marks))
+
+        # Another one, by its name and port, in the same directory.
+        other = Proxy(self.origin.url, *disk, "--discard")
+        self.addCleanup(other.clean)
+        self.assertNotEqual(other.process.wait(60), 0)
+        self.assertIn("an objmapperd is running with " + directory, other.said())
+        self.assertTrue(all(path.exists() for path in marks))
+        self.assert_hit(proxy, "/a")
+
+        self.assertEqual(proxy.stop(), 0)
+        before = marks[0].stat()
+        again = self.start(*disk, "--discard", name=proxy.name, port=proxy.port)
+        self.assertEqual(again.get("/a")[1], "miss")
+        self.assertNotEqual((marks[0].stat().st_ino, marks[0].stat().st_mtime_ns),
+                            (before.st_ino, before.st_mtime_ns))
+        self.assertEqual([path.read_text() for path in mine], ["mine", "mine"])
 
     def test_the_same_name_twice_is_refused(self):
         one = self.start()

@@ -4,7 +4,6 @@
 #include <grp.h>
 #include <pwd.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include <cstring>
 
 #include "base/units.h"
+#include "cli/proxy/directories.h"
 #include "cli/proxy/vcl.h"
 #include "posix/file.h"
 
@@ -102,6 +102,9 @@ Result<void> parse_disk(Plan& plan) {
   const auto size = parse_size(std::string_view(text).substr(colon + 1));
   if (!size) return malformed("--disk " + text + ": " + size.error().what);
   plan.disk_directory = text.substr(0, colon);
+  while (plan.disk_directory.size() > 1 && plan.disk_directory.back() == '/') {
+    plan.disk_directory.pop_back();
+  }
   plan.disk_bytes = *size;
   if (plan.disk_directory.front() != '/') {
     char* here = ::getcwd(nullptr, 0);
@@ -148,67 +151,6 @@ void choose_directories(Plan& plan) {
                                                      : plan.disk_directory + "/state";
 }
 
-std::uint64_t free_bytes(std::string path) {
-  struct statvfs info {};
-  while (::statvfs(path.c_str(), &info) != 0) {
-    const auto slash = path.rfind('/');
-    if (slash == std::string::npos || slash == 0) return 0;
-    path.resize(slash);
-  }
-  return static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
-}
-
-// What is there already from an earlier run counts as room.
-std::uint64_t used_bytes(const std::string& path) {
-  const auto directory = open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  if (!directory) return 0;
-  const auto names = list_directory(directory->borrow());
-  if (!names) return 0;
-  std::uint64_t sum = 0;
-  for (const auto& name : *names) {
-    struct stat info {};
-    const std::string inner = path + "/" + name;
-    if (::lstat(inner.c_str(), &info) != 0) continue;
-    sum += static_cast<std::uint64_t>(info.st_blocks) * 512;
-    if (S_ISDIR(info.st_mode)) sum += used_bytes(inner);
-  }
-  return sum;
-}
-
-Result<void> check_room(const std::string& path, std::uint64_t wanted, const std::string& flag,
-                        const std::string& advice) {
-  const std::uint64_t room = free_bytes(path) + used_bytes(path);
-  if (room >= wanted) return {};
-  return Error{Errc::kNoSpace, 0,
-               path + " has room for " + format_size(room / kMiB * kMiB) + ", and " + flag +
-                   " asks for " + format_size(wanted) + ": ask for less, or " + advice};
-}
-
-// A directory that is ours and nobody else's: /tmp and /dev/shm are everybody's.
-Result<void> make_directory(const std::string& path, mode_t mode, const Plan* owner) {
-  const auto directory = open_directory(path, mode);
-  if (!directory) {
-    return Error{Errc::kDenied, directory.error().sys_errno,
-                 "cannot make the directory " + path + " (" +
-                     std::strerror(directory.error().sys_errno) +  // NOLINT(concurrency-mt-unsafe)
-                     "): make it yourself, or choose another user or place"};
-  }
-  struct stat info {};
-  if (::fstat(directory->raw(), &info) != 0) return system_error("stat " + path);
-  const bool is_ours =
-      info.st_uid == ::geteuid() || (owner != nullptr && owner->uid && info.st_uid == *owner->uid);
-  if (!is_ours) {
-    return Error{Errc::kDenied, 0,
-                 path + " belongs to another user: choose another --name, or remove it"};
-  }
-  if (owner != nullptr && owner->uid) {
-    if (::fchown(directory->raw(), *owner->uid, *owner->gid) != 0) {
-      return system_error("chown " + path);
-    }
-  }
-  return {};
-}
-
 Result<void> copy_file(const std::string& from, const std::string& to) {
   const auto source = open_file(from, O_RDONLY);
   if (!source) return system_error("cannot read " + from);
@@ -225,24 +167,6 @@ Result<void> write_text(const std::string& path, const std::string& text) {
   const auto file = OM_TRY(open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0644));
   ::fchmod(file.raw(), 0644);
   return write_exactly(file.borrow(), 0, std::as_bytes(std::span(text)));
-}
-
-void remove_tree(const std::string& path) {
-  const auto directory = open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  if (!directory) return;
-  const auto names = list_directory(directory->borrow());
-  if (!names) return;
-  for (const auto& name : *names) {
-    const std::string inner = path + "/" + name;
-    struct stat info {};
-    if (::lstat(inner.c_str(), &info) != 0) continue;
-    if (S_ISDIR(info.st_mode)) {
-      remove_tree(inner);
-      ::rmdir(inner.c_str());
-    } else {
-      ::unlink(inner.c_str());
-    }
-  }
 }
 
 }  // namespace
@@ -359,29 +283,8 @@ std::vector<std::string> Plan::varnishd_command() const {
           "spare=malloc," + std::to_string(spare)};
 }
 
-Result<void> make_runtime_directory(const Plan& plan) {
-  OM_TRY(make_directory(plan.directory.substr(0, plan.directory.rfind('/')), 0755, nullptr));
-  return make_directory(plan.directory, 0755, nullptr);
-}
-
 Result<void> prepare(const Plan& plan) {
-  if (plan.options.discard) {
-    remove_tree(plan.memory_directory);
-    if (!plan.disk_directory.empty()) {
-      remove_tree(plan.disk_directory + "/objects");
-      remove_tree(plan.disk_directory + "/state");
-    }
-  }
-  OM_TRY(make_directory(plan.memory_directory, 0700, &plan));
-  OM_TRY(check_room(plan.memory_directory, plan.memory_bytes, "--memory",
-                    "enlarge it (mount -o remount,size=... /dev/shm)"));
-  if (!plan.disk_directory.empty()) {
-    OM_TRY(make_directory(plan.disk_directory, 0755, nullptr));
-    OM_TRY(make_directory(plan.disk_directory + "/objects", 0700, &plan));
-    OM_TRY(check_room(plan.disk_directory, plan.disk_bytes, "--disk", "choose another directory"));
-  }
-  OM_TRY(make_directory(plan.state_directory, 0700, &plan));
-  OM_TRY(make_directory(plan.path("store"), 0755, &plan));
+  OM_TRY(make_store_directories(plan));
   OM_TRY(copy_file(plan.installation.vmod, plan.path("libvmod_objmapper.so")));
   if (!plan.options.vcl.empty()) OM_TRY(copy_file(plan.options.vcl, plan.path("user.vcl")));
   return write_text(plan.path("proxy.vcl"), plan.vcl());

@@ -70,10 +70,8 @@ struct Plan {
 // to do.
 Result<Plan> make_plan(const Options& options);
 
-// The directory of plan.directory: the lock lies there, so it is made before all else.
-Result<void> make_runtime_directory(const Plan& plan);
-// With the lock held: makes the other directories, copies the VMOD and writes the VCL there, where
-// varnishd's unprivileged processes can read them. Checks that memory and disk have the room.
+// With plan.directory made and the lock held: makes the other directories (directories.h), copies
+// the VMOD and writes the VCL to where varnishd's unprivileged processes can read them.
 Result<void> prepare(const Plan& plan);
 
 // For --dry-run: a command line that a shell reads back.

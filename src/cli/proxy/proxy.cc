@@ -1,10 +1,11 @@
 // objm proxy: a caching proxy in one command.
 //
-//   origin.h     addresses as typed, and whether they answer
-//   vcl.h        the VCL
-//   plan.h       what will be done, decided beforehand
-//   child.h      a program that does not outlive us
-//   supervise.h  runs the plan
+//   origin.h       addresses as typed, and whether they answer
+//   vcl.h          the VCL
+//   plan.h         what will be done, decided beforehand
+//   directories.h  where the data lies
+//   child.h        a program that does not outlive us
+//   supervise.h    runs the plan
 #include <CLI/CLI.hpp>
 #include <cstring>
 #include <iostream>

@@ -29,6 +29,7 @@
 
 #include "base/units.h"
 #include "cli/proxy/child.h"
+#include "cli/proxy/directories.h"
 #include "posix/file.h"
 #include "posix/unix_socket.h"
 
