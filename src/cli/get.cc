@@ -4,7 +4,13 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <climits>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <optional>
 #include <variant>
 #include <vector>
 
@@ -23,6 +29,7 @@ struct GetArguments {
   std::string file = "-";
   std::string wait;  // a duration
   bool follow = false;
+  std::chrono::milliseconds timeout{0};  // of each of the daemon's answers
 };
 
 using SteadyClock = std::chrono::steady_clock;
@@ -45,16 +52,22 @@ std::chrono::milliseconds left_until(SteadyClock::time_point deadline) {
 
 // What somebody is writing, as it arrives. Between two pieces the writer may take as long as it
 // likes: it is the daemon that knows when it is gone.
-Result<void> copy(Follower& follower, const std::string& key, int output) {
-  constexpr std::chrono::seconds kLook{60};
+Result<void> copy(Follower& follower, const GetArguments& options, int output) {
+  constexpr std::chrono::seconds kLook{2};
   constexpr std::uint64_t kUnknown = ~std::uint64_t{0};
   const std::uint64_t length = follower.info().length;
-  Progress progress(key, length == kUnknown ? std::nullopt : std::optional(length));
+  Progress progress(options.key, length == kUnknown ? std::nullopt : std::optional(length));
   std::vector<std::byte> buffer(kPieceBytes);
   for (std::uint64_t done = 0;;) {
+    const auto begin = SteadyClock::now();
     auto bytes = follower.read(done, buffer, kLook);
-    if (!bytes && bytes.error().code == Errc::kTimeout) continue;
-    if (!bytes) return std::move(bytes).error();
+    if (!bytes) {
+      // The daemon said that there is nothing new; else it would have had `timeout` more.
+      const bool answered = bytes.error().code == Errc::kTimeout &&
+                            SteadyClock::now() - begin < kLook + options.timeout;
+      if (answered) continue;
+      return std::move(bytes).error();
+    }
     if (*bytes == 0) return {};
     OM_TRY(write_all(output, std::span(buffer).first(*bytes)));
     done += *bytes;
@@ -62,8 +75,8 @@ Result<void> copy(Follower& follower, const std::string& key, int output) {
   }
 }
 
-Result<void> copy(const Lease& lease, const std::string& key, int output) {
-  Progress progress(key, lease.size());
+Result<void> copy(const Lease& lease, const GetArguments& options, int output) {
+  Progress progress(options.key, lease.size());
   std::vector<std::byte> buffer(
       static_cast<std::size_t>(std::min<std::uint64_t>(lease.size(), kPieceBytes)));
   for (std::uint64_t done = 0; done < lease.size();) {
@@ -75,20 +88,110 @@ Result<void> copy(const Lease& lease, const std::string& key, int output) {
   return {};
 }
 
+// Ctrl-C and the like remove what is half written; empty when there is no such file.
+std::array<char, PATH_MAX> unfinished{};
+
+void remove_unfinished(int number) {
+  (void)::unlink(unfinished.data());
+  // The default again (SA_RESETHAND): it ends us when this function does.
+  (void)::raise(number);
+}
+
+// A file for which mkostemp(3) makes the last letters of `name`, and which goes when we are ended
+// before keep_unfinished().
+Result<UniqueFd> make_unfinished(std::string& name) {
+  sigset_t ending;
+  sigset_t before;
+  (void)::sigemptyset(&ending);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    (void)::sigaddset(&ending, number);
+    struct sigaction action {};
+    (void)::sigaction(number, nullptr, &action);
+    if (action.sa_handler == SIG_IGN) continue;  // nohup(1)
+    action = {};
+    action.sa_handler = remove_unfinished;
+    action.sa_flags = static_cast<int>(SA_RESETHAND);
+    (void)::sigaction(number, &action, nullptr);
+  }
+  (void)::pthread_sigmask(SIG_BLOCK, &ending, &before);
+  auto file = UniqueFd::adopt(::mkostemp(name.data(), O_CLOEXEC));
+  const int reason = errno;
+  if (file && name.size() < unfinished.size())
+    unfinished[name.copy(unfinished.data(), name.size())] = '\0';
+  (void)::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  errno = reason;
+  if (!file) return file_error("make " + name);
+  return file;
+}
+
+// Some file systems tell here alone that they have not taken all of it.
+Result<void> close_written(UniqueFd file, const std::string& path) {
+  if (::close(file.release()) != 0 && errno != EINTR) return file_error("write " + path);
+  return {};
+}
+
+// All of it is on the disk, then it takes the place of what was there, with its owner and mode.
+Result<void> keep_unfinished(UniqueFd file, const std::string& name, const std::string& place,
+                             const struct stat* old) {
+  if (old != nullptr) {
+    (void)!::fchown(file.raw(), old->st_uid, old->st_gid);
+    (void)!::fchmod(file.raw(), old->st_mode & 0777U);
+  } else {
+    const mode_t mask = ::umask(0);
+    (void)::umask(mask);
+    (void)!::fchmod(file.raw(), 0666U & ~mask);
+  }
+  OM_TRY(sync_data(file.borrow()));
+  OM_TRY(close_written(std::move(file), place));
+  if (::rename(name.c_str(), place.c_str()) != 0)
+    return system_error("rename " + name + " to " + place);
+  return {};
+}
+
+// Where links lead to. None: to a descriptor (/dev/stdout, /dev/fd/3), which is no place.
+std::optional<std::string> behind_links(std::string path) {
+  constexpr int kLinksMost = 40;  // as the kernel
+  struct stat processes {};
+  (void)::stat("/proc", &processes);
+  for (int links = 0; links < kLinksMost; ++links) {
+    struct stat status {};
+    if (::lstat(path.c_str(), &status) != 0 || !S_ISLNK(status.st_mode)) break;
+    if (status.st_dev == processes.st_dev) return std::nullopt;
+    std::error_code failure;
+    const auto to = std::filesystem::read_symlink(path, failure);
+    if (failure) break;
+    path = (std::filesystem::path(path).parent_path() / to).string();
+  }
+  return path;
+}
+
+// What nothing can take the place of. What is standard output already is not opened again: whoever
+// writes there after us would not know how far we came.
+Result<UniqueFd> open_as_it_is(const std::string& path, const struct stat& status) {
+  struct stat output {};
+  if (::fstat(STDOUT_FILENO, &output) == 0 && output.st_dev == status.st_dev &&
+      output.st_ino == status.st_ino)
+    return duplicate(BorrowedFd(STDOUT_FILENO));
+  return open_file(path, O_WRONLY | O_APPEND);
+}
+
 // The file under another name until it is whole, so that nobody sees half of it.
 template <class Source>
 Result<void> copy_to_file(Source& source, const GetArguments& options) {
   struct stat status {};
-  if (::stat(options.file.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
-    const UniqueFd device = OM_TRY(open_file(options.file, O_WRONLY));
-    return copy(source, options.key, device.raw());
+  const bool is_there = ::stat(options.file.c_str(), &status) == 0;
+  const auto place = behind_links(options.file);
+  if (!place || (is_there && !S_ISREG(status.st_mode))) {
+    UniqueFd device = OM_TRY(open_as_it_is(options.file, status));
+    OM_TRY(copy(source, options, device.raw()));
+    return close_written(std::move(device), options.file);
   }
-  const std::string partial = options.file + ".objm-" + std::to_string(::getpid());
-  const UniqueFd file = OM_TRY(open_file(partial, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666));
-  auto done = copy(source, options.key, file.raw());
-  if (done && ::rename(partial.c_str(), options.file.c_str()) != 0)
-    done = system_error("rename " + partial + " to " + options.file);
-  if (!done) (void)::unlink(partial.c_str());
+  std::string name = *place + ".objm-XXXXXX";
+  UniqueFd file = OM_TRY(make_unfinished(name));
+  auto done = copy(source, options, file.raw());
+  if (done) done = keep_unfinished(std::move(file), name, *place, is_there ? &status : nullptr);
+  if (!done) (void)::unlink(name.c_str());
+  unfinished.front() = '\0';
   return done;
 }
 
@@ -118,7 +221,7 @@ Result<Found> look(Client& client, const GetArguments& options) {
 // What there is, to where it is wanted. False: nothing that would be an object came of it.
 Result<bool> deliver(Found& found, const GetArguments& options) {
   const auto copied = [&](auto& source) {
-    return options.file == "-" ? copy(source, options.key, STDOUT_FILENO)
+    return options.file == "-" ? copy(source, options, STDOUT_FILENO)
                                : copy_to_file(source, options);
   };
   if (auto* lease = std::get_if<Lease>(&found)) {
@@ -182,7 +285,10 @@ void add_get(CLI::App& app, Context& context) {
                     "Where somebody is writing it: its bytes as they arrive");
   command->add_option("--wait", options->wait, "Where there is none: wait for it, so long at most")
       ->type_name("T");
-  command->callback([options, &context] { context.exit_code = run_get(context, *options); });
+  command->callback([options, &context] {
+    options->timeout = context.timeout;
+    context.exit_code = run_get(context, *options);
+  });
 }
 
 }  // namespace om::cli

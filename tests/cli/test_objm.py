@@ -5,7 +5,9 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -102,11 +104,11 @@ class Objects(WithDaemon):
         self.ok("put", "soon", "--ttl", "300ms", stdin=b"x")
         wait_until(lambda: self.objm("get", "soon").code == ABSENT, "an expired object is gone")
 
-    def start(self, *arguments):
+    def start(self, *arguments, **more):
         """objm while it runs, its standard output a pipe."""
         process = subprocess.Popen([OBJM, "--socket", self.daemon.socket, *arguments],
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
+                                   stderr=subprocess.PIPE, **more)
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.wait)
@@ -182,8 +184,101 @@ class Objects(WithDaemon):
         self.assertEqual(self.objm("get", "there", "/nonexistent/dir/file").code, OTHER)
         self.assertEqual(self.objm("get", "there", "/dev/full").code, NO_SPACE)
         self.ok("get", "there", "/dev/null")
-        # An interrupted or failed transfer leaves no half of a file beside the target.
-        self.assertEqual([n for n in os.listdir(self.directory) if ".objm-" in n], [])
+        # A failed transfer leaves no half of a file beside the target.
+        self.assertEqual(self.unfinished(), [])
+
+    def unfinished(self):
+        return [self.path(n) for n in os.listdir(self.directory) if ".objm-" in n]
+
+    def read(self, name):
+        with open(self.path(name), "rb") as file:
+            return file.read()
+
+    def mode(self, name):
+        return stat.S_IMODE(os.stat(self.path(name)).st_mode)
+
+    def test_get_to_a_file_that_is_there(self):
+        self.ok("put", "newer", stdin=b"newer")
+        mask = os.umask(0o022)
+        self.addCleanup(os.umask, mask)
+        self.ok("get", "newer", self.path("fresh"))
+        self.assertEqual(self.mode("fresh"), 0o644)
+        # Its mode stays, and a link stays one.
+        os.chmod(self.path("kept", b"old"), 0o600)
+        os.symlink("kept", self.path("link"))
+        self.ok("get", "newer", self.path("link"))
+        self.assertTrue(os.path.islink(self.path("link")))
+        self.assertEqual((self.read("kept"), self.mode("kept")), (b"newer", 0o600))
+        # To a file that is not there yet, over another link.
+        os.symlink(self.path("dangling"), self.path("link2"))
+        os.symlink("made", self.path("dangling"))
+        self.ok("get", "newer", self.path("link2"))
+        self.assertEqual(os.readlink(self.path("dangling")), "made")
+        self.assertEqual(self.read("made"), b"newer")
+        self.assertEqual(self.unfinished(), [])
+
+    def test_get_to_a_descriptor_is_written_where_that_stands(self):
+        self.ok("put", "newer", stdin=b"newer ")
+        links = {name: os.readlink(name) for name in ("/dev/stdout", "/dev/fd")}
+        for number in (1, None):
+            with self.subTest(number), open(self.path("out", b""), "wb") as out:
+                out.write(b"before ")
+                out.flush()
+                place = "/dev/stdout" if number else f"/dev/fd/{out.fileno()}"
+                for _ in range(2):
+                    subprocess.run([OBJM, "--socket", self.daemon.socket, "get", "newer", place],
+                                   stdout=out if number else subprocess.DEVNULL,
+                                   pass_fds=[out.fileno()], timeout=60, check=True)
+                self.assertEqual(self.read("out"), b"before newer newer ")
+                self.assertEqual(os.fstat(out.fileno()).st_ino, os.stat(self.path("out")).st_ino)
+        self.assertEqual({name: os.readlink(name) for name in links}, links)
+
+    def test_get_to_a_file_that_is_interrupted_leaves_nothing(self):
+        def defaults():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+
+        def without_hangups():
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+        def half():
+            return [n for n in self.unfinished() if os.path.getsize(n) == 3]
+        with Connection(self.daemon.socket) as client:
+            put = client.reserve("cut", 6)
+            client.write([dict(put["extents"][0], length=3)], b"one")
+            client.progress(put["put_id"], 3)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                following = self.start("get", "--follow", "cut", self.path("cut"),
+                                       preexec_fn=defaults)
+                wait_until(half, "half of it is there")
+                following.send_signal(number)
+                self.assertEqual(following.wait(30), -number)
+                self.assertEqual(self.unfinished(), [])
+            self.assertFalse(os.path.exists(self.path("cut")))
+            # What nohup(1) does.
+            following = self.start("get", "--follow", "cut", self.path("cut"),
+                                   preexec_fn=without_hangups)
+            wait_until(half, "half of it is there")
+            following.send_signal(signal.SIGHUP)
+            client.write([dict(put["extents"][0], length=6)], b"onetwo")
+            client.commit(put["put_id"], 6)
+            self.assertEqual(following.wait(30), DONE)
+            self.assertEqual(self.read("cut"), b"onetwo")
+            self.assertEqual(self.unfinished(), [])
+
+    def test_get_follows_until_the_daemon_does_not_answer(self):
+        with Connection(self.daemon.socket) as client:
+            put = client.reserve("stuck", 6)
+            client.write([dict(put["extents"][0], length=3)], b"one")
+            client.progress(put["put_id"], 3)
+            following = self.start("--timeout-ms", "300", "get", "--follow", "stuck")
+            self.assertEqual(os.read(following.stdout.fileno(), 100), b"one")
+            self.daemon.signal(signal.SIGSTOP)
+            try:
+                self.assertEqual(following.wait(60), UNREACHABLE)
+            finally:
+                self.daemon.signal(signal.SIGCONT)
+            client.abort(put["put_id"])
 
 
 class Lists(WithDaemon):
