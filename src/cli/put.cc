@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <vector>
 
+#include "base/limits.h"
 #include "cli/commands.h"
 #include "cli/context.h"
 #include "cli/duration.h"
@@ -35,10 +36,11 @@ Result<std::size_t> read_piece(int fd, std::span<std::byte> piece) {
   }
 }
 
-Result<std::string> read_whole(const std::string& path) {
+// One byte more than there may be is enough for the refusal.
+Result<std::string> read_metadata(const std::string& path) {
   const UniqueFd file = OM_TRY(open_file(path, O_RDONLY));
-  std::string text(static_cast<std::size_t>(OM_TRY(file_size(file.borrow()))), '\0');
-  OM_TRY(read_exactly(file.borrow(), 0, std::as_writable_bytes(std::span(text))));
+  auto text = read_to_end(file.borrow(), kMetadataBytesMax + 1);
+  if (!text) return Error{text.error().code, text.error().sys_errno, "read " + path};
   return text;
 }
 
@@ -50,7 +52,7 @@ int run_put(const Context& context, const PutArguments& options) {
   put.disk = options.disk;
   put.metadata = options.metadata;
   if (!options.metadata_file.empty()) {
-    auto metadata = read_whole(options.metadata_file);
+    auto metadata = read_metadata(options.metadata_file);
     if (!metadata) return fail(metadata.error());
     put.metadata = *std::move(metadata);
   }

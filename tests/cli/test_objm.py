@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -10,6 +11,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -93,6 +95,19 @@ class Objects(WithDaemon):
         answer = self.objm("put", "meta", "--metadata-file", self.path("meta", b"m" * 65537))
         self.assertEqual(answer.code, OTHER)
         self.assertIn("metadata", answer.err)
+
+    def test_metadata_from_a_pipe(self):
+        fifo = self.path("fifo")
+        os.mkfifo(fifo)
+        writer = threading.Thread(target=pathlib.Path(fifo).write_bytes, args=(b"from a pipe",),
+                                  daemon=True)
+        writer.start()
+        self.ok("put", "piped", "--metadata-file", fifo, stdin=b"x")
+        writer.join(60)
+        self.assertEqual(json.loads(self.ok("stat", "piped", "--json").text)["metadata"],
+                         "from a pipe")
+        self.assertEqual(self.objm("put", "piped", "--metadata-file", self.directory).code, OTHER)
+        self.assertEqual(self.objm("put", "piped", "--metadata-file", "/dev/zero").code, OTHER)
 
     def test_on_disk(self):
         body = os.urandom(300_000)

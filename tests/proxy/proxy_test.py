@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -224,6 +225,19 @@ class Running(unittest.TestCase):
             self.assertEqual(self.origin.count, 3)
             self.assertEqual(two.get("/a")[:2], (200, "miss"))
             self.assert_hit(two, "/a")
+
+    def test_a_vcl_from_a_pipe(self):
+        directory = tempfile.mkdtemp(prefix="om-proxy-")
+        self.addCleanup(shutil.rmtree, directory)
+        fifo = pathlib.Path(directory, "vcl")
+        os.mkfifo(fifo)
+        mine = b'sub vcl_recv { if (req.url == "/never") { return (synth(403)); } }\n'
+        writer = threading.Thread(target=fifo.write_bytes, args=(mine,), daemon=True)
+        writer.start()
+        proxy = self.start("--vcl", str(fifo))
+        writer.join(60)
+        self.assertEqual(proxy.get("/never")[0], 403)
+        self.assertEqual(proxy.get("/a")[0], 200)
 
     def test_removals_where_the_origin_reads_another_host(self):
         proxy = self.start("--host", "WWW.Example.org")

@@ -20,6 +20,7 @@ namespace {
 
 constexpr std::uint64_t kMiB = 1ULL << 20U;
 constexpr std::uint64_t kMemoryMin = 32 * kMiB;
+constexpr std::uint64_t kVclBytesMax = 16 * kMiB;
 
 bool is_file(const std::string& path) {
   struct stat info {};
@@ -169,6 +170,22 @@ Result<void> write_text(const std::string& path, const std::string& text) {
   return write_exactly(file.borrow(), 0, std::as_bytes(std::span(text)));
 }
 
+// The operator's VCL, from a pipe as well.
+Result<void> copy_vcl(const std::string& from, const std::string& to) {
+  const auto cannot_read = [&](const Error& error) {
+    return Error{error.code, error.sys_errno, "cannot read " + from};
+  };
+  const auto source = open_file(from, O_RDONLY);
+  if (!source) return cannot_read(source.error());
+  const auto text = read_to_end(source->borrow(), kVclBytesMax + 1);
+  if (!text) return cannot_read(text.error());
+  if (text->size() > kVclBytesMax) {
+    return malformed("--vcl " + from + " has no end after " + format_size(kVclBytesMax) +
+                     ": give the path of a file with VCL subs");
+  }
+  return write_text(to, *text);
+}
+
 }  // namespace
 
 Result<Plan> make_plan(const Options& options) {
@@ -286,7 +303,7 @@ std::vector<std::string> Plan::varnishd_command() const {
 Result<void> prepare(const Plan& plan) {
   OM_TRY(make_store_directories(plan));
   OM_TRY(copy_file(plan.installation.vmod, plan.path("libvmod_objmapper.so")));
-  if (!plan.options.vcl.empty()) OM_TRY(copy_file(plan.options.vcl, plan.path("user.vcl")));
+  if (!plan.options.vcl.empty()) OM_TRY(copy_vcl(plan.options.vcl, plan.path("user.vcl")));
   return write_text(plan.path("proxy.vcl"), plan.vcl());
 }
 
