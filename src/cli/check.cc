@@ -176,7 +176,8 @@ void add_check(CLI::App& app, Context& context) {
   CLI::App* command =
       app.add_subcommand("check", "Look whether daemon, limits, memory and VCL are as they should");
   command->add_option("VCL", options->files, "VCL files to look into, with what they include");
-  command->add_option("--vcl-path", options->vcl_path, "Where included VCL lies");
+  command->add_option("--vcl-path", options->vcl_path, "Where included VCL lies")
+      ->allow_extra_args(false);
   command->add_option("--memory-dir", options->memory_dir, "Of the memory tier, if not the usual");
   command->add_flag("--offline", options->offline, "Look at the VCL only");
   command->callback([options, &context] { context.exit_code = run_check(context, *options); });

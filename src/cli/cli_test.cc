@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 
@@ -58,13 +59,16 @@ TEST(Overview, RatesAreOverTheInterval) {
   now.numbers = {{"get.hits_total", 40},     {"get.misses_total", 20},
                  {"requests.get_total", 60}, {"memory.capacity_bytes", 100},
                  {"memory.used_bytes", 50},  {"evicted.memory", 4},
-                 {"connections.open", 3}};
+                 {"connections.open", 3},    {"refreshed", 6}};
   const Overview o = compare(before, now);
   EXPECT_DOUBLE_EQ(*o.hit_ratio, .75);
   EXPECT_DOUBLE_EQ(*o.hit_ratio_total, 40.0 / 60);
   EXPECT_DOUBLE_EQ(o.requests_per_s, 20);
   EXPECT_DOUBLE_EQ(o.evictions_per_s, 2);
   EXPECT_EQ(o.clients, 3U);
+  EXPECT_TRUE(std::any_of(o.counters.begin(), o.counters.end(), [](const Overview::Rate& rate) {
+    return rate.name == "refreshed" && rate.total == 6;
+  }));
   ASSERT_EQ(o.tiers.size(), 1U);
   EXPECT_EQ(o.tiers[0].used_bytes, 50U);
   EXPECT_FALSE(compare(now, now).hit_ratio);

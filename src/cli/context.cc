@@ -22,7 +22,7 @@ Result<Client> Context::connect() const {
       break;
     case Errc::kDenied: error.what += " (are you in the daemon's group?)"; break;
     case Errc::kTimeout:
-      error.what += " (" + socket + " accepts, but does not answer; --timeout gives it longer)";
+      error.what += " (" + socket + " accepts, but does not answer; --timeout-ms gives it longer)";
       break;
     default: break;
   }

@@ -24,8 +24,8 @@ constexpr std::chrono::seconds kVarnishstatLimit{2};
 // What only grows. The store's own counters have no suffix.
 bool is_counter(const std::string& name) {
   if (name.ends_with("_total") || name.starts_with("evicted.")) return true;
-  for (const char* counter : {"published", "aborted", "removed", "expired", "demoted", "compacted",
-                              "revoked", "no_space"})
+  for (const char* counter : {"published", "refreshed", "aborted", "removed", "expired", "demoted",
+                              "compacted", "revoked", "no_space"})
     if (name == counter) return true;
   return false;
 }

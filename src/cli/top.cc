@@ -223,7 +223,8 @@ int run_live(const Context& context, const TopArguments& options) {
   std::chrono::duration<double> pause(std::min(options.interval_s, .3));
   while (!Screen::quit_within(pause)) {
     pause = std::chrono::duration<double>(options.interval_s);
-    if (!client || client->closed()) {
+    // A look that failed on a new connection left nothing to compare with.
+    if (!client || client->closed() || !before) {
       client = context.connect();
       if (client) before = look(*client, options);
       if (!client || !before) {

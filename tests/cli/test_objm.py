@@ -416,6 +416,11 @@ class Looking(WithDaemon):
         answer = self.objm("check", "--offline", bad.name)
         self.assertEqual(answer.code, OTHER)
         self.assertIn(f"{bad.name}:2: return (purge)", answer.text)
+        # A directory is one, and the file behind it is looked into.
+        answer = self.objm("check", "--offline", "--vcl-path", self.directory, "--vcl-path", "/tmp",
+                           bad.name)
+        self.assertEqual(answer.code, OTHER)
+        self.assertIn(f"{bad.name}:2: return (purge)", answer.text)
         good = tempfile.NamedTemporaryFile("w", suffix=".vcl")
         good.write('vcl 4.1;\nimport objmapper;\ninclude "objmapper.vcl";\n')
         good.flush()
@@ -459,7 +464,7 @@ class Usage(unittest.TestCase):
             answer = objm(directory + "/s", "--timeout-ms", "200", "get", "k")
         shutil.rmtree(directory)
         self.assertEqual(answer.code, UNREACHABLE)
-        self.assertIn("does not answer", answer.err)
+        self.assertIn("does not answer; --timeout-ms gives it longer", answer.err)
 
 
 class Refusals(unittest.TestCase):

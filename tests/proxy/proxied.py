@@ -118,15 +118,17 @@ def processes_with(text):
 class Proxy:
     """A running `objm proxy`. Everything of it carries `name`, which nobody else has."""
 
-    def __init__(self, origin, *extra, memory="64M", port=None, user=None, objm=OBJM, name=None, environment=None):
+    def __init__(self, origin, *extra, memory="64M", port=None, user=None, objm=OBJM, name=None, environment=None,
+                 **more):
         self.port = port or free_port()
         self.name = name or "t" + uuid.uuid4().hex[:10]
         self.command = [objm, "proxy", "--origin", origin, "--listen", f"127.0.0.1:{self.port}",
                         "--memory", memory, "--name", self.name, *extra]
         self.output = tempfile.TemporaryFile()
         settings = {"user": user, "group": user, "extra_groups": []} if user is not None else {}
+        settings = {"stderr": subprocess.STDOUT, **settings, **more}
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.output,
-                                        stderr=subprocess.STDOUT, env=environment, **settings)
+                                        env=environment, **settings)
 
     def said(self):
         return os.pread(self.output.fileno(), 1 << 20, 0).decode(errors="replace")

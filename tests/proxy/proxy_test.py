@@ -1,4 +1,5 @@
 """objm proxy: from the command to a hit, through crashes and removals, to the last process gone."""
+import fcntl
 import os
 import pathlib
 import pwd
@@ -209,6 +210,28 @@ class Running(unittest.TestCase):
         proxy.process.kill()
         proxy.process.wait()
         wait_until(lambda: not processes_with(proxy.name), "all are gone", 30)
+
+    def test_started_to_ignore_hangups_it_stays(self):
+        proxy = self.start(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        daemon = proxy.daemons()
+        proxy.process.send_signal(signal.SIGHUP)
+        os.kill(daemon[0], signal.SIGKILL)
+        wait_until(lambda: proxy.daemons() and proxy.daemons() != daemon, "objmapperd was started again", 30)
+        self.assertIsNone(proxy.process.poll())
+
+    def test_nobody_reads_its_messages(self):
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        os.set_blocking(writer, False)
+        with self.assertRaises(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 4096)
+        os.set_blocking(writer, True)
+        proxy = self.start("--verbose", stderr=writer)
+        os.close(writer)
+        self.assertEqual(proxy.get("/a")[:2], (200, "miss"))
+        self.assertEqual(proxy.stop(), 0)
 
     def test_two_at_once_with_a_vcl_of_ones_own(self):
         with tempfile.NamedTemporaryFile("w", suffix=".vcl") as mine:

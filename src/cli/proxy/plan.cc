@@ -315,7 +315,19 @@ std::string shell_line(const std::vector<std::string>& arguments) {
         !argument.empty() && argument.find_first_not_of(
                                  "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
                                  "._-/=:,+") == std::string::npos;
-    line += is_plain ? argument : "'" + argument + "'";
+    if (is_plain) {
+      line += argument;
+      continue;
+    }
+    line += '\'';
+    for (const char letter : argument) {
+      if (letter == '\'') {
+        line += "'\\''";
+      } else {
+        line += letter;
+      }
+    }
+    line += '\'';
   }
   return line;
 }

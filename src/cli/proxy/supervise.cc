@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -129,6 +130,45 @@ Error start_failed(const Plan& plan, const Child& child, const std::string& how)
   const std::size_t begin = lines.size() > 12 ? lines.size() - 12 : 0;
   for (std::size_t i = begin; i < lines.size(); ++i) text += "\n    " + lines[i];
   return {Errc::kUnavailable, 0, text};
+}
+
+// Standard error, without waiting for it. A terminal that was stopped (Ctrl-S) or a pipe that
+// nobody reads would keep us from reading what our programs say, and then them from working: what
+// does not fit is dropped.
+class Messages {
+ public:
+  Messages() {
+    struct stat info {};
+    if (::fstat(STDERR_FILENO, &info) != 0) return;
+    // Opened anew, because O_NONBLOCK is for all who share a description, as the shell does.
+    if (S_ISCHR(info.st_mode) || S_ISFIFO(info.st_mode)) {
+      own_ =
+          UniqueFd::adopt(::open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+    }
+  }
+  void say(const std::string& text) const {
+    const std::string line = "objm: " + text + "\n";
+    pollfd ready{own_ ? own_.raw() : STDERR_FILENO, POLLOUT, 0};
+    if (::poll(&ready, 1, 0) != 1 || (ready.revents & POLLOUT) == 0) return;
+    (void)!::write(ready.fd, line.data(), line.size());
+  }
+
+ private:
+  UniqueFd own_;
+};
+
+// The signals that stop us. What we were started to ignore, by nohup(1) say, is left out: a signal
+// that is blocked comes to a signalfd all the same.
+sigset_t stop_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  ::sigaddset(&set, SIGTERM);
+  for (const int number : {SIGINT, SIGHUP}) {
+    struct sigaction inherited {};
+    ::sigaction(number, nullptr, &inherited);
+    if (inherited.sa_handler != SIG_IGN) ::sigaddset(&set, number);
+  }
+  return set;
 }
 
 std::string how_it_ended(int status) {
@@ -281,7 +321,7 @@ class Supervisor {
     say(child.name() + ": " + line);
   }
 
-  static void say(const std::string& text) { std::cerr << "objm: " << text << std::endl; }
+  void say(const std::string& text) const { messages_.say(text); }
 
   void stop(Child& child) {
     stopping_ = true;
@@ -317,6 +357,7 @@ class Supervisor {
   const Plan& plan_;
   Guard guard_;
   UniqueFd signals_;
+  Messages messages_;
   Child store_;
   Child cache_;
   Again store_again_;
@@ -337,9 +378,10 @@ Result<void> supervise(const Plan& plan) {
   (void)::signal(SIGPIPE, SIG_IGN);
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   auto guard = OM_TRY(Guard::start());
-  sigset_t set;
-  ::sigemptyset(&set);
-  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) ::sigaddset(&set, number);
+  // Of children that end nothing would be heard where it is ignored.
+  (void)::signal(SIGCHLD, SIG_DFL);
+  sigset_t set = stop_signals();
+  ::sigaddset(&set, SIGCHLD);
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
   auto signals = UniqueFd::adopt(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals) return system_error("signalfd");

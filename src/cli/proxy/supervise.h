@@ -6,8 +6,9 @@
 
 namespace om::cli::proxy {
 
-// Returns when SIGINT or SIGTERM was received and both have stopped, or when the first start
-// failed: then with a sentence that says what to do.
+// Returns when SIGTERM, or SIGINT or SIGHUP unless they were ignored when we were started, was
+// received and both have stopped; or when the first start failed: then with a sentence that says
+// what to do.
 Result<void> supervise(const Plan& plan);
 
 }  // namespace om::cli::proxy
