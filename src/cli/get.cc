@@ -148,21 +148,30 @@ Result<void> keep_unfinished(UniqueFd file, const std::string& name, const std::
   return {};
 }
 
-// Where links lead to. None: to a descriptor (/dev/stdout, /dev/fd/3), which is no place.
-std::optional<std::string> behind_links(std::string path) {
+// Where links lead to. None: to a descriptor (/dev/stdout, /dev/fd/3), which is no place. As the
+// kernel does where it is told to (protected_symlinks), another user's link in a directory like
+// /tmp is not followed.
+Result<std::optional<std::string>> behind_links(std::string path) {
+  using Place = std::optional<std::string>;
   constexpr int kLinksMost = 40;  // as the kernel
   struct stat processes {};
   (void)::stat("/proc", &processes);
   for (int links = 0; links < kLinksMost; ++links) {
     struct stat status {};
     if (::lstat(path.c_str(), &status) != 0 || !S_ISLNK(status.st_mode)) break;
-    if (status.st_dev == processes.st_dev) return std::nullopt;
+    if (status.st_dev == processes.st_dev) return Place();
+    const auto directory = std::filesystem::path(path).parent_path();
+    struct stat above {};
+    if (::stat(directory.empty() ? "." : directory.c_str(), &above) != 0) break;
+    const bool is_for_all = (above.st_mode & S_ISVTX) != 0 && (above.st_mode & S_IWOTH) != 0;
+    if (is_for_all && status.st_uid != ::geteuid() && status.st_uid != above.st_uid)
+      return Error{Errc::kSystem, EACCES, "follow another user's link " + path};
     std::error_code failure;
     const auto to = std::filesystem::read_symlink(path, failure);
     if (failure) break;
-    path = (std::filesystem::path(path).parent_path() / to).string();
+    path = (directory / to).string();
   }
-  return path;
+  return Place(std::move(path));
 }
 
 // What nothing can take the place of. What is standard output already is not opened again: whoever
@@ -180,7 +189,8 @@ template <class Source>
 Result<void> copy_to_file(Source& source, const GetArguments& options) {
   struct stat status {};
   const bool is_there = ::stat(options.file.c_str(), &status) == 0;
-  const auto place = behind_links(options.file);
+  if (!is_there && errno != ENOENT) return file_error("look at " + options.file);
+  const auto place = OM_TRY(behind_links(options.file));
   if (!place || (is_there && !S_ISREG(status.st_mode))) {
     UniqueFd device = OM_TRY(open_as_it_is(options.file, status));
     OM_TRY(copy(source, options, device.raw()));

@@ -232,6 +232,18 @@ class Objects(WithDaemon):
         self.assertEqual(self.read("made"), b"newer")
         self.assertEqual(self.unfinished(), [])
 
+    @unittest.skipUnless(os.geteuid() == 0, "needs another user's link")
+    def test_get_does_not_follow_another_users_link_where_all_may_write(self):
+        self.ok("put", "newer", stdin=b"newer")
+        shared = self.path("shared")
+        os.mkdir(shared)
+        os.chmod(shared, 0o1777)
+        link = os.path.join(shared, "link")
+        os.symlink(self.path("victim", b"old"), link)
+        os.chown(link, 65534, 65534, follow_symlinks=False)
+        self.assertEqual(self.objm("get", "newer", link).code, OTHER)
+        self.assertEqual(self.read("victim"), b"old")
+
     def test_get_to_a_descriptor_is_written_where_that_stands(self):
         self.ok("put", "newer", stdin=b"newer ")
         links = {name: os.readlink(name) for name in ("/dev/stdout", "/dev/fd")}
