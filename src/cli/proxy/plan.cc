@@ -262,6 +262,9 @@ std::string Plan::vcl() const {
 std::vector<std::string> Plan::objmapperd_command() const {
   std::vector<std::string> command = {
       installation.objmapperd.empty() ? "objmapperd" : installation.objmapperd,
+      // Not that of the machine's own daemon.
+      "--config",
+      "/dev/null",
       "--socket",
       objmapper_socket(),
       "--memory",
