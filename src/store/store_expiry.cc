@@ -8,6 +8,7 @@
 // store that is written to for a long time would remember all that it ever had.
 #include <algorithm>
 #include <functional>
+#include <utility>
 
 #include "store/store_impl.h"
 
@@ -48,7 +49,10 @@ void StoreImpl::note_expiry_again(std::uint64_t before_ns, const catalog::Record
 // From now on this is the entry that counts.
 void StoreImpl::push_expiry_again(Expiry expiry) {
   const auto known = outdated_.find(expiry.second);
-  if (known != outdated_.end()) known->second.counts_ns = expiry.first;
+  if (known != outdated_.end()) {
+    known->second.counts_ns = expiry.first;
+    known->second.sift = sifts_;
+  }
   push_expiry(expiry);
 }
 
@@ -56,6 +60,15 @@ void StoreImpl::push_expiry_again(Expiry expiry) {
 bool StoreImpl::was_outdated(const Expiry& expiry) {
   const auto known = outdated_.find(expiry.second);
   if (known == outdated_.end() || known->second.counts_ns == expiry.first) return false;
+  if (--known->second.entries == 0) outdated_.erase(known);
+  return true;
+}
+
+// Of an entry that counts and was taken out of sifting_: whether there is one of the same time in
+// expiries_ already. A time that was given up may come again.
+bool StoreImpl::was_kept(const Expiry& expiry) {
+  const auto known = outdated_.find(expiry.second);
+  if (known == outdated_.end() || std::exchange(known->second.sift, sifts_) != sifts_) return false;
   if (--known->second.entries == 0) outdated_.erase(known);
   return true;
 }
@@ -73,11 +86,12 @@ void StoreImpl::sift_expiries() {
     if (stale_expiries_ <= expiries_.size() / 2 + kStaleExpiriesMax) return;
     sifting_.swap(expiries_);
     stale_expiries_ = 0;
+    ++sifts_;
   }
   for (std::size_t i = 0; i < kSiftedAtOnceMax && !sifting_.empty(); ++i) {
     const Expiry expiry = sifting_.back();
     sifting_.pop_back();
-    if (was_outdated(expiry)) continue;
+    if (was_outdated(expiry) || was_kept(expiry)) continue;
     const ObjectId object = expiry.second;
     if (memory_policy_->contains(object) || disk_policy_->contains(object) ||
         relocating_.count(object) != 0)

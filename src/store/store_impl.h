@@ -302,6 +302,7 @@ class StoreImpl final : public Store {
   void push_expiry(Expiry expiry);
   void push_expiry_again(Expiry expiry);
   bool was_outdated(const Expiry& expiry);
+  bool was_kept(const Expiry& expiry);
   void forget_expiry(ObjectId object);
   void sift_expiries();
 
@@ -363,10 +364,12 @@ class StoreImpl final : public Store {
   std::vector<Expiry> expiries_;      // a heap, see store_expiry.cc
   std::vector<Expiry> sifting_;       // on the way back into expiries_, by and by
   std::uint64_t stale_expiries_ = 0;  // about so many
+  std::uint64_t sifts_ = 0;           // begun
   // Of objects that have entries which mean nothing beside the one that counts.
   struct Outdated {
     std::uint64_t counts_ns = 0;  // the time that does; 0: none
     std::uint64_t entries = 0;    // that do not
+    std::uint64_t sift = 0;       // since which one of that time is in expiries_
   };
   std::unordered_map<ObjectId, Outdated> outdated_;
   std::unordered_set<ObjectId> relocating_;
