@@ -263,15 +263,8 @@ std::vector<std::string> Plan::objmapperd_command() const {
   std::vector<std::string> command = {
       installation.objmapperd.empty() ? "objmapperd" : installation.objmapperd,
       // Not that of the machine's own daemon.
-      "--config",
-      "/dev/null",
-      "--socket",
-      objmapper_socket(),
-      "--memory",
-      std::to_string(memory_bytes),
-      "--memory-dir",
-      memory_directory,
-      "--state-dir",
+      "--config", "/dev/null", "--socket", objmapper_socket(), "--memory",
+      std::to_string(memory_bytes), "--memory-dir", memory_directory, "--state-dir",
       state_directory};
   if (!disk_directory.empty()) {
     command.insert(command.end(),
