@@ -53,14 +53,13 @@ class Revocation(unittest.TestCase):
         return self.clients[-1]
 
     def holders(self):
-        """Two readers: the quota lets one of them have half of the tier and no more."""
+        """Two readers: the quota lets one of them have half of the tier and no more. The first has the oldest."""
         readers = [self.connect(), self.connect()]
         held = [[], []]
-        for n in range(OBJECTS):
-            reader = readers[n // 4]
-            item = reader.get(f"k/{n}")[0]
+        for age, n in enumerate(sorted(range(OBJECTS), key=lambda n: self.writer.stat(f"k/{n}")["object_id"])):
+            item = readers[age // 4].get(f"k/{n}")[0]
             self.assertEqual(item["status"], c.OK, n)
-            held[n // 4].append((n, item))
+            held[age // 4].append((n, item))
         return readers, held
 
     def test_one_reader_cannot_pin_the_whole_tier(self):
