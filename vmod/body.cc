@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "methods.h"
+#include "posix/read_ahead.h"
 
 namespace om::vmod {
 
@@ -115,6 +116,7 @@ bool SliceReader::next(Slice& slice) {
     error_ = ENOMEM;
     return false;
   }
+  begin_reading(part.file, part.offset + done_, left);
   const std::size_t want = std::min<std::uint64_t>(left, buffer_bytes_);
   std::size_t got = 0;
   while (got < want) {

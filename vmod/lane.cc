@@ -11,6 +11,7 @@
 #include "base/assert.h"
 #include "base/units.h"
 #include "lane_choice.h"
+#include "posix/read_ahead.h"
 #include "settings.h"
 
 namespace om::vmod {
@@ -236,6 +237,7 @@ void Delivery::give_back(std::uint64_t from, std::uint64_t to) {
 int Delivery::send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t length) {
   // The headers, and memory that came before.
   if (varnish.V1L_Flush(wrk_) != SC_NULL) return -1;
+  begin_reading(BorrowedFd(file_), offset, length);
   auto at = static_cast<off_t>(offset);
   std::uint64_t left = length;
   std::uint64_t held = offset;  // from here on it is to be given back yet

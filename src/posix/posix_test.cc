@@ -18,6 +18,7 @@
 #include "posix/mapping.h"
 #include "posix/memfd.h"
 #include "posix/range_lock.h"
+#include "posix/read_ahead.h"
 #include "posix/residency.h"
 #include "posix/unix_socket.h"
 
@@ -308,6 +309,28 @@ TEST(Residency, OfMostOfAFileIsFoundWithoutReadingAnything) {
 TEST(Residency, OfAFileThatIsMemoryIsNoQuestion) {
   const auto memfd = *make_memfd("m", 65536);
   EXPECT_EQ(residency(memfd.borrow(), 0, 65536), Residency::kResident);
+}
+
+TEST(ReadAhead, BeginsWithFewPagesOfALongFile) {
+  const Folder folder;
+  constexpr std::size_t kBytes = 1024 * 1024;
+  const UniqueFd file = written_out(folder / "body", kBytes);
+  const auto cold = mostly_resident(file.borrow(), 0, kBytes);
+  if (!cold || *cold) GTEST_SKIP() << "this kernel does not say, or the file system keeps it";
+  // Not worth it: nothing is read.
+  begin_reading(file.borrow(), 0, 65536);
+  begin_reading(file.borrow(), 4096, kBytes - 4096);
+  EXPECT_EQ(mostly_resident(file.borrow(), 0, 1), false);
+  begin_reading(file.borrow(), 0, kBytes);
+  EXPECT_EQ(mostly_resident(file.borrow(), 0, 1), true);
+  EXPECT_EQ(mostly_resident(file.borrow(), 131072, 1), false);
+  std::string body(kBytes, 0);
+  ASSERT_EQ(::pread(file.raw(), body.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
+  EXPECT_EQ(body, std::string(kBytes, 'x'));
+}
+
+TEST(ReadAhead, ToAFileThatCannotBeReadNothingHappens) {
+  begin_reading(BorrowedFd(-1), 0, 1 << 20);
 }
 
 TEST(DropBehind, TakesOutOfThePageCacheWhatWasSentSomeTimeAgo) {
