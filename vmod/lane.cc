@@ -41,6 +41,10 @@ constexpr double kSlowSeconds = 1;
 // Large bodies are asked for in parts, each of which is as popular as it is.
 constexpr std::uint64_t kPartBytes = std::uint64_t{8} << 20;
 
+// The kernel takes folios out of the page cache as a whole or not at all, and one that lies across
+// the end of what it is told to take out stays. None lies across a multiple of this.
+constexpr std::uint64_t kFolioBytesMax = std::uint64_t{2} << 20;
+
 struct vdp_entry* last_of(struct vdp_ctx* vdc) {
   return VTAILQ_LAST(&vdc->vdp, vdp_entry_s);
 }
@@ -261,7 +265,8 @@ int Delivery::send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t leng
     piece = now - then > kSlowSeconds ? kPieceBytesSlow : kPieceBytes;
     if (sent > 0) {
       left -= static_cast<std::uint64_t>(sent);
-      if (const std::uint64_t end = offset + length - left; end - held >= kPartBytes) {
+      const std::uint64_t end = (offset + length - left) / kFolioBytesMax * kFolioBytesMax;
+      if (end >= held + kPartBytes) {
         give_back(held, end);
         held = end;
       }
