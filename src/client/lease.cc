@@ -8,6 +8,7 @@
 
 #include "client/state.h"
 #include "posix/file.h"
+#include "posix/read_ahead.h"
 
 namespace om {
 
@@ -38,6 +39,7 @@ Result<void> write_all(int fd, std::span<const std::byte> bytes) {
 
 // The slice by sendfile(2), which takes any output; what is left when the kernel refuses.
 Result<std::uint64_t> send_slice(int fd, const Slice& slice) {
+  begin_reading(BorrowedFd(slice.fd), slice.offset, slice.length);
   off_t at = static_cast<off_t>(slice.offset);
   std::uint64_t left = slice.length;
   while (left > 0) {
@@ -110,10 +112,12 @@ Result<std::size_t> Lease::read(std::uint64_t offset, std::span<std::byte> into)
         static_cast<std::size_t>(std::min<std::uint64_t>(slice.length - skip, into.size() - done));
     const std::span<std::byte> part = into.subspan(done, count);
     const std::uint64_t at = slice.offset + skip;
-    if (const auto memory = state_->segments[i]->map(); !memory.empty())
+    if (const auto memory = state_->segments[i]->map(); !memory.empty()) {
       std::memcpy(part.data(), memory.data() + at, count);
-    else
+    } else {
+      begin_reading(state_->segments[i]->file(), at, count);
       OM_TRY(read_exactly(state_->segments[i]->file(), at, part));
+    }
     done += count;
   }
   return done;
@@ -163,6 +167,7 @@ Result<std::vector<std::span<const std::byte>>> Lease::map() const {
     }
     if (copies[i] == nullptr) {
       auto copy = std::make_unique_for_overwrite<std::byte[]>(length);
+      begin_reading(state_->segments[i]->file(), slice.offset, length);
       OM_TRY(read_exactly(state_->segments[i]->file(), slice.offset, {copy.get(), length}));
       copies[i] = std::move(copy);
     }

@@ -13,6 +13,7 @@
 #include "base/units.h"
 #include "posix/file.h"
 #include "posix/range_lock.h"
+#include "posix/read_ahead.h"
 #include "region/slots.h"
 
 namespace om::region {
@@ -245,6 +246,7 @@ bool Region::verify_body(const Record& record) const {
   constexpr std::size_t kSliceBytes = std::size_t{256} << 10;
   const auto slice = std::make_unique_for_overwrite<std::byte[]>(kSliceBytes);
   BodyChecksum sum;
+  begin_reading((*file)->fd(), 0, ref->length);
   for (std::uint64_t at = 0; at < ref->length;) {
     const std::span bytes(slice.get(), std::min<std::uint64_t>(kSliceBytes, ref->length - at));
     if (!read_exactly((*file)->fd(), at, bytes)) return false;
