@@ -116,8 +116,9 @@ bool SliceReader::next(Slice& slice) {
     error_ = ENOMEM;
     return false;
   }
-  begin_reading(part.file, part.offset + done_, left);
-  const std::size_t want = std::min<std::uint64_t>(left, buffer_bytes_);
+  const std::uint64_t wanted = wanted_ == 0 ? left : std::min(left, wanted_);
+  begin_reading(part.file, part.offset + done_, wanted);
+  const std::size_t want = std::min<std::uint64_t>(wanted, buffer_bytes_);
   std::size_t got = 0;
   while (got < want) {
     const ssize_t n = ::pread(part.file.raw(), buffer_ + got, want - got,
@@ -130,6 +131,7 @@ bool SliceReader::next(Slice& slice) {
     got += static_cast<std::size_t>(n);
   }
   done_ += got;
+  wanted_ -= std::min<std::uint64_t>(wanted_, got);
   slice = {buffer_, got, true, part_ + 1 == parts.size() && done_ == part.length};
   return true;
 }

@@ -110,6 +110,9 @@ class SliceReader {
   };
   // The next `length` bytes are not wanted: they are not read either.
   void skip(std::uint64_t length);
+  // A slice ends where so many bytes more have been read from files, lest more is read than anybody
+  // wants. Who goes on gets the rest.
+  void stop_after(std::uint64_t length) { wanted_ = length; }
   // False: there is no more, or it could not be read (then error() is an errno).
   bool next(Slice& slice);
   [[nodiscard]] int error() const { return error_; }
@@ -117,7 +120,8 @@ class SliceReader {
  private:
   const BodyView& body_;
   std::size_t part_ = 0;
-  std::uint64_t done_ = 0;  // of that part
+  std::uint64_t done_ = 0;    // of that part
+  std::uint64_t wanted_ = 0;  // 0: all
   std::byte* buffer_ = nullptr;
   std::size_t buffer_bytes_ = 0;
   int error_ = 0;

@@ -7,7 +7,9 @@
 #include <strings.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <new>
+#include <optional>
 #include <string_view>
 
 #include "lane.h"
@@ -112,17 +114,25 @@ bool has_one_content_range(const struct http* response) {
   return count == 1;
 }
 
-// What the client's Range leaves out at the front, when the filter that cuts it out comes first.
-std::uint64_t bytes_before_range(const void* priv) {
+// Which bytes the client's Range wants, when the filter that cuts them out comes first.
+struct Wanted {
+  std::uint64_t first;
+  std::uint64_t length;
+};
+std::optional<Wanted> range_wanted(const void* priv) {
   const struct req* req = varnish.THR_GetRequest();
-  if (req == nullptr || priv != req->vdc || req->resp == nullptr) return 0;
+  if (req == nullptr || priv != req->vdc || req->resp == nullptr) return std::nullopt;
   const struct vdp_entry* first = VTAILQ_FIRST(&req->vdc->vdp);
   const char* range = nullptr;
   if (first == nullptr || std::strcmp(first->vdp->name, "range") != 0 ||
       !has_one_content_range(req->resp) || http_GetHdr(req->resp, H_Content_Range, &range) == 0 ||
       range == nullptr || std::strncmp(range, "bytes ", 6) != 0)
-    return 0;
-  return std::strtoull(range + 6, nullptr, 10);
+    return std::nullopt;
+  char* end = nullptr;
+  const std::uint64_t from = std::strtoull(range + 6, &end, 10);
+  const std::uint64_t to = *end == '-' ? std::strtoull(end + 1, nullptr, 10) : 0;
+  if (to < from) return std::nullopt;
+  return Wanted{from, to - from + 1};
 }
 
 int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func, int final) {
@@ -144,11 +154,15 @@ int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func
   SliceReader::Slice slice;
   std::uint64_t read = 0;
   int answer = 0;
-  if (const std::uint64_t before = bytes_before_range(priv);
-      body->has_file() && before > 0 && before < body->length()) {
-    // It only counts them: where they point to does not matter.
-    answer = func(priv, 0, body->parts().data(), static_cast<ssize_t>(before));
-    reader.skip(before);
+  if (const auto range = body->has_file() ? range_wanted(priv) : std::nullopt;
+      range && range->first < body->length()) {
+    if (range->first > 0) {
+      // It only counts them: where they point to does not matter.
+      answer = func(priv, 0, body->parts().data(), static_cast<ssize_t>(range->first));
+      reader.skip(range->first);
+    }
+    // Nothing is read for a client who wants no more.
+    reader.stop_after(range->length);
   }
   while (answer == 0 && reader.next(slice)) {
     unsigned flags = 0;
