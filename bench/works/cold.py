@@ -15,7 +15,7 @@ PLANS = {
     "try": {"seconds": 60, "rounds": 2, "sizes": (("1M", 8), ("10M", 4)), "who": WHO},
     "head": {"seconds": 90, "rounds": 5, "sizes": (("1M", 200), ("10M", 20), ("256M", 2)),
              "who": ("varnish-file", "native", "auto", "nginx-static", "nginx-cache-disk")},
-    "full": {"seconds": 400, "rounds": 20, "sizes": (("1M", 200), ("10M", 20), ("64M", 4), ("256M", 2)), "who": WHO},
+    "full": {"seconds": 400, "rounds": 20, "sizes": (("1M", 200), ("10M", 20), ("64M", 4), ("256M", 4)), "who": WHO},
 }
 
 
