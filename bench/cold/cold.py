@@ -21,7 +21,7 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from contestants import base, objmapper  # noqa: E402
-from kit import machine, origin, page_cache, stats  # noqa: E402
+from kit import machine, netns, origin, page_cache, stats  # noqa: E402
 from kit.sizes import GIB, parse  # noqa: E402
 
 THROUGHPUT_AT_LEAST = 0.85
@@ -53,6 +53,7 @@ def main():
     parser.add_argument("--lanes", default="auto", help="of auto, file, mapped")
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    netns.own()
     groups = {size: int(count) for size, count in (word.split(":") for word in arguments.sizes.split(","))}
     lanes = arguments.lanes.split(",")
     lines = []

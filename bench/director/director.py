@@ -22,7 +22,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from kit import machine, stats, store  # noqa: E402
+from kit import machine, netns, stats, store  # noqa: E402
 
 GB = 1e9
 SMALL, LARGE = 4 << 10, 1 << 20
@@ -135,6 +135,7 @@ def main():
     parser.add_argument("--untrusted", action="store_true")
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    netns.own()
     claims = {name: CLAIMS[name] for name in arguments.claims.split(",")}
     report = []
     with machine.scratch() as (folder, files):

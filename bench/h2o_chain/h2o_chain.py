@@ -17,7 +17,7 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from kit import machine, stats, store  # noqa: E402
+from kit import machine, netns, stats, store  # noqa: E402
 from kit.sizes import parse  # noqa: E402
 
 AT_MOST = 0.7
@@ -104,6 +104,7 @@ def main():
     parser.add_argument("--proxy-protocol", action="store_true", help="over the Unix socket; no kept connections there")
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    netns.own()
     report = []
     with machine.scratch() as (folder, files):
         urls = {}

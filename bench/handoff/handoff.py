@@ -25,7 +25,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from kit import machine, stats  # noqa: E402
+from kit import machine, netns, stats  # noqa: E402
 from kit.sizes import parse  # noqa: E402
 
 AT_MOST = 0.5
@@ -126,6 +126,7 @@ def main():
     parser.add_argument("--unix", action="store_true")
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    netns.own()
     report = []
     folder = pathlib.Path(tempfile.mkdtemp(prefix="om-bench-"))
     try:

@@ -15,7 +15,7 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from kit import machine, stats  # noqa: E402
+from kit import machine, netns, stats  # noqa: E402
 from kit.sizes import parse  # noqa: E402
 
 AT_MOST = 1.05
@@ -29,6 +29,7 @@ def main():
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    netns.own()
     report = []
     with machine.scratch() as (folder, files):
         urls = {}

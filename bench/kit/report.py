@@ -7,7 +7,7 @@ import time
 
 import contestants
 import works
-from kit import claims, guard, machine, plots, stats
+from kit import claims, guard, machine, netns, plots, stats
 from kit.results import METRICS
 
 
@@ -32,8 +32,8 @@ def describe_machine():
     with open("/proc/loadavg") as f:
         load = f.read().split()[0]
     return {"cpus": len(names), "cpu": names[0] if names else platform.machine(), "memory_gib": round(memory, 1),
-            "kernel": platform.release(), "packages": versions, "objmapper": commit.stdout.strip(), "huge_pages": huge,
-            "load_at_start": load, "date": time.strftime("%Y-%m-%d %H:%M")}
+            "kernel": platform.release(), "tcp": netns.tcp(), "packages": versions,
+            "objmapper": commit.stdout.strip(), "huge_pages": huge, "load_at_start": load, "date": time.strftime("%Y-%m-%d %H:%M")}
 
 
 def three(value):
@@ -116,6 +116,7 @@ class Report:
                  "ratio below 1 is less.", "")
         self.add(*table(("", ""), [
             ("machine", "%s x %s, %s GiB, Linux %s" % (m.get("cpus"), m.get("cpu"), m.get("memory_gib"), m.get("kernel"))),
+            ("TCP", ", ".join("%s: %s" % item for item in m.get("tcp", {}).items())),
             ("huge pages", ", ".join("%s: %s" % item for item in m.get("huge_pages", {}).items())),
             ("packages", ", ".join("%s %s" % item for item in m.get("packages", {}).items())),
             ("objmapper", m.get("objmapper")),

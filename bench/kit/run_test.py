@@ -8,6 +8,8 @@ import sys
 import tempfile
 
 BENCH = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(BENCH))
+from kit import netns  # noqa: E402
 
 
 def run(*options):
@@ -26,6 +28,9 @@ def main():
         run(*tiny, "--only", "ranges", "--out", folder)  # extends what is there
         data = json.loads((pathlib.Path(folder) / "results.json").read_text())
         report = (pathlib.Path(folder) / "report.md").read_text()
+        may = subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode == 0
+        if may and data["machine"]["tcp"] != netns.TCP:
+            sys.exit("not in a network namespace of its own: %s" % data["machine"]["tcp"])
         for work in ("clients", "ranges"):
             if data["works"][work]["failures"]:
                 sys.exit("%s: %s" % (work, data["works"][work]["failures"]))

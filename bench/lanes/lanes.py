@@ -114,6 +114,7 @@ def main():
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    netns.own()
     sizes = arguments.sizes.split(",")
     lines = []
     with contextlib.ExitStack() as stack:

@@ -19,7 +19,7 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from kit import machine, stats  # noqa: E402
+from kit import machine, netns, stats  # noqa: E402
 from kit.sizes import parse  # noqa: E402
 from misses.misses import BOTTOMLESS  # noqa: E402
 
@@ -68,6 +68,7 @@ def main():
     parser.add_argument("--cases", default="4K:200000:1G,256K:20000:6G", help="SIZE:OBJECTS:STORE,...")
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    netns.own()
     report = []
     with machine.scratch() as (folder, files):
         for case in arguments.cases.split(","):

@@ -22,7 +22,7 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from kit import machine, stats  # noqa: E402
+from kit import machine, netns, stats  # noqa: E402
 from kit.sizes import parse  # noqa: E402
 
 A_SAMPLE = 5000  # misses of a full store at most, lest the small ones take an hour
@@ -91,6 +91,7 @@ def main():
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    netns.own()
     sizes = arguments.sizes.split(",")
     store_bytes = parse(arguments.store)
     report = []

@@ -21,7 +21,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "director"))
 import director  # noqa: E402
-from kit import machine, stats, store  # noqa: E402
+from kit import machine, netns, stats, store  # noqa: E402
 from kit.sizes import parse  # noqa: E402
 
 GB = 1e9
@@ -80,6 +80,7 @@ def main():
     parser.add_argument("--untrusted", action="store_true")
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    netns.own()
     sizes = {size: parse(size) for size in arguments.sizes.split(",")}
     report = []
     with machine.scratch() as (folder, files):

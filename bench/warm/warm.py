@@ -21,7 +21,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from kit import machine, stats  # noqa: E402
+from kit import machine, netns, stats  # noqa: E402
 
 US_AT_MOST = 10
 CASES = [("4K", 4 << 10, 100_000, "1G"), ("1M", 1 << 20, 2_000, "3G"), ("1K", 1 << 10, 1_000_000, "4G")]
@@ -134,6 +134,7 @@ def main():
     parser.add_argument("--objects", type=int, help="another number of them")
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    netns.own()
     report = []
     with machine.scratch() as (folder, files):
         for name, size, count, memory in QUICK if arguments.quick else CASES:
