@@ -4,6 +4,9 @@
 // boc is held, so the pieces stay; the next bytes are looked up with boc->mtx held and handed on
 // without it. A fetch that failed is never taken for a whole body: what came of it is handed on,
 // and then -1, also when its boc has gone meanwhile.
+//
+// Of which a client wants a range: what lies before the range is counted off and not read, nor is
+// what lies behind it, whole or not yet.
 #include <strings.h>
 
 #include <algorithm>
@@ -135,6 +138,12 @@ std::optional<Wanted> range_wanted(const void* priv) {
   return Wanted{from, to - from + 1};
 }
 
+// Bytes before the range. The filter only counts them: where they point to does not matter.
+int count_off(void* priv, objiterate_f* func, unsigned flags, std::uint64_t length) {
+  static constexpr std::byte kNowhere{};
+  return func(priv, flags, &kNowhere, static_cast<ssize_t>(length));
+}
+
 int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func, int final) {
   const bool failed = (oc->flags & OC_F_FAILED) != 0;
   // Deliveries and revalidations were checked before; this is for whoever comes another way.
@@ -157,8 +166,7 @@ int whole(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func
   if (const auto range = body->has_file() ? range_wanted(priv) : std::nullopt;
       range && range->first < body->length()) {
     if (range->first > 0) {
-      // It only counts them: where they point to does not matter.
-      answer = func(priv, 0, body->parts().data(), static_cast<ssize_t>(range->first));
+      answer = count_off(priv, func, 0, range->first);
       reader.skip(range->first);
     }
     // Nothing is read for a client who wants no more.
@@ -196,6 +204,8 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
   BodyPart begin;
   if (file != nullptr) begin = {nullptr, file->fd(), 0, 1};
   Delivery delivery(wrk, oc, priv, func, store, {&begin, file != nullptr ? 1U : 0U});
+  const auto range = range_wanted(priv);
+  const std::uint64_t first = range ? range->first : 0;
   std::uint64_t sent = 0;
   unsigned flags = 0;
   // Nothing there yet: the headers go out meanwhile.
@@ -218,7 +228,9 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
     // Together with the state: a body is at its end only when both were seen at once.
     const std::uint64_t there = boc->len_so_far;
     const bool finished = boc->state == BOS_FINISHED;
-    const StreamedBytes bytes = streamed_bytes(*fetch, *store.region(), sent, there);
+    const std::uint64_t before = sent < first ? std::min(there, first) - sent : 0;
+    const StreamedBytes bytes =
+        before > 0 ? StreamedBytes{} : streamed_bytes(*fetch, *store.region(), sent, there);
     Lck_Unlock(&boc->mtx);
     const auto pass = [&](std::uint64_t length, bool passing) {
       const bool last = sent + length == there;
@@ -232,7 +244,11 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
       return func(priv, pass(length, passing), at, static_cast<ssize_t>(length));
     };
     int answer = 0;
-    if (bytes.file == nullptr) {
+    if (before > 0) {
+      // As they come, not all at once where the range begins: the headers leave meanwhile, and
+      // HTTP/2 notices a client that has gone.
+      answer = count_off(priv, func, pass(before, false), before);
+    } else if (bytes.file == nullptr) {
       answer = hand_on(bytes.memory, bytes.length, bytes.passing);
     } else if (delivery.sends_files()) {
       const BodyPart part{nullptr, bytes.file->fd(), bytes.offset, bytes.length};
@@ -242,6 +258,7 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
       BodyView behind;
       behind.add(bytes.file->fd(), bytes.offset, bytes.length);
       SliceReader reader(behind);
+      if (range) reader.stop_after(range->first + range->length - sent);
       SliceReader::Slice slice;
       while (answer == 0 && reader.next(slice)) answer = hand_on(slice.bytes, slice.length, true);
       count(store.counters().c_disk_read, sent - bytes.offset);
