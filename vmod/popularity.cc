@@ -67,6 +67,10 @@ bool Popularity::admit(std::uint64_t what, std::uint64_t bytes, bool resident) {
     budget_ = std::max(kBudgetMin, budget_ - std::min(budget_, bytes));
     until_choice_ = 0;
   }
+  // What is only found there has one, too. When it is gone the next time, and belongs there by
+  // then, as much was read meanwhile as if it had belonged there before: the page cache knows of
+  // neither. It hardly ever comes to that. What nobody asks for while all of the page cache is used
+  // for something else does not become more popular than others thereby.
   const bool has_place = resident || admitted;
   counter = static_cast<std::uint16_t>(tag | count | (has_place ? kPlace : 0U));
   return has_place;

@@ -111,6 +111,42 @@ TEST(Popularity, AUniformLoadFillsMemoryAndDoesNotChurnIt) {
   EXPECT_LT(with.read_in, 0.15);
 }
 
+struct Charges {
+  int all = 0;
+  int only_found = 0;  // for bodies that did not belong there when they were asked for before
+};
+
+// What happens to the budget tells what a body was taken for.
+Charges count_charges(Popularity& popularity, PageCache& cache, Load& load, int requests) {
+  Charges charges;
+  std::unordered_map<std::uint64_t, bool> belonged;
+  for (int i = 0; i < requests; ++i) {
+    const std::uint64_t body = load.next();
+    const bool resident = cache.has(body);
+    const std::uint64_t before = popularity.budget_bytes();
+    const bool has_place = popularity.admit(body, kMiB, resident);
+    const std::uint64_t after = popularity.budget_bytes();
+    if (after != 0 && (before == 0 || after < before)) {
+      ++charges.all;
+      charges.only_found += belonged[body] ? 0 : 1;
+    }
+    belonged[body] = resident ? before == 0 || after > before : has_place;
+    if (has_place) cache.read(body);
+  }
+  return charges;
+}
+
+TEST(Popularity, WhatWasOnlyFoundThereIsHardlyEverChargedFor) {
+  for (const double exponent : {0.0, 0.9}) {
+    Popularity popularity;
+    PageCache cache(900);
+    Load load(3500, exponent);
+    const Charges charges = count_charges(popularity, cache, load, 150000);
+    EXPECT_GT(charges.all, 300) << exponent;
+    EXPECT_LE(50 * charges.only_found, charges.all) << exponent;
+  }
+}
+
 TEST(Popularity, FollowsWhatBecomesPopularAndHowMuchMemoryThereIs) {
   Popularity popularity;
   PageCache cache(900);
