@@ -128,7 +128,7 @@ Result<std::unique_ptr<RemovalLog>> RemovalLog::open(
   if (log->id_ == 0) log->id_ = random_id();
   if (log->directory_ != nullptr) {
     // What a torn end left is never written over, and never read: another file, then.
-    if (log->files_.empty() || log->torn_) {
+    if (log->files_.empty() || log->torn_bytes_ != 0) {
       OM_TRY(log->start_file());
       OM_TRY(log->sync());
     }
@@ -142,6 +142,11 @@ Result<void> RemovalLog::recover() {
     if (name.starts_with(kPrefix)) names.push_back(std::move(name));
   std::ranges::sort(names);
   for (const auto& name : names) OM_TRY(recover_file(name));
+  // Told while nothing goes on behind it, and so once: open() begins another file. An end within
+  // the log is of a removal that was numbered anew, or shows as numbers that are missing.
+  if (torn_bytes_ != 0)
+    report_ += std::to_string(torn_bytes_) + " bytes at the end of " + files_.back().name +
+               " are no entry, and dropped; ";
   if (report_.ends_with("; ")) report_.resize(report_.size() - 2);
   OM_TRY(read_applied());
   return {};
@@ -196,9 +201,7 @@ Result<void> RemovalLog::recover_file(const std::string& name) {
     ++file.entries;
     take(std::move(entry->first));
   }
-  torn_ = !rest.empty();
-  if (torn_)
-    report_ += std::to_string(rest.size()) + " bytes at the end of " + name + " are no entry; ";
+  torn_bytes_ = rest.size();
   files_.push_back(std::move(file));
   return {};
 }

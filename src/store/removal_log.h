@@ -124,7 +124,7 @@ class RemovalLog {
   std::map<std::string, std::uint64_t> applied_;
   bool applied_changed_ = false;
   std::string report_;
-  bool torn_ = false;  // the last file ends with bytes that are no entry
+  std::uint64_t torn_bytes_ = 0;  // behind the last entry of the last file
 
   std::mutex mutex_;
   std::vector<std::shared_ptr<catalog::LogFile>> unsynced_;  // guarded by mutex_

@@ -243,6 +243,43 @@ TEST_F(RemovalLogTest, ALogThatWasLostIsAnotherOne) {
   EXPECT_FALSE(log->applied("web"));
 }
 
+TEST_F(RemovalLogTest, ATornEndIsToldOnce) {
+  open();
+  EXPECT_EQ(log->report(), "");
+  add(RemovalKind::kPurge, "http://a/x");
+  add(RemovalKind::kBan, "req.url ~ a");
+  const std::string torn = directory.names().rbegin()->first;
+  auto& bytes = directory.names()[torn]->now;
+  const std::size_t whole = bytes.size();
+  add(RemovalKind::kTag, "cut short");
+  const std::size_t entry = bytes.size() - whole;
+  bytes.resize(bytes.size() - 9);
+  for (int start = 0; start < 4; ++start) {
+    SCOPED_TRACE(start);
+    open();
+    if (start == 0) {
+      EXPECT_EQ(log->report(), std::to_string(entry - 9) + " bytes at the end of " + torn +
+                                   " are no entry, and dropped");
+    } else {
+      EXPECT_EQ(log->report(), "");
+    }
+    // What is whole stays, and the number of the one that was cut short is given anew.
+    EXPECT_EQ(log->oldest(), 1U);
+    EXPECT_EQ(log->head(), 2U + static_cast<unsigned>(start > 1));
+    EXPECT_EQ(log->find(2)->what, "req.url ~ a");
+    if (start == 1) {
+      EXPECT_EQ(add(RemovalKind::kTag, "anew"), 3U);
+    }
+  }
+  // The next one is told again.
+  const std::string last = directory.names().rbegin()->first;
+  EXPECT_NE(last, torn);
+  directory.names()[last]->now.resize(directory.names()[last]->now.size() + 5);
+  open();
+  EXPECT_EQ(log->report(), "5 bytes at the end of " + last + " are no entry, and dropped");
+  EXPECT_EQ(log->head(), 3U);
+}
+
 TEST_F(RemovalLogTest, AFailedWriteRecordsNothing) {
   open();
   add(RemovalKind::kTag, "a");

@@ -189,6 +189,10 @@ TEST_F(StoreTest, WhatTheLogOfRemovalsHasLostIsTold) {
   for (const auto& item : store->status())
     if (item.name == "removals.recovery") report = item.text;
   EXPECT_NE(troubles[0].find("\"" + report + "\""), std::string::npos) << report;
+  // Once.
+  store.reset();
+  open();
+  EXPECT_EQ(store->take_troubles(), std::vector<std::string>());
 }
 
 }  // namespace
