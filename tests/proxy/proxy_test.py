@@ -211,6 +211,38 @@ class Running(unittest.TestCase):
         proxy.process.wait()
         wait_until(lambda: not processes_with(proxy.name), "all are gone", 30)
 
+    def test_killed_itself_and_started_again_at_once(self):
+        proxy = self.start()
+        self.assertEqual(proxy.get("/a")[:2], (200, "miss"))
+        for _ in range(3):
+            before = set(processes_with(proxy.name))
+            proxy.process.kill()
+            proxy = self.start(name=proxy.name, port=proxy.port)
+            self.assert_hit(proxy, "/a")
+            # The guard may have a moment left.
+            wait_until(lambda: not before & set(processes_with(proxy.name)), "those of before are gone")
+        self.assertEqual(self.origin.count, 1)
+
+    def test_killed_itself_the_next_one_waits_for_what_it_had_started(self):
+        proxy = self.start()
+        self.assertEqual(proxy.get("/a")[:2], (200, "miss"))
+        daemon, = proxy.daemons()
+        # The kernel lets a stopped process go on when it loses its parent (setpgid(2), orphaned process groups), unless
+        # somebody in its group has one.
+        somebody = subprocess.Popen(["sleep", "100"], preexec_fn=lambda: os.setpgid(0, daemon))
+        self.addCleanup(somebody.wait)
+        self.addCleanup(somebody.kill)
+        os.kill(daemon, signal.SIGSTOP)
+        proxy.process.kill()
+        again = Proxy(self.origin.url, name=proxy.name, port=proxy.port)
+        self.addCleanup(again.clean)
+        wait_until(lambda: f"objmapperd (process {daemon})" in again.said(), "it says what it waits for", 30)
+        self.assertIsNone(again.process.poll())
+        os.kill(daemon, signal.SIGCONT)
+        again.wait_ready()
+        self.assert_hit(again, "/a")
+        self.assertEqual(self.origin.count, 1)
+
     def test_started_to_ignore_hangups_it_stays(self):
         proxy = self.start(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
         daemon = proxy.daemons()

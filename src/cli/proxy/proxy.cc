@@ -5,6 +5,7 @@
 //   plan.h         what will be done, decided beforehand
 //   directories.h  where the data lies
 //   child.h        a program that does not outlive us
+//   leftovers.h    what one that was killed has left
 //   supervise.h    runs the plan
 #include <CLI/CLI.hpp>
 #include <cstring>

@@ -1,5 +1,8 @@
 // One thread, one poll(2): a signalfd, the two children's output, a tick.
 //
+// Before anything is started, what a killed proxy of the same name has left has to end
+// (leftovers.h).
+//
 // Phases: the store is started and waited for, then the cache, then the summary is printed and both
 // are followed. Whatever dies afterwards is started again, with a pause that doubles while it does
 // not live. When varnishd's manager is killed, its worker ends by itself a moment later; it holds
@@ -27,10 +30,12 @@
 #include <fstream>
 #include <iostream>
 #include <sstream>
+#include <thread>
 
 #include "base/units.h"
 #include "cli/proxy/child.h"
 #include "cli/proxy/directories.h"
+#include "cli/proxy/leftovers.h"
 #include "posix/file.h"
 #include "posix/unix_socket.h"
 
@@ -45,12 +50,21 @@ constexpr milliseconds kTick{20};
 constexpr seconds kReadyWithin{60};
 constexpr seconds kStopWithin{20};
 constexpr seconds kOrphanWithin{3};
+// A process that was killed has its locks until the kernel has taken it apart.
+constexpr seconds kLockWithin{1};
+// The guard of one that was killed gives each of the two 15 s.
+constexpr seconds kLeftoversWithin{40};
 constexpr milliseconds kPauseMax{5000};
 constexpr rlim_t kDescriptorsMin = 1024;
 
 Result<UniqueFd> take_lock(const Plan& plan) {
   auto lock = OM_TRY(open_file(plan.path("lock"), O_RDWR | O_CREAT, 0644));
-  if (::flock(lock.raw(), LOCK_EX | LOCK_NB) != 0) {
+  const auto deadline = Clock::now() + kLockWithin;
+  while (::flock(lock.raw(), LOCK_EX | LOCK_NB) != 0) {
+    if (Clock::now() < deadline) {
+      std::this_thread::sleep_for(kTick);
+      continue;
+    }
     char pid[16] = "?";
     const ssize_t got = ::pread(lock.raw(), pid, sizeof pid - 1, 0);
     if (got > 0) pid[got] = '\0';
@@ -222,6 +236,7 @@ class Supervisor {
   Result<void> start(Child& child, int slot) {
     OM_TRY(child.start());
     guard_.watch(slot, child.pid());
+    note_started(plan_, slot, child.name(), child.pid());
     return {};
   }
 
@@ -372,6 +387,9 @@ class Supervisor {
 Result<void> supervise(const Plan& plan) {
   OM_TRY(make_runtime_directory(plan));
   const auto lock = OM_TRY(take_lock(plan));
+  const Messages messages;
+  OM_TRY(wait_for_leftovers(plan, kLeftoversWithin,
+                            [&](const std::string& text) { messages.say(text); }));
   OM_TRY(check_listen(plan.listen));
   OM_TRY(raise_limits());
   OM_TRY(prepare(plan));
