@@ -135,7 +135,7 @@ void Leases::take_batch(Store& store, std::vector<Asked>& asked, std::size_t beg
   keys.reserve(end - begin);
   for (std::size_t i = begin; i < end; ++i) keys.push_back(asked[i].key);
   const std::shared_ptr<Client> client = clients_.back();
-  auto leases = client->get_many(keys);
+  auto leases = client->get_many(keys, kAnswerLimit);
   if (!leases) {
     const Errc why = leases.error().code;
     given_up_ = why == Errc::kTimeout || why == Errc::kUnavailable;

@@ -50,12 +50,11 @@ class DirectorLink {
     // A lease of `client` is to be let go of.
     std::function<void(const std::shared_ptr<Client>& client, std::uint64_t lease)> revoked =
         [](const std::shared_ptr<Client>& /*client*/, std::uint64_t /*lease*/) {};
-    // There is a connection again, and leases over an earlier one. May take its time.
+    // There is a connection again, and leases over an earlier one.
     LostClients::Renew renew = [](const std::shared_ptr<Client>& /*lost*/,
                                   std::uint64_t /*ended_ns*/, std::uint64_t /*after*/,
-                                  const std::shared_ptr<Client>& /*fresh*/) {
-      return std::uint64_t{0};
-    };
+                                  const std::shared_ptr<Client>& /*fresh*/,
+                                  LostClients::Deadline /*until*/) { return std::uint64_t{0}; };
   };
   struct Options {
     std::string socket;

@@ -8,7 +8,10 @@
 #include <atomic>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
 namespace om::vmod {
 namespace {
@@ -74,6 +77,36 @@ TEST(DirectorLink, NobodyWaitsForADaemonThatIsNotThere) {
   EXPECT_FALSE(link.up());
   EXPECT_FALSE(link.wait_up(milliseconds(30)));
   EXPECT_EQ(connected, 0);
+}
+
+TEST(LostClients, AreLookedAtWithinOneTimeLimit) {
+  const auto owner = std::make_shared<int>(0);
+  const std::shared_ptr<Client> client(owner, nullptr);  // nobody looks at it
+  LostClients lost;
+  for (int i = 0; i < 3; ++i) lost.add(client);
+  int asked = 0;
+  const LostClients::Renew hangs = [&](const auto& /*lost*/, std::uint64_t /*ended_ns*/,
+                                       std::uint64_t after, const auto& /*fresh*/,
+                                       LostClients::Deadline until) {
+    ++asked;
+    EXPECT_EQ(after, 0U);
+    EXPECT_LE(until, steady_clock::now() + LostClients::kLimit);
+    std::this_thread::sleep_until(until);
+    return std::uint64_t{0};
+  };
+  EXPECT_FALSE(lost.renew(client, hangs));
+  EXPECT_EQ(asked, 1);
+  // Each goes on where it was, until it is through.
+  std::vector<std::uint64_t> seen;
+  const LostClients::Renew two_goes = [&](const auto& /*lost*/, std::uint64_t /*ended_ns*/,
+                                          std::uint64_t after, const auto& /*fresh*/,
+                                          LostClients::Deadline /*until*/) {
+    seen.push_back(after);
+    return after == 0 ? std::uint64_t{7} : std::uint64_t{0};
+  };
+  EXPECT_TRUE(lost.renew(client, two_goes));
+  EXPECT_FALSE(lost.renew(client, two_goes));
+  EXPECT_EQ(seen, (std::vector<std::uint64_t>{0, 0, 0, 7, 7, 7}));
 }
 
 TEST(DirectorLink, NobodyWaitsForADaemonThatDoesNotAnswerHello) {

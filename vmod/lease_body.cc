@@ -409,15 +409,15 @@ void replace(const Client* client, const Behind& behind, const std::shared_ptr<c
 
 enum class Again { kTaken, kGone, kNotNow, kNoAnswer };
 
+bool has_no_answer(Errc code) { return code == Errc::kTimeout || code == Errc::kUnavailable; }
+
 Again take_again(const Client* lost, std::uint64_t ended_ns, const Behind& behind,
                  const std::shared_ptr<Client>& fresh, Result<std::optional<Lease>> lease) {
   if (!lease) {
-    switch (lease.error().code) {
-      case Errc::kTimeout:
-      case Errc::kUnavailable: return Again::kNoAnswer;
-      case Errc::kQuota: return Again::kGone;  // no more is lent, and this one stands in the way
-      default: return Again::kNotNow;          // no descriptors, for one, here or there
-    }
+    if (has_no_answer(lease.error().code)) return Again::kNoAnswer;
+    // No more is lent, and this one stands in the way.
+    if (lease.error().code == Errc::kQuota) return Again::kGone;
+    return Again::kNotNow;  // no descriptors, for one, here or there
   }
   if (!*lease || !behind.held->is_the_same((*lease)->info(), ended_ns)) return Again::kGone;
   const auto loan = loan_of(fresh, **lease);
@@ -429,7 +429,13 @@ Again take_again(const Client* lost, std::uint64_t ended_ns, const Behind& behin
 }  // namespace
 
 std::uint64_t renew(const std::shared_ptr<Client>& lost, std::uint64_t ended_ns,
-                    std::uint64_t after, const std::shared_ptr<Client>& fresh) {
+                    std::uint64_t after, const std::shared_ptr<Client>& fresh,
+                    LostClients::Deadline until) {
+  const auto left = [until] {
+    const auto time =
+        std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    return std::max(time, std::chrono::milliseconds(1));
+  };
   const std::vector<Behind> batch = those_behind(lost.get(), after);
   if (batch.empty()) return 0;
   std::vector<const Behind*> named;
@@ -447,12 +453,21 @@ std::uint64_t renew(const std::shared_ptr<Client>& lost, std::uint64_t ended_ns,
     keys.push_back(one.held->name.key);
   }
   if (named.empty()) return batch.back().lease_id;
-  auto leases = fresh->get_many(keys);
+  // A daemon that hangs answers later what it was asked in vain, and each answer would be as many
+  // leases more: beyond the quota, for which those that we have would go. So it shows first that it
+  // answers.
+  if (const auto there = fresh->stat(keys.front(), left());
+      !there && has_no_answer(there.error().code))
+    return 0;
+  auto leases = fresh->get_many(keys, left());
+  if (!leases && has_no_answer(leases.error().code)) return 0;
+  // One that cannot be had fails them all: they are asked for one by one.
   for (std::size_t i = 0; i < named.size(); ++i) {
-    const Again how = take_again(
-        lost.get(), ended_ns, *named[i], fresh,
-        leases ? Result<std::optional<Lease>>(std::move((*leases)[i])) : fresh->get(keys[i]));
-    if (how == Again::kNoAnswer) return 0;
+    const Again how = take_again(lost.get(), ended_ns, *named[i], fresh,
+                                 leases ? Result<std::optional<Lease>>(std::move((*leases)[i]))
+                                        : fresh->get(keys[i], left()));
+    // So slow that those before it took all the time: the next time goes on behind them.
+    if (how == Again::kNoAnswer) return i == 0 ? 0 : named[i - 1]->lease_id;
     if (how == Again::kGone) drop(*named[i]);
   }
   return batch.back().lease_id;

@@ -21,6 +21,7 @@
 
 #include "abi/abi.h"
 #include "body.h"
+#include "lost_clients.h"
 #include "objmapper/client.h"
 
 namespace om::vmod::lease_body {
@@ -92,9 +93,12 @@ bool revoked(const Client* client, std::uint64_t lease_id);
 // over `fresh` from now on. Deliveries that are under way go on. An object whose body the daemon
 // has not got any more, or has replaced, is removed: its bytes are pinned by nothing but a lease
 // that stands in the way of others, and a restart would not find it. What cannot be had for another
-// reason is left for the next time. Some at a time: those after the lease `after`; the last that
-// was looked at is returned, 0 when there are no more. Any thread but a worker's.
+// reason, or has no answer until then, is left for the next time: the lease that there is still
+// keeps its bytes. Some at a time: those after the lease `after`; the last that was looked at is
+// returned, 0 when there are no more. Any thread but a worker's; no lock is held while the daemon
+// is asked.
 std::uint64_t renew(const std::shared_ptr<Client>& lost, std::uint64_t ended_ns,
-                    std::uint64_t after, const std::shared_ptr<Client>& fresh);
+                    std::uint64_t after, const std::shared_ptr<Client>& fresh,
+                    LostClients::Deadline until);
 
 }  // namespace om::vmod::lease_body

@@ -20,12 +20,16 @@ namespace om::vmod {
 
 class LostClients {
  public:
+  // How long the daemon may take for what is asked of it in one go, of all of them. One that hangs
+  // keeps the thread from nothing else for longer; what it has not answered stays as it was.
+  static constexpr std::chrono::milliseconds kLimit{1000};
+  using Deadline = std::chrono::steady_clock::time_point;
   // Takes again over `fresh` what is leased over `lost`, which ended at `ended_ns` (since 1970): a
   // later object of the same number is another one. Some of it: what comes after the lease `after`;
-  // returns the last that was looked at, 0 after all of them.
-  using Renew =
-      std::function<std::uint64_t(const std::shared_ptr<Client>& lost, std::uint64_t ended_ns,
-                                  std::uint64_t after, const std::shared_ptr<Client>& fresh)>;
+  // returns the last that was looked at, 0 after all of them, or when `until` has passed.
+  using Renew = std::function<std::uint64_t(const std::shared_ptr<Client>& lost,
+                                            std::uint64_t ended_ns, std::uint64_t after,
+                                            const std::shared_ptr<Client>& fresh, Deadline until)>;
 
   void add(std::shared_ptr<Client> client) {
     const auto now = std::chrono::system_clock::now().time_since_epoch();
@@ -41,10 +45,12 @@ class LostClients {
   // long as there are any(), later: a fetch that was under way may come late.
   bool renew(const std::shared_ptr<Client>& fresh, const Renew& take_again) {
     if (!any()) return false;
+    const Deadline until = std::chrono::steady_clock::now() + kLimit;
     bool more = false;
     for (Lost& one : lost_) {
-      one.after = take_again(one.client, one.ended_ns, one.after, fresh);
+      one.after = take_again(one.client, one.ended_ns, one.after, fresh, until);
       more = more || one.after != 0;
+      if (std::chrono::steady_clock::now() >= until) break;
     }
     return more;
   }

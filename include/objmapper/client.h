@@ -414,6 +414,9 @@ class [[nodiscard]] Client {
   Result<std::optional<Lease>> get(const std::string& key, std::chrono::milliseconds within);
   // An answer for each key, in order, in as few packets as it takes.
   Result<std::vector<std::optional<Lease>>> get_many(const std::vector<std::string>& keys);
+  // Within so long in all, instead of ConnectOptions::timeout for each packet.
+  Result<std::vector<std::optional<Lease>>> get_many(const std::vector<std::string>& keys,
+                                                     std::chrono::milliseconds within);
   Result<std::optional<ObjectInfo>> stat(const std::string& key);
   // Within so long instead of ConnectOptions::timeout.
   Result<std::optional<ObjectInfo>> stat(const std::string& key, std::chrono::milliseconds within);

@@ -104,6 +104,64 @@ std::size_t batch_size(const std::vector<const std::string*>& keys, std::size_t 
   return std::max<std::size_t>(count, 1);
 }
 
+// `whole`: for all of it, instead of the connection's limit for each packet.
+Result<std::vector<std::optional<Lease>>> get_many(Connection& connection,
+                                                   const std::vector<std::string>& keys,
+                                                   std::optional<Deadline> whole) {
+  std::vector<std::optional<Lease>> answers(keys.size());
+  std::vector<const std::string*> open;  // keys without an answer yet
+  std::vector<std::size_t> places;       // where it goes
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    OM_TRY(check_key(keys[i], "key"));
+    open.push_back(&keys[i]);
+    places.push_back(i);
+  }
+  auto progress = std::chrono::steady_clock::now();
+  // Answers that did not fit their packet come as "busy": these keys go to the end of the queue.
+  for (std::size_t at = 0; at < open.size();) {
+    const std::size_t count = batch_size(open, at, connection.keys_per_get_max());
+    const KeysOfGet request{std::span(open).subspan(at, count)};
+    Call<wire::GetReply> waiting;
+    OM_TRY(connection.call(
+        request, waiting, whole.value_or(std::chrono::steady_clock::now() + connection.timeout())));
+    if (waiting.reply.items.size() != count)
+      return Error{Errc::kMalformed, 0, "the daemon answered for another number of keys"};
+    // Most answers lie in the same few segments: each is looked up once.
+    for (const wire::GetItem& item : waiting.reply.items)
+      for (const wire::Extent& extent : item.extents)
+        connection.know(extent.segment, waiting.segments);
+    // First all that is ours, so that an error on the way gives everything back.
+    std::optional<Error> failure;
+    std::size_t answered = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      wire::GetItem& item = waiting.reply.items[i];
+      const auto status = static_cast<Errc>(item.status);
+      if (status == Errc::kOk) {
+        auto lease = connection.make_lease(std::move(item), waiting.segments, whole);
+        if (lease)
+          answers[places[at + i]] = *std::move(lease);
+        else if (!failure)
+          failure = std::move(lease).error();
+        ++answered;
+      } else if (status == Errc::kNotFound) {
+        ++answered;
+      } else if (status == Errc::kBusy) {
+        open.push_back(open[at + i]);
+        places.push_back(places[at + i]);
+      } else if (!failure) {
+        failure = item_error(item.status, *open[at + i]);
+      }
+    }
+    if (failure) return *std::move(failure);
+    if (answered > 0)
+      progress = std::chrono::steady_clock::now();
+    else if (!wait_a_little(whole.value_or(progress + connection.timeout())))
+      return item_error(static_cast<std::uint32_t>(Errc::kBusy), *open[at]);
+    at += count;
+  }
+  return answers;
+}
+
 }  // namespace
 }  // namespace client
 
@@ -164,57 +222,12 @@ Result<std::optional<Lease>> Client::get(const std::string& key, std::chrono::mi
 }
 
 Result<std::vector<std::optional<Lease>>> Client::get_many(const std::vector<std::string>& keys) {
-  std::vector<std::optional<Lease>> answers(keys.size());
-  std::vector<const std::string*> open;  // keys without an answer yet
-  std::vector<std::size_t> places;       // where it goes
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    OM_TRY(client::check_key(keys[i], "key"));
-    open.push_back(&keys[i]);
-    places.push_back(i);
-  }
-  auto progress = std::chrono::steady_clock::now();
-  // Answers that did not fit their packet come as "busy": these keys go to the end of the queue.
-  for (std::size_t at = 0; at < open.size();) {
-    const std::size_t count = client::batch_size(open, at, connection_->keys_per_get_max());
-    const client::KeysOfGet request{std::span(open).subspan(at, count)};
-    Call<wire::GetReply> waiting;
-    OM_TRY(connection_->call(request, waiting));
-    if (waiting.reply.items.size() != count)
-      return Error{Errc::kMalformed, 0, "the daemon answered for another number of keys"};
-    // Most answers lie in the same few segments: each is looked up once.
-    for (const wire::GetItem& item : waiting.reply.items)
-      for (const wire::Extent& extent : item.extents)
-        connection_->know(extent.segment, waiting.segments);
-    // First all that is ours, so that an error on the way gives everything back.
-    std::optional<Error> failure;
-    std::size_t answered = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      wire::GetItem& item = waiting.reply.items[i];
-      const auto status = static_cast<Errc>(item.status);
-      if (status == Errc::kOk) {
-        auto lease = connection_->make_lease(std::move(item), waiting.segments);
-        if (lease)
-          answers[places[at + i]] = *std::move(lease);
-        else if (!failure)
-          failure = std::move(lease).error();
-        ++answered;
-      } else if (status == Errc::kNotFound) {
-        ++answered;
-      } else if (status == Errc::kBusy) {
-        open.push_back(open[at + i]);
-        places.push_back(places[at + i]);
-      } else if (!failure) {
-        failure = client::item_error(item.status, *open[at + i]);
-      }
-    }
-    if (failure) return *std::move(failure);
-    if (answered > 0)
-      progress = std::chrono::steady_clock::now();
-    else if (!client::wait_a_little(progress + connection_->timeout()))
-      return client::item_error(static_cast<std::uint32_t>(Errc::kBusy), *open[at]);
-    at += count;
-  }
-  return answers;
+  return client::get_many(*connection_, keys, std::nullopt);
+}
+
+Result<std::vector<std::optional<Lease>>> Client::get_many(const std::vector<std::string>& keys,
+                                                           std::chrono::milliseconds within) {
+  return client::get_many(*connection_, keys, std::chrono::steady_clock::now() + within);
 }
 
 Result<std::optional<ObjectInfo>> Client::stat(const std::string& key) {

@@ -299,6 +299,47 @@ TEST(Timeout, IsTheCallsOwnWhereItNamesOne) {
   over.set_value();
 }
 
+TEST(Timeout, IsTheCallsOwnAlsoWhereTheDaemonReadsNothing) {
+  std::promise<void> over;
+  Meeting m([&](FakeServer& /*s*/) { over.get_future().wait(); }, 60s);
+  const std::string key(8000, 'k');
+  const auto begin = std::chrono::steady_clock::now();
+  // The socket is full long before the last of them.
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(m.client->stat(key, 1ms).error().code, Errc::kTimeout);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+  over.set_value();
+}
+
+TEST(Timeout, OfManyKeysIsOneForThemAll) {
+  std::size_t questions = 0;
+  std::size_t given_back = 0;
+  Meeting m(
+      [&](FakeServer& s) {
+        while (const auto request = s.receive()) {
+          if (request->header.type == wire::Type::kDescribe) ++questions;  // and no answer
+          if (request->header.type == wire::Type::kRelease)
+            given_back += request->as<wire::Release>().leases.size();
+          if (request->header.type != wire::Type::kGet) continue;
+          // All of segments whose descriptors are to be asked for.
+          wire::GetReply reply;
+          for (std::uint64_t id = 1; id <= request->as<wire::Get>().keys.size(); ++id) {
+            reply.segments.push_back(segment(id, 10, wire::SegmentKind::kMemory, false, false));
+            reply.items.push_back(item(id, {{id, 0, 10}}));
+          }
+          s.reply(*request, reply);
+        }
+      },
+      60s);
+  const std::vector<std::string> keys(20, "k");
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(m.client->get_many(keys, 1s).error().code, Errc::kTimeout);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+  m.client->close();
+  m.server.join();
+  EXPECT_EQ(questions, 1U);
+  EXPECT_EQ(given_back, keys.size());
+}
+
 TEST(Timeout, OfAReservationAbortsItWhenItComes) {
   std::promise<void> timed_out;
   std::promise<std::uint64_t> aborted;

@@ -104,16 +104,27 @@ void Connection::close() { break_off({Errc::kUnavailable, 0, "the connection was
 
 // --- calls
 
-Result<bool> Connection::send(const std::string& before, const std::string& packet) {
-  const auto last = std::as_bytes(std::span(packet));
-  if (before.empty()) return send_packet(socket_.borrow(), last, {});
-  const std::array<std::span<const std::byte>, 2> both{std::as_bytes(std::span(before)), last};
-  const std::size_t sent = OM_TRY(send_packets(socket_.borrow(), both));
-  return sent == both.size();
+// A socket that is full, of a daemon that hangs, is waited for as long as the call may take, not as
+// long as the socket's own limit says.
+Result<bool> Connection::send(const std::string& before, const std::string& packet,
+                              Deadline deadline) {
+  const std::array<std::span<const std::byte>, 2> both{std::as_bytes(std::span(before)),
+                                                       std::as_bytes(std::span(packet))};
+  auto left = std::span(both).subspan(before.empty() ? 1 : 0);
+  while (true) {
+    if (left.size() == 1) {
+      if (OM_TRY(send_packet(socket_.borrow(), left.front(), {}, MSG_DONTWAIT))) return true;
+    } else {
+      left = left.subspan(OM_TRY(send_packets(socket_.borrow(), left, MSG_DONTWAIT)));
+      if (left.empty()) return true;
+    }
+    pollfd look{socket_.raw(), POLLOUT, 0};
+    if (::poll(&look, 1, static_cast<int>(until(deadline).count())) == 0) return false;
+  }
 }
 
 Result<void> Connection::submit(Waiter& waiter, wire::Type type, const std::string& packet,
-                                const std::string& before) {
+                                Deadline deadline, const std::string& before) {
   if (packet.size() > kPacketBytesMax || before.size() > kPacketBytesMax)
     return Error{Errc::kMalformed, 0, "the request is longer than one packet"};
   if (has_unreleased_.load(std::memory_order_relaxed)) flush_releases();
@@ -124,7 +135,7 @@ Result<void> Connection::submit(Waiter& waiter, wire::Type type, const std::stri
     if (broken_) return *broken_;
     waiters_.push_back(&waiter);
   }
-  const auto sent = send(before, packet);
+  const auto sent = send(before, packet, deadline);
   if (!sent) {
     break_off(sent.error());  // which is the answer
     return {};
@@ -178,12 +189,12 @@ void Connection::pass_role_on() {
     event_wake_.notify_one();
 }
 
-bool Connection::post_packet(const std::string& packet) {
+bool Connection::post_packet(const std::string& packet, int flags) {
   {
     const std::lock_guard lock(mutex_);
     if (broken_) return true;  // whatever it was, it ended with the connection
   }
-  auto sent = send_packet(socket_.borrow(), std::as_bytes(std::span(packet)), {});
+  auto sent = send_packet(socket_.borrow(), std::as_bytes(std::span(packet)), {}, flags);
   if (sent) return *sent;
   break_off(std::move(sent).error());
   return true;
@@ -201,7 +212,7 @@ void Connection::release(std::vector<std::uint64_t> leases) {
     const std::size_t count = std::min(kReleasesPerPacket, leases.size() - at);
     message.leases.assign(leases.begin() + static_cast<std::ptrdiff_t>(at),
                           leases.begin() + static_cast<std::ptrdiff_t>(at + count));
-    if (post(message)) continue;
+    if (post(message, MSG_DONTWAIT)) continue;
     const std::lock_guard lock(mutex_);
     unreleased_.insert(unreleased_.end(), message.leases.begin(), message.leases.end());
     has_unreleased_.store(true, std::memory_order_relaxed);
@@ -429,6 +440,8 @@ Result<SegmentRef> Connection::segment(std::uint64_t id, bool writable,
   if (SegmentRef known = cache_.find(id, writable)) return known;
   if (writable)
     return Error{Errc::kMalformed, 0, "the daemon names a segment that it has not passed"};
+  // Of many that are missing, each would be asked for.
+  if (deadline && std::chrono::steady_clock::now() >= *deadline) return out_of_time();
   Call<wire::GetReply> waiting;
   OM_TRY(call(wire::Describe{{id}}, waiting,
               deadline.value_or(std::chrono::steady_clock::now() + timeout_)));

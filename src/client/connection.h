@@ -147,7 +147,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // be awaited.
   template <class Request, class Reply>
   Result<void> begin(const Request& request, Call<Reply>& waiting) {
-    return submit(waiting, Request::kType, wire::encode_request(next_id(), request));
+    return submit(waiting, Request::kType, wire::encode_request(next_id(), request),
+                  std::chrono::steady_clock::now() + timeout_);
   }
   Result<void> await(Waiter& waiter, Deadline deadline);
   // The same, and whoever reads the answer calls `done`; not when it could not be sent. `before`
@@ -157,7 +158,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
                           const std::string& before = {}) {
     const std::string packet = wire::encode_request(next_id(), request);
     auto later = std::make_unique<Later<Reply>>(std::move(done));
-    OM_TRY(submit(*later, Request::kType, packet, before));
+    OM_TRY(submit(*later, Request::kType, packet, std::chrono::steady_clock::now() + timeout_,
+                  before));
     (void)later.release();  // ends itself; it may be over already
     return {};
   }
@@ -165,14 +167,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string encode(const Request& request) {
     return wire::encode_request(next_id(), request);
   }
-  // Sends the request; its reply, if one comes, is of no interest. False: could not be sent now.
+  // Sends the request; its reply, if one comes, is of no interest. False: could not be sent now;
+  // flags are send(2)'s.
   template <class Request>
-  bool post(const Request& request) {
-    return post_packet(wire::encode_request(next_id(), request));
+  bool post(const Request& request, int flags = 0) {
+    return post_packet(wire::encode_request(next_id(), request), flags);
   }
 
   // Gives leases back: through the page that the daemon looks at, else in packets; those that
-  // cannot be sent now go with the next call.
+  // cannot be sent now go with the next call. Waits for nobody.
   void release(std::vector<std::uint64_t> leases);
   // Builds a Lease from an answer, asking once more for descriptors that are not there.
   Result<Lease> make_lease(wire::GetItem item, const std::vector<SegmentRef>& with_reply,
@@ -211,14 +214,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Result<void> hello(const std::string& name);
   Result<void> exchange(Waiter& waiter, wire::Type type, const std::string& packet,
                         Deadline deadline) {
-    OM_TRY(submit(waiter, type, packet));
+    OM_TRY(submit(waiter, type, packet, deadline));
     return await(waiter, deadline);
   }
-  Result<void> submit(Waiter& waiter, wire::Type type, const std::string& packet,
+  Result<void> submit(Waiter& waiter, wire::Type type, const std::string& packet, Deadline deadline,
                       const std::string& before = {});
-  // False: the socket did not take all of it.
-  Result<bool> send(const std::string& before, const std::string& packet);
-  bool post_packet(const std::string& packet);
+  // False: the socket did not take all of it in time.
+  Result<bool> send(const std::string& before, const std::string& packet, Deadline deadline);
+  bool post_packet(const std::string& packet, int flags);
   void flush_releases();
   // With the reader's role and without the lock: receives one packet, if one comes in time, and
   // delivers it. False: none came.

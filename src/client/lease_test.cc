@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <future>
 #include <optional>
 #include <span>
@@ -237,6 +238,39 @@ TEST(Segments, ComeAgainAfterThisProcessHadNoRoomForThem) {
   (void)::setrlimit(RLIMIT_NOFILE, &before);
   ASSERT_TRUE(lease) << describe(lease.error());
   EXPECT_EQ(*(*lease)->read_all(), "here after all");
+}
+
+TEST(Lease, IsGivenBackLaterToADaemonThatReadsNothing) {
+  std::promise<void> goes_on;
+  std::promise<std::uint64_t> released;
+  Meeting m(
+      [&](FakeServer& s) {
+        wire::GetReply reply;
+        reply.items = {item(5, {})};
+        s.reply(*s.receive(), reply);
+        goes_on.get_future().wait();
+        bool told = false;
+        while (const auto request = s.receive()) {
+          if (told || request->header.type != wire::Type::kRelease) continue;
+          released.set_value(request->as<wire::Release>().leases.at(0));
+          told = true;
+        }
+      },
+      std::chrono::seconds(60));
+  std::optional<Lease> lease = *m.client->get("k");
+  ASSERT_TRUE(lease);
+  const std::string key(8000, 'k');
+  const auto begin = std::chrono::steady_clock::now();
+  // The socket is full long before the last of them.
+  for (int i = 0; i < 100; ++i) (void)m.client->stat(key, std::chrono::milliseconds(1));
+  lease.reset();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30));
+  goes_on.set_value();
+  auto id = released.get_future();
+  while (id.wait_for(std::chrono::seconds(0)) != std::future_status::ready)
+    (void)m.client->stat("k", std::chrono::milliseconds(10));
+  EXPECT_EQ(id.get(), 5U);
+  m.client->close();
 }
 
 TEST(GetMany, LeasesGoBackInOnePacket) {

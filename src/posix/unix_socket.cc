@@ -77,8 +77,8 @@ Result<bool> not_sent() {
 }
 
 // Most packets: send(2) has the kernel copy no message header.
-Result<bool> send_bytes(BorrowedFd socket, std::span<const std::byte> bytes) {
-  while (::send(socket.raw(), bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0)
+Result<bool> send_bytes(BorrowedFd socket, std::span<const std::byte> bytes, int flags) {
+  while (::send(socket.raw(), bytes.data(), bytes.size(), MSG_NOSIGNAL | flags) < 0)
     if (errno != EINTR) return not_sent();
   return true;
 }
@@ -165,8 +165,8 @@ Result<std::vector<gid_t>> peer_groups(BorrowedFd socket) {
 }
 
 Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
-                         std::span<const BorrowedFd> descriptors) {
-  if (descriptors.empty()) return send_bytes(socket, bytes);
+                         std::span<const BorrowedFd> descriptors, int flags) {
+  if (descriptors.empty()) return send_bytes(socket, bytes, flags);
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kFdsPerMessageMax)> control{};
   iovec part{const_cast<std::byte*>(bytes.data()),
              bytes.size()};  // NOLINT(cppcoreguidelines-pro-type-const-cast)
@@ -185,7 +185,7 @@ Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
     const int raw = descriptors[i].raw();
     std::memcpy(CMSG_DATA(rights) + i * sizeof raw, &raw, sizeof raw);
   }
-  while (::sendmsg(socket.raw(), &message, MSG_NOSIGNAL) < 0)
+  while (::sendmsg(socket.raw(), &message, MSG_NOSIGNAL | flags) < 0)
     if (errno != EINTR) return not_sent();
   return true;
 }
@@ -213,7 +213,7 @@ Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::b
 }
 
 Result<std::size_t> send_packets(BorrowedFd socket,
-                                 std::span<const std::span<const std::byte>> packets) {
+                                 std::span<const std::span<const std::byte>> packets, int flags) {
   constexpr std::size_t kAtOnce = 16;
   std::array<iovec, kAtOnce> parts{};
   std::array<mmsghdr, kAtOnce> messages{};
@@ -226,7 +226,7 @@ Result<std::size_t> send_packets(BorrowedFd socket,
   }
   int sent = 0;
   while ((sent = ::sendmmsg(socket.raw(), messages.data(), static_cast<unsigned>(count),
-                            MSG_NOSIGNAL)) < 0) {
+                            MSG_NOSIGNAL | flags)) < 0) {
     if (errno == EINTR) continue;
     if (errno == EAGAIN) return std::size_t{0};
     if (errno == EPIPE || errno == ECONNRESET)

@@ -43,9 +43,10 @@ struct Packet {
 };
 
 // Sends one packet with up to kFdsPerMessageMax descriptors, which the kernel duplicates: they stay
-// the caller's. False: the socket is full (EAGAIN) and nothing was sent.
+// the caller's. False: the socket is full (EAGAIN) and nothing was sent; with MSG_DONTWAIT in
+// `flags` one that blocks says so at once.
 Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
-                         std::span<const BorrowedFd> descriptors);
+                         std::span<const BorrowedFd> descriptors, int flags = 0);
 // Receives one packet. nullopt: nothing there yet (EAGAIN). A packet longer than the buffer, or
 // with more descriptors than kFdsPerMessageMax, is kMalformed and its descriptors are closed; so
 // are those of a packet for which this process has no room (EMFILE shows as MSG_CTRUNC and is
@@ -53,7 +54,8 @@ Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
 Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::byte> buffer);
 // Sends packets in order, as many as the socket takes: how many that were. Without descriptors.
 Result<std::size_t> send_packets(BorrowedFd socket,
-                                 std::span<const std::span<const std::byte>> packets);
+                                 std::span<const std::span<const std::byte>> packets,
+                                 int flags = 0);
 
 // Several packets received by one system call, each in its own part of the buffer.
 class PacketBatch {
