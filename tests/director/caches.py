@@ -306,17 +306,19 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
 
 
 class World:
-    """A daemon, an origin, and caches that are made as they are asked for. `trusted`: they write in place."""
+    """A daemon, an origin, and caches that are made as they are asked for. `trusted`: they write in place. `disk`: the
+    size of the daemon's."""
 
-    def __init__(self, memory="512M", trusted=False, **cache):
+    def __init__(self, memory="512M", trusted=False, disk=None, **cache):
         self.directory = tempfile.mkdtemp(prefix="om-director-")
         os.chmod(self.directory, 0o755)
         self.cache_arguments = cache
         self.origin = Origin()
         # Trusted caches write in place; started by root, varnishd is another user.
         extra = ["--write-gid", "varnish"] if trusted and os.getuid() == 0 else []
-        self.daemon = Daemon(memory=memory, directory=self.directory, extra=extra)
+        self.daemon = Daemon(memory=memory, disk=disk, directory=self.directory, extra=extra)
         self.open_socket()
+        self.socket = self.daemon.socket  # where caches look for it
         self.caches = {}
 
     def open_socket(self):
@@ -328,7 +330,7 @@ class World:
 
     def cache(self, name="a", **more):
         if name not in self.caches:
-            self.caches[name] = Cache(name, self.directory, self.origin.port, self.daemon.socket,
+            self.caches[name] = Cache(name, self.directory, self.origin.port, self.socket,
                                       **{**self.cache_arguments, **more})
         return self.caches[name]
 
