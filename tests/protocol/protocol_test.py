@@ -407,22 +407,23 @@ class Puts(ProtocolCase):
         self.assertEqual(len(item["info"]["tags"]), 64)
 
     def test_puts_of_one_connection_are_limited(self):
-        connection = self.connect()
-        self.addCleanup(connection.close)
-        statuses = []
-        for start in range(0, 1056, 32):
-            numbers = [connection.send(c.RESERVE, connection.reserve_body(f"many/{n}", 1))
-                       for n in range(start, start + 32)]
-            for number in numbers:
-                try:
-                    connection.reply(number)
-                    statuses.append(c.OK)
-                except Failure as failure:
-                    statuses.append(failure.status)
-        self.assertEqual(statuses, [c.OK] * 1024 + [c.QUOTA] * 32)
-        connection.close()
-        again = self.connect()
-        wait_until(lambda: again.status()["puts"] == 0, "the puts are given back")
+        # Room for more than those, whatever else there is.
+        with Daemon(memory="128M") as daemon, Connection(daemon.socket) as again:
+            connection = Connection(daemon.socket)
+            self.addCleanup(connection.close)
+            statuses = []
+            for start in range(0, 1056, 32):
+                numbers = [connection.send(c.RESERVE, connection.reserve_body(f"many/{n}", 1))
+                           for n in range(start, start + 32)]
+                for number in numbers:
+                    try:
+                        connection.reply(number)
+                        statuses.append(c.OK)
+                    except Failure as failure:
+                        statuses.append(failure.status)
+            self.assertEqual(statuses, [c.OK] * 1024 + [c.QUOTA] * 32)
+            connection.close()
+            wait_until(lambda: again.status()["puts"] == 0, "the puts are given back")
 
     def test_or_get(self):
         connection = self.connect()
