@@ -93,26 +93,26 @@ bool remove_shared(Client& client, const std::string& key, std::uint64_t object_
 // Where the bytes are. To be read as long as this is held; right as long as they are leased.
 struct Where {
   Where(const Lease& lease, std::vector<std::span<const std::byte>> mapped, Pins kept)
-      : memory(std::move(mapped)), pins(std::move(kept)) {
-    for (auto& pin : lease.pins()) pins.push_back(std::move(pin));
+      : memory(std::move(mapped)), pins_(std::move(kept)) {
+    for (auto& pin : lease.pins()) pins_.push_back(std::move(pin));
     if (!lease.info().on_disk) return;
-    files = lease.slices();
-    files_held.fetch_add(files.size());
+    files_ = lease.slices();
+    files_held.fetch_add(files_.size());
   }
   Where(const Where&) = delete;
   Where& operator=(const Where&) = delete;
-  ~Where() { files_held.fetch_sub(files.size()); }
+  ~Where() { files_held.fetch_sub(files_.size()); }
   [[nodiscard]] BodyView view() const {
     BodyView view;
     for (const auto& part : memory) view.add(part.data(), part.size());
-    for (const Slice& slice : files) view.add(BorrowedFd(slice.fd), slice.offset, slice.length);
+    for (const Slice& slice : files_) view.add(BorrowedFd(slice.fd), slice.offset, slice.length);
     return view;
   }
   const std::vector<std::span<const std::byte>> memory;
 
  private:
-  std::vector<Slice> files;
-  Pins pins;
+  std::vector<Slice> files_;
+  Pins pins_;
 };
 
 // A lease on them.

@@ -61,7 +61,8 @@ struct Registry {
 };
 Registry& registry();
 
-struct RemovalLink::Impl {
+// In the order in which one reads it.
+struct RemovalLink::Impl {  // NOLINT(clang-analyzer-optin.performance.Padding)
   explicit Impl(RemovalLink& owner, const std::string& path)
       : link(owner), socket(path), name(instance_name()), pool(pool_options(path, name)) {
     counters = VSC_objmr_New(nullptr, &counters_segment, "%s", counter_name(path).c_str());

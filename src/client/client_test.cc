@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -207,6 +208,7 @@ TEST(Daemon, ThatDiesEndsTheWaitsOfAllThreads) {
     s.hang_up();
   });
   std::vector<std::thread> threads;
+  threads.reserve(4);
   std::atomic<int> unavailable{0};
   for (int i = 0; i < 4; ++i)
     threads.emplace_back([&] {
@@ -236,14 +238,17 @@ TEST(Replies, InAnyOrderFindTheirCallers) {
   constexpr int kThreads = 8;
   Meeting m([](FakeServer& s) {
     std::vector<FakeServer::Request> requests;
+    requests.reserve(kThreads);
     for (int i = 0; i < kThreads; ++i) requests.push_back(*s.receive());
-    for (auto request = requests.rbegin(); request != requests.rend(); ++request) {
+    std::ranges::reverse(requests);
+    for (const auto& request : requests) {
       wire::StatReply reply;
-      reply.info.metadata = request->as<wire::Stat>().key;
-      s.reply(*request, reply);
+      reply.info.metadata = request.as<wire::Stat>().key;
+      s.reply(request, reply);
     }
   });
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   std::atomic<int> right{0};
   for (int i = 0; i < kThreads; ++i)
     threads.emplace_back([&, i] {

@@ -157,6 +157,7 @@ TEST(Segments, AreAskedForAgainWhenTheyWereDropped) {
   const auto serve = [&](FakeServer& s) {
     // Eight memory segments for a cache of four, met over and over.
     std::vector<UniqueFd> files;
+    files.reserve(8);
     std::vector<bool> met(8);
     for (int i = 0; i < 8; ++i) files.push_back(file_with("segment" + std::to_string(i)));
     while (const auto request = s.receive()) {
@@ -332,6 +333,7 @@ TEST(GetMany, AsksAgainForWhatDidNotFitAndKeepsTheOrder) {
     }
   });
   std::vector<std::string> keys;
+  keys.reserve(150);
   for (int i = 0; i < 150; ++i) keys.push_back("key" + std::to_string(i));
   auto leases = m.client->get_many(keys);
   ASSERT_TRUE(leases) << describe(leases.error());

@@ -287,8 +287,8 @@ void Writer::commit(std::optional<Amendment> last, std::function<void(Result<Put
   state_.reset();
 }
 
-// NOLINTNEXTLINE(performance-unnecessary-value-param): as above
 void Writer::refresh(std::uint64_t object_id, const Amendment& says,
+                     // NOLINTNEXTLINE(performance-unnecessary-value-param): as above
                      std::function<void(Result<PutResult>)> done) && {
   client::WriterState& s = *state_;
   if (s.ahead)

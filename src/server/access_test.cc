@@ -24,7 +24,7 @@ TEST(Access, WithoutGroupsWhoeverMayConnectMayButNotDirectly) {
 
 TEST(Access, GroupsOpenWhatTheyNameAndWhatIsLess) {
   const AccessGroups groups{10, 20, 30};
-  const auto with = [&](std::vector<gid_t> gids) {
+  const auto with = [&](const std::vector<gid_t>& gids) {
     const Rights r = rights_of(groups, kStranger, gids, kDaemon);
     return std::string(r.read ? "r" : "-") + (r.write ? "w" : "-") + (r.admin ? "a" : "-") +
            (r.direct ? "d" : "-");

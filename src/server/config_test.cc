@@ -13,7 +13,7 @@ namespace om::server {
 namespace {
 
 class ConfigFile : public ::testing::Test {
- protected:
+ public:
   ConfigFile() {
     const char* base = std::getenv("TMPDIR");  // NOLINT(concurrency-mt-unsafe)
     directory_ = std::string(base != nullptr ? base : "/tmp") + "/om-config-XXXXXX";
@@ -24,6 +24,8 @@ class ConfigFile : public ::testing::Test {
     std::error_code ignored;
     std::filesystem::remove_all(directory_, ignored);
   }
+
+ protected:
   std::string directory_;
   std::string path_;
 };

@@ -64,6 +64,7 @@ Result<Listening> listen(const Config& config) {
                        std::to_string(::geteuid()) + ": choose another --socket, or make it"};
   }
   auto socket = OM_TRY(listen_seqpacket(config.socket, 0660, 1024));
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): there is one thread yet
   if (const group* const g = ::getgrnam("objmapper"); g != nullptr && ::geteuid() == 0)
     (void)!::chown(config.socket.c_str(), static_cast<uid_t>(-1), g->gr_gid);
   return Listening{std::move(socket), false};

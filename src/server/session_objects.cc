@@ -265,7 +265,7 @@ void Session::follow(std::uint64_t id, wire::Follow request) {
   constexpr auto kType = wire::Type::kFollow;
   const std::uint64_t key = ++wait_number_;
   const bool may_wait = request.wait_ms != 0 && follow_waits_.size() < kWaitsMax;
-  const auto ask = [this, id, request](bool wait, std::function<void()> wake) {
+  const auto ask = [this, request](bool wait, std::function<void()> wake) {
     return shared_.store.follow(*holder_, request.lease_id,
                                 {request.have_bytes, request.have_room, request.have_amended}, wait,
                                 std::move(wake));

@@ -118,7 +118,7 @@ void LeaseBook::end_recovery() {
 Result<HolderId> LeaseBook::open_holder(const PeerCredentials& peer) {
   const HolderId id = next_holder_++;
   const std::string name = std::to_string(id);
-  OM_TRY(open_at(directory_.borrow(), name, O_RDWR | O_CREAT | O_EXCL));
+  (void)OM_TRY(open_at(directory_.borrow(), name, O_RDWR | O_CREAT | O_EXCL));
   // Read-only: its peer can take shared locks for itself, and cannot write into our file system.
   auto file = open_at(directory_.borrow(), name, O_RDONLY);
   if (!file) {

@@ -25,6 +25,7 @@ TEST(Slots, MergesNeighbours) {
   Slots slots;
   slots.add_segment(kA, 4096);
   std::vector<Extent> taken;
+  taken.reserve(64);
   for (int i = 0; i < 64; ++i) taken.push_back(slots.take(64)->front());
   EXPECT_FALSE(slots.take(1));
   for (std::size_t i = 0; i < 64; i += 2) slots.give_back(taken[i]);

@@ -104,7 +104,7 @@ class StoreFixture : public ::testing::Test {
 
   Result<Committed> commit(HolderId holder, PutId put, std::uint64_t length) {
     std::optional<Result<Committed>> answer;
-    store->commit(holder, put, length, [&](Result<Committed> result) { answer = result; });
+    store->commit(holder, put, length, [&](const Result<Committed>& result) { answer = result; });
     until([&] { return answer.has_value(); });
     return answer ? *answer : Result<Committed>(Error{Errc::kTimeout, 0, "no answer"});
   }
@@ -112,7 +112,7 @@ class StoreFixture : public ::testing::Test {
   Result<Committed> refresh(HolderId holder, PutId put, ObjectId object, Amendment says) {
     std::optional<Result<Committed>> answer;
     store->refresh(holder, put, object, std::move(says),
-                   [&](Result<Committed> result) { answer = result; });
+                   [&](const Result<Committed>& result) { answer = result; });
     until([&] { return answer.has_value(); });
     return answer ? *answer : Result<Committed>(Error{Errc::kTimeout, 0, "no answer"});
   }

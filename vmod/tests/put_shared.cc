@@ -27,7 +27,7 @@ using namespace om::vmod;
 
 [[noreturn]] void fail(const std::string& what) {
   std::cerr << "put_shared: " << what << "\n";
-  std::exit(1);
+  std::exit(1);  // NOLINT(concurrency-mt-unsafe)
 }
 
 std::vector<std::uint8_t> from_hex(const std::string& text) {
