@@ -192,9 +192,9 @@ class Life(unittest.TestCase):
         with tempfile.TemporaryDirectory() as directory:
             path = os.path.join(directory, "metrics")
             with Daemon(memory="64M", extra=["--metrics", path]) as daemon:
-                before = daemon.descriptors()
+                before = daemon.sockets()
                 silent = self._connect_many(path)
-                self.assertLessEqual(daemon.descriptors(), before + 24)
+                self.assertLessEqual(daemon.sockets(), before + 24)
                 for connection in silent:
                     connection.close()
 
@@ -204,7 +204,7 @@ class Life(unittest.TestCase):
                     except BlockingIOError:  # those that were closed are in the queue still
                         return None
                 wait_until(scraped, "a scrape")
-                wait_until(lambda: daemon.descriptors() <= before + 1, "the connections are closed")
+                wait_until(lambda: daemon.sockets() <= before + 1, "the connections are closed")
                 silent = self._connect_many(path)
                 start = time.monotonic()
                 daemon.signal(signal.SIGTERM)

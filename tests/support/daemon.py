@@ -157,6 +157,16 @@ class Daemon:
         """How many descriptors the daemon has open."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def sockets(self):
+        """How many of them are sockets: files come and go by themselves."""
+        count = 0
+        for name in os.listdir(f"/proc/{self.pid}/fd"):
+            try:
+                count += os.readlink(f"/proc/{self.pid}/fd/{name}").startswith("socket:")
+            except FileNotFoundError:
+                pass  # closed meanwhile
+        return count
+
     def close(self):
         code = None
         try:
