@@ -284,7 +284,7 @@ Result<Reserved> reserve_through(client::Connection& connection, const PutOption
       return Reserved(OM_TRY(connection.make_lease(std::move(reply.hit), waiting.segments)));
     if (reply.outcome == static_cast<std::uint8_t>(wire::ReserveOutcome::kFollowing))
       return Reserved(connection.make_follower(std::move(reply.hit)));
-    if (OM_TRY(connection.reservation_is_complete(reply, waiting.segments)))
+    if (OM_TRY(connection.reservation_is_complete(reply.put_id, reply.extents, waiting.segments)))
       return Reserved(OM_TRY(connection.make_writer(options, reply, waiting.segments)));
   }
   return Error{Errc::kSystem, EMFILE, "no room for the descriptors of a put (raise RLIMIT_NOFILE)"};

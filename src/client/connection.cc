@@ -359,7 +359,10 @@ void Connection::give_back(const wire::Header& header, std::span<const std::byte
     for (const auto& item : late.reply.items)
       if (item.status == 0) leases.push_back(item.lease_id);
     if (!leases.empty()) release(std::move(leases));
-  } else if (header.type == wire::Type::kReserve || header.type == wire::Type::kRoom) {
+  } else if (header.type == wire::Type::kRoom) {
+    Call<wire::RoomReply> late;
+    if (late.take(*this, packet, descriptors)) (void)post(wire::Abort{late.reply.room_id});
+  } else if (header.type == wire::Type::kReserve) {
     Call<wire::ReserveReply> late;
     if (!late.take(*this, packet, descriptors)) return;
     if (late.reply.outcome != static_cast<std::uint8_t>(wire::ReserveOutcome::kYours))
@@ -458,14 +461,15 @@ void Connection::know(std::uint64_t id, std::vector<SegmentRef>& with_reply) {
   if (SegmentRef known = cache_.find(id, false)) with_reply.push_back(std::move(known));
 }
 
-Result<bool> Connection::reservation_is_complete(const wire::ReserveReply& reply,
+Result<bool> Connection::reservation_is_complete(std::uint64_t put_id,
+                                                 const std::vector<wire::Extent>& extents,
                                                  const std::vector<SegmentRef>& with_reply) {
-  for (const wire::Extent& extent : reply.extents) {
+  for (const wire::Extent& extent : extents) {
     const bool came = std::any_of(with_reply.begin(), with_reply.end(), [&](const SegmentRef& s) {
       return s->id == extent.segment && s->writable;
     });
     if (came || cache_.find(extent.segment, true) != nullptr) continue;
-    (void)post(wire::Abort{reply.put_id});
+    (void)post(wire::Abort{put_id});
     Call<wire::GetReply> waiting;
     // Whatever the answer: it makes the daemon forget that we have the descriptor.
     auto described = call(wire::Describe{{extent.segment}}, waiting);

@@ -183,7 +183,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Whether we have all descriptors that the reservation is to be written through. If not (they
   // were closed to make room, or did not come in for want of it), it was aborted and the daemon
   // knows that the descriptor has to come again: reserve anew.
-  Result<bool> reservation_is_complete(const wire::ReserveReply& reply,
+  Result<bool> reservation_is_complete(std::uint64_t put_id,
+                                       const std::vector<wire::Extent>& extents,
                                        const std::vector<SegmentRef>& with_reply);
   Result<Writer> make_writer(const PutOptions& options, const wire::ReserveReply& reply,
                              const std::vector<SegmentRef>& with_reply);

@@ -45,11 +45,12 @@ std::optional<Ahead> Connection::take_ahead(std::uint64_t length) {
     const auto now = std::chrono::steady_clock::now();
     if (asked || now < no_room_until_) return std::nullopt;
     no_room_until_ = now + kAskAgain;  // unless all goes well
-    Call<wire::ReserveReply> waiting;
-    if (!call(wire::Room{std::max(kRoomWanted, 8 * whole)}, waiting)) return std::nullopt;
-    const auto complete = reservation_is_complete(waiting.reply, waiting.segments);
+    Call<wire::RoomReply> waiting;
+    if (!call(wire::Room{std::max(kRoomWanted, 8 * whole), whole, 0}, waiting)) return std::nullopt;
+    const auto complete =
+        reservation_is_complete(waiting.reply.room_id, waiting.reply.extents, waiting.segments);
     if (!complete || !*complete) return std::nullopt;
-    const auto room = std::make_shared<Room>(*this, waiting.reply.put_id);
+    const auto room = std::make_shared<Room>(*this, waiting.reply.room_id);
     for (const wire::Extent& extent : waiting.reply.extents) room->left += extent.length;
     for (const wire::Extent& extent : waiting.reply.extents) {
       const auto segment = this->segment(extent.segment, true, waiting.segments);

@@ -42,8 +42,10 @@ TEST(Room, TakesBodiesAndPublishesThemTogether) {
     }
     const auto room = s.receive();
     ASSERT_EQ(room->header.type, wire::Type::kRoom);
-    wire::ReserveReply reply;
-    reply.put_id = 77;
+    EXPECT_EQ(room->as<wire::Room>().at_least, 128U);
+    EXPECT_EQ(room->as<wire::Room>().leases, 0U);
+    wire::RoomReply reply;
+    reply.room_id = 77;
     reply.extents = {{3, 4096, 1024}};
     reply.segments = {segment(3, 8192, wire::SegmentKind::kMemory, true, false)};
     s.reply(*room, reply);

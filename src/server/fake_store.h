@@ -33,6 +33,9 @@ class FakeStore final : public store::Store {
   std::deque<std::function<void()>> held;
   std::set<store::HolderId> holders;
   std::map<store::LeaseId, store::ObjectId> leases;
+  std::optional<store::Reserved> room;  // that there is to give
+  store::RoomWish asked_for_room;
+  std::vector<store::RoomBody> in_room;  // what was put last
 
   void run_later(std::function<void()> call) {
     later_.push_back(std::move(call));
@@ -101,13 +104,17 @@ class FakeStore final : public store::Store {
                                      std::function<void()> /*wake*/) override {
     return Error{Errc::kNotFound, 0, "nobody follows here"};
   }
-  Result<store::Reserved> take_room(store::HolderId /*holder*/, std::uint64_t /*bytes*/) override {
-    return Error{Errc::kNoSpace, 0, "no room to spare"};
+  Result<store::Reserved> take_room(store::HolderId /*holder*/,
+                                    const store::RoomWish& wish) override {
+    asked_for_room = wish;
+    if (!room) return Error{Errc::kNoSpace, 0, "no room to spare"};
+    return store::Reserved{room->put_id, {}, room->extents, room->lent};
   }
   void put_in_room(store::HolderId /*holder*/, store::PutId /*room*/,
                    std::vector<store::RoomBody> bodies, store::PutDone done) override {
     done(std::vector<Result<store::Committed>>(bodies.size(),
                                                Error{Errc::kNotFound, 0, "no such room"}));
+    in_room = std::move(bodies);
   }
   void progress(store::HolderId /*holder*/, store::PutId /*put*/,
                 std::uint64_t /*bytes*/) override {}

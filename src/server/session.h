@@ -114,7 +114,9 @@ class Session : public std::enable_shared_from_this<Session> {
   void subscribe(std::uint64_t id, wire::Subscribe request);
 
   void reserve_now(std::uint64_t id, wire::Reserve request, std::uint64_t wait_key);
-  void reserved(wire::Type type, std::uint64_t id, store::Reserved reserved);
+  // Answers with a put or a room, `message`, and with where it lies.
+  template <class T>
+  void reserved(wire::Type type, std::uint64_t id, store::Reserved reserved, T message);
   void hit(std::uint64_t id, store::Leased leased);
   void following(std::uint64_t id, store::Following following);
   void follow(std::uint64_t id, wire::Follow request);

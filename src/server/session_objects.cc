@@ -235,7 +235,9 @@ void Session::reserve_now(std::uint64_t id, wire::Reserve request, std::uint64_t
   if (auto* leased = std::get_if<store::Leased>(&*answer)) return hit(id, std::move(*leased));
   if (auto* other = std::get_if<store::Following>(&*answer))
     return following(id, std::move(*other));
-  reserved(kType, id, std::get<store::Reserved>(std::move(*answer)));
+  wire::ReserveReply message;
+  message.put_id = std::get<store::Reserved>(*answer).put_id;
+  reserved(kType, id, std::get<store::Reserved>(std::move(*answer)), std::move(message));
 }
 
 void Session::hit(std::uint64_t id, store::Leased leased) {
@@ -366,10 +368,8 @@ void Session::add_writable(std::vector<store::WritableSegment> segments, Segment
   }
 }
 
-// `type`: RESERVE or ROOM.
-void Session::reserved(wire::Type type, std::uint64_t id, store::Reserved reserved) {
-  wire::ReserveReply message;
-  message.put_id = reserved.put_id;
+template <class T>
+void Session::reserved(wire::Type type, std::uint64_t id, store::Reserved reserved, T message) {
   message.extents = to_wire(reserved.extents);
   const std::size_t bytes = message.extents.size() * kExtentBytes +
                             reserved.segments.size() * kSegmentBytes + 2 * kItemBytes;
@@ -457,9 +457,15 @@ void Session::room(std::uint64_t id, wire::Room request) {
   constexpr auto kType = wire::Type::kRoom;
   if (!rights_.direct)
     return refuse(kType, id, {Errc::kDenied, 0, "only who writes in place gets room ahead"});
-  auto room = shared_.store.take_room(*holder_, request.bytes);
+  auto room =
+      shared_.store.take_room(*holder_, {request.bytes, request.at_least, request.leases});
   if (!room) return refuse(kType, id, room.error());
-  reserved(kType, id, *std::move(room));
+  wire::RoomReply message;
+  message.room_id = room->put_id;
+  message.first_object = room->lent.object;
+  message.first_lease = room->lent.lease;
+  message.leases = room->lent.count;
+  reserved(kType, id, *std::move(room), std::move(message));
 }
 
 void Session::put(std::uint64_t id, wire::Put request) {
@@ -470,9 +476,10 @@ void Session::put(std::uint64_t id, wire::Put request) {
   std::vector<std::uint64_t> lengths;
   lengths.reserve(request.bodies.size());
   for (wire::PutBody& body : request.bodies) {
-    if ((body.flags & ~wire::kReserveEphemeral) != 0)
+    if ((body.flags & ~(wire::kReserveEphemeral | wire::kPutHeldOnly)) != 0)
       return refuse(kType, id, {Errc::kUnsupported, 0, "this daemon knows no such flag"});
-    lengths.push_back(body.length);
+    const bool held_only = (body.flags & wire::kPutHeldOnly) != 0;
+    lengths.push_back(held_only ? 0 : body.length);
     store::RoomBody& one = bodies.emplace_back();
     one.segment = body.segment;
     one.offset = body.offset;
@@ -482,6 +489,9 @@ void Session::put(std::uint64_t id, wire::Put request) {
     one.put.metadata = std::move(body.metadata);
     one.put.tags = std::move(body.tags);
     one.put.ephemeral = (body.flags & wire::kReserveEphemeral) != 0;
+    one.object = body.object_id;
+    one.held_only = held_only;
+    one.removals_seen = body.removals_seen;
   }
   shared_.store.put_in_room(
       *holder_, request.room_id, std::move(bodies),

@@ -164,6 +164,53 @@ TEST_F(SessionTest, AFailureOfTheStoreIsTheItemsStatus) {
     EXPECT_EQ(item.status, static_cast<std::uint32_t>(Errc::kQuota));
 }
 
+TEST_F(SessionTest, RoomComesWithTheLeasesThatAreLentWithIt) {
+  shared_.own_uid = ::getuid();
+  reconnect();
+  greet();
+  request(5, wire::Room{1000, 10, 3});
+  auto answer = receive();
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->header.status, Errc::kNoSpace);
+  EXPECT_EQ(store_.asked_for_room.bytes, 1000U);
+  EXPECT_EQ(store_.asked_for_room.at_least, 10U);
+  EXPECT_EQ(store_.asked_for_room.leases, 3U);
+  store_.room = store::Reserved{7, {}, {{2, 64, 500}}, {11, 21, 2}};
+  request(6, wire::Room{1000, 10, 3});
+  answer = receive();
+  ASSERT_TRUE(answer);
+  const auto reply = answer->as<wire::RoomReply>();
+  EXPECT_EQ(reply.room_id, 7U);
+  ASSERT_EQ(reply.extents.size(), 1U);
+  EXPECT_EQ(reply.extents[0].length, 500U);
+  EXPECT_EQ(reply.first_object, 11U);
+  EXPECT_EQ(reply.first_lease, 21U);
+  EXPECT_EQ(reply.leases, 2U);
+}
+
+TEST_F(SessionTest, APutSaysUnderWhichNumberAndWhatItsWriterHasSeen) {
+  greet();
+  wire::Put put{7,
+                {{2, 64, 3, "k", wire::kPutHeldOnly, 0, "", {}, 11, 5},
+                 {2, 128, 3, "l", 0, 0, "", {}}}};
+  request(5, put);
+  auto answer = receive();
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->as<wire::PutReply>().items.size(), 2U);
+  ASSERT_EQ(store_.in_room.size(), 2U);
+  EXPECT_TRUE(store_.in_room[0].held_only);
+  EXPECT_EQ(store_.in_room[0].object, 11U);
+  EXPECT_EQ(store_.in_room[0].removals_seen, 5U);
+  EXPECT_FALSE(store_.in_room[1].held_only);
+  EXPECT_EQ(store_.in_room[1].object, 0U);
+  EXPECT_EQ(store_.in_room[1].removals_seen, wire::kAllRemovalsSeen);
+  put.bodies[1].flags = 4;
+  request(6, put);
+  answer = receive();
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->header.status, Errc::kUnsupported);
+}
+
 TEST_F(SessionTest, StopsReadingFromAPeerThatDoesNotRead) {
   greet();
   pollable();

@@ -224,6 +224,36 @@ Result<LeaseId> LeaseBook::lease(HolderId id, ObjectId object, std::uint64_t byt
   return lease;
 }
 
+Lent LeaseBook::lend(HolderId id, ObjectId first, std::uint32_t count, std::uint64_t bytes) {
+  Lent lent{first, next_lease_, 0};
+  const auto found = holders_.find(id);
+  if (found == holders_.end() || found->second.overdue > 0 || count == 0) return lent;
+  Holder& holder = found->second;
+  const std::uint64_t each = bytes / count;
+  std::uint64_t most = limits_.leases - std::min(limits_.leases, holder.leases.size());
+  if (each > 0)
+    most = std::min(
+        most, (limits_.leased_bytes - std::min(limits_.leased_bytes, holder.leased_bytes)) / each);
+  for (; lent.count < count && lent.count < most; ++lent.count) {
+    const ObjectId object = first + lent.count;
+    if (!hold(holder, object)) break;
+    holder.leases[next_lease_++] = {object, each, 0, 0, false, true};
+    holder.leased_bytes += each;
+    ++lease_count_;
+  }
+  return lent;
+}
+
+void LeaseBook::use(HolderId id, LeaseId lease, std::uint64_t bytes) {
+  const auto found = holders_.find(id);
+  if (found == holders_.end()) return;
+  auto* const entry = found->second.leases.find(lease);
+  if (entry == nullptr) return;
+  found->second.leased_bytes += bytes - entry->second.bytes;
+  entry->second.bytes = bytes;
+  entry->second.unused = false;
+}
+
 void LeaseBook::release(HolderId id, LeaseId lease) {
   if (const auto found = holders_.find(id); found != holders_.end())
     (void)release(found->second, lease);
@@ -325,7 +355,7 @@ std::vector<ObjectId> LeaseBook::revocable(std::uint64_t now_ns, std::uint64_t g
   std::vector<ObjectId> objects;
   for (const auto& [id, holder] : holders_)
     holder.leases.for_each([&](LeaseId /*id*/, const Lease& entry) {
-      if (entry.revoked_ns == 0 || now_ns - entry.revoked_ns <= grace_ns)
+      if (!entry.unused && (entry.revoked_ns == 0 || now_ns - entry.revoked_ns <= grace_ns))
         objects.push_back(entry.object);
     });
   std::sort(objects.begin(), objects.end());
@@ -344,7 +374,7 @@ std::vector<std::pair<HolderId, LeaseId>> LeaseBook::revoke(ObjectId object, std
   for (auto& [id, holder] : holders_) {
     if (!holder.objects.contains(object)) continue;
     holder.leases.for_each([&, holder_id = id, &of = holder](LeaseId lease, Lease& entry) {
-      if (entry.object != object || entry.revoked_ns != 0) return;
+      if (entry.object != object || entry.revoked_ns != 0 || entry.unused) return;
       entry.revoked_ns = entry.told_ns = now_ns;
       ++of.revoked;
       told.emplace_back(holder_id, lease);

@@ -70,6 +70,11 @@ class LeaseBook {
   void settle();
 
   Result<LeaseId> lease(HolderId id, ObjectId object, std::uint64_t bytes);
+  // Leases on objects to come, from `first` on: `count`, or fewer where the limits say so, which
+  // share `bytes`. Nobody is asked for one before use().
+  Lent lend(HolderId id, ObjectId first, std::uint32_t count, std::uint64_t bytes);
+  // The object of that one is there, and so long. One that was let go of is ignored.
+  void use(HolderId id, LeaseId lease, std::uint64_t bytes);
   void release(HolderId id, LeaseId lease);
   // A direct put: as a lease, but without an id and outside the quota.
   Result<void> pin_put(HolderId id, ObjectId object);
@@ -119,6 +124,7 @@ class LeaseBook {
     std::uint64_t revoked_ns = 0;  // when it was asked back; 0: it was not
     std::uint64_t told_ns = 0;     // the last time
     bool overdue = false;
+    bool unused = false;  // see lend()
   };
   struct Holder {
     UniqueFd file;  // the description that the peer shares

@@ -147,11 +147,18 @@ struct ReserveRequest {
   ObjectId stale_object = 0;  // or_get: to be replaced, as if it were not there; 0: none
   std::uint32_t stale_revision = 0;  // that it was found in: a newer one is there
 };
+// Leases for objects to come: lease `lease` + n is on object `object` + n.
+struct Lent {
+  ObjectId object = 0;
+  LeaseId lease = 0;
+  std::uint32_t count = 0;
+};
 // Yours to write: bytes go to `extents` in order, nowhere else.
 struct Reserved {
   PutId put_id = 0;
   std::vector<WritableSegment> segments;
   std::vector<Extent> extents;
+  Lent lent{};  // of a room: for bodies that are put with these numbers
 };
 // Somebody is writing this key: the wake callback runs once, when that ended one way or the other;
 // then reserve again. The store knows no time limit: cancel_wait() when the caller's is over.
@@ -209,11 +216,22 @@ struct Committed {
 };
 using CommitDone = std::function<void(Result<Committed>)>;
 
+struct RoomWish {
+  std::uint64_t bytes = 0;
+  std::uint64_t at_least = 0;  // of one piece
+  std::uint32_t leases = 0;    // how many of its bodies shall be held by their writer
+};
 // A body that lies in a room: `put.length` bytes from `offset` on.
 struct RoomBody {
   SegmentId segment = 0;
   std::uint64_t offset = 0;
   ReserveRequest put;
+  // One that was lent with the room: whatever becomes of the put, its bytes stay for as long as the
+  // lease lasts. 0: the store chooses a number.
+  ObjectId object = 0;
+  bool held_only = false;  // that, and nothing is published
+  // The last removal that the writer knows not to be about this body; later ones are compared.
+  std::uint64_t removals_seen = ~std::uint64_t{0};
 };
 using PutDone = std::function<void(std::vector<Result<Committed>>)>;
 
@@ -339,9 +357,11 @@ class Store {
   virtual void refresh(HolderId holder, PutId put, ObjectId object, Amendment says,
                        CommitDone done) = 0;
   virtual Result<void> abort(HolderId holder, PutId put) = 0;
-  // Room in memory for bodies to come, of a trusted peer: `bytes` or less. abort() gives back what
-  // is left of it. kNoSpace: there is none to spare.
-  virtual Result<Reserved> take_room(HolderId holder, std::uint64_t bytes) = 0;
+  // Room in memory for bodies to come, of a trusted peer: so many bytes or less, and so many leases
+  // or fewer. abort() gives back what is left of it. kUnsupported: no room is so small, or has such
+  // a piece; kBusy: rooms have all that they may have; kNoSpace: memory is full, and nobody is
+  // asked to let go of anything.
+  virtual Result<Reserved> take_room(HolderId holder, const RoomWish& wish) = 0;
   // Whole puts at once: what was written into a room is published. An answer for each body, in
   // order; each is there or is not, whatever becomes of the others.
   virtual void put_in_room(HolderId holder, PutId room, std::vector<RoomBody> bodies,

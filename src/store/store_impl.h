@@ -61,7 +61,7 @@ class StoreImpl final : public Store {
   void refresh(HolderId holder, PutId id, ObjectId object, Amendment says,
                CommitDone done) override;
   Result<void> abort(HolderId holder, PutId id) override;
-  Result<Reserved> take_room(HolderId holder, std::uint64_t bytes) override;
+  Result<Reserved> take_room(HolderId holder, const RoomWish& wish) override;
   void put_in_room(HolderId holder, PutId room, std::vector<RoomBody> bodies,
                    PutDone done) override;
   Result<Removed> remove(std::string_view key) override;
@@ -113,6 +113,8 @@ class StoreImpl final : public Store {
     bool direct = false;               // `written` is the final place
     bool to_disk = false;
     bool is_room = false;             // room ahead: `memory` is what is left of it
+    Lent lent;                        // with it
+    std::uint64_t lent_used = 0;      // of those, a bit each: put
     ObjectId follow = 0;              // what followers pin (follows_); 0: there are none
     std::uint64_t removals_seen = 0;  // head of the removal log when it began
     bool was_followed = false;        // then its staging files are not used again
@@ -267,10 +269,17 @@ class StoreImpl final : public Store {
   Result<SegmentView> staging_view(HolderId holder, SegmentId id);
 
   // store_room.cc
+  static constexpr std::uint32_t kLentMax = 64;  // with one room
   Put* find_room(HolderId holder, PutId id);
+  Result<Reserved> begin_room(HolderId holder, std::uint64_t bytes, const RoomWish& wish);
   void end_room(Put& room);
   // Takes the body's bytes out of the room.
   Result<Extent> cut_from_room(Put& room, const RoomBody& body);
+  // The number of a body that is about to be put. nullopt: not one that may be used.
+  std::optional<ObjectId> number_of(const Put& room, const RoomBody& body);
+  // Bytes of a body that is not published go, or stay for as long as its writer holds it. An error:
+  // that could not be written down, and they are the room's again.
+  Result<void> leave_body(Put& room, ObjectId object, const Extent& place);
   static catalog::Record record_of(ObjectId object, const RoomBody& body, const Extent& place,
                                    std::uint64_t created_ns);
 
@@ -286,7 +295,9 @@ class StoreImpl final : public Store {
   void unpinned(ObjectId object);
   Result<std::uint64_t> remove_keys(const std::string& prefix, bool& durable);
   Result<bool> remove_object(std::string_view key, bool& durable);
-  Result<std::optional<std::vector<Extent>>> take_memory(std::uint64_t length, bool may_evict);
+  // may_ask: where all is leased, readers are asked to let go.
+  Result<std::optional<std::vector<Extent>>> take_memory(std::uint64_t length, bool may_evict,
+                                                         bool may_ask = true);
   bool make_disk_room(std::uint64_t length);
   bool evict_disk();
   bool evict_from(eviction::Policy& policy);

@@ -189,7 +189,8 @@ Result<void> StoreImpl::recover_objects() {
 
 Result<void> StoreImpl::recover_held() {
   for (const auto& [object, extents] : held_log_->recovered()) {
-    next_object_ = std::max(next_object_, object + 1);
+    // Of a room nobody but its writer may know the numbers that were lent with it.
+    next_object_ = std::max(next_object_, object + 1 + kLentMax);
     leases_->claim(object);
     if (!leases_->pinned(object)) continue;
     if (OM_TRY(catalog_->find_object(object))) continue;

@@ -230,13 +230,13 @@ bool StoreImpl::evict_from(eviction::Policy& policy) {
 }
 
 Result<std::optional<std::vector<Extent>>> StoreImpl::take_memory(std::uint64_t length,
-                                                                  bool may_evict) {
+                                                                  bool may_evict, bool may_ask) {
   if (length > memory_->object_capacity()) return std::optional<std::vector<Extent>>();
   for (;;) {
     auto extents = memory_->take(length);
     if (extents || !may_evict) return extents;
     if (evict_from(*memory_policy_) || leases_->collect_all()) continue;
-    ask_back(Tier::kMemory, length);
+    if (may_ask) ask_back(Tier::kMemory, length);
     return std::optional<std::vector<Extent>>();
   }
 }

@@ -158,7 +158,7 @@ TEST_F(StoreTest, ARemovalIsLaterThanWhatWasPutBeforeTheClockWasSetBack) {
   EXPECT_GT(ban_time(), born);
 
   at_the_right_time();
-  const auto room = *store->take_room(me, 300'000);
+  const auto room = *store->take_room(me, {300'000});
   const auto done = put_in_room(me, room.put_id, {into(room, 0, "in a room", "body")});
   ASSERT_TRUE(done.size() == 1 && done[0]);
   clock.set_back_ns = 3600 * kSecond;

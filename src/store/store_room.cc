@@ -5,6 +5,10 @@
 // writer that is cut off may go on writing. Each body that is put is cut out of it; its bytes
 // belong to an object from then on, which may go and make place for another while the room is
 // there: after a crash, what of a room is no object's by then is held (store_open.cc).
+//
+// A writer that goes on using its bodies where they lie has leases lent with the room, on objects
+// to come. A body that is put under the number of one stays where it is until that lease ends,
+// published or not; before that, the room as a whole keeps it.
 #include <algorithm>
 #include <unordered_set>
 
@@ -30,15 +34,27 @@ StoreImpl::Put* StoreImpl::find_room(HolderId holder, PutId id) {
              : found->second.get();
 }
 
-Result<Reserved> StoreImpl::take_room(HolderId holder, std::uint64_t bytes) {
+Result<Reserved> StoreImpl::take_room(HolderId holder, const RoomWish& wish) {
   if (!leases_->live(holder)) return Error{Errc::kNotFound, 0, "no such holder"};
   if (holder_puts_[holder].size() >= config_.holder.puts)
     return Error{Errc::kQuota, 0,
                  "this peer has " + std::to_string(config_.holder.puts) + " puts under way"};
-  bytes = std::min({bytes, kRoomMax, config_.memory_bytes / kRoomShare}) / Slots::kGranule *
-          Slots::kGranule;
-  if (bytes < kRoomMin || room_bytes_ + bytes > config_.memory_bytes / kRoomsShare)
-    return Error{Errc::kNoSpace, 0, "there is no room to spare: reserve"};
+  std::uint64_t bytes = std::min({wish.bytes, kRoomMax, config_.memory_bytes / kRoomShare}) /
+                        Slots::kGranule * Slots::kGranule;
+  const std::uint64_t least = std::max(kRoomMin, wish.at_least);
+  if (bytes < least) return Error{Errc::kUnsupported, 0, "there are no such rooms: reserve"};
+  Error why{Errc::kBusy, 0, "rooms take all that they may have: reserve"};
+  // A smaller one is better than none.
+  for (; bytes >= least; bytes = bytes / 2 / Slots::kGranule * Slots::kGranule) {
+    if (room_bytes_ + bytes > config_.memory_bytes / kRoomsShare) continue;
+    auto room = begin_room(holder, bytes, wish);
+    if (room || room.error().code != Errc::kNoSpace) return room;
+    why = std::move(room).error();
+  }
+  return why;
+}
+
+Result<Reserved> StoreImpl::begin_room(HolderId holder, std::uint64_t bytes, const RoomWish& wish) {
   auto owned = std::make_unique<Put>();
   Put& room = *owned;
   room.id = next_put_++;
@@ -53,25 +69,55 @@ Result<Reserved> StoreImpl::take_room(HolderId holder, std::uint64_t bytes) {
   holder_puts_[holder].insert(room.id);
   puts_.emplace(room.id, std::move(owned));
   Extension given;
-  if (auto placed = give_memory(room, bytes, given); !placed) {
+  auto placed = give_memory(room, bytes, given);
+  if (placed && std::none_of(given.extents.begin(), given.extents.end(),
+                             [&](const Extent& e) { return e.length >= wish.at_least; }))
+    placed = Error{Errc::kNoSpace, 0, "what memory has free is in small pieces"};
+  if (!placed) {
     drop_room(room, false);
     OM_ASSERT(advance(room, PutEvent::kFailed));
     end_put(room, false);
     return std::move(placed).error();
   }
   OM_ASSERT(advance(room, PutEvent::kHandedOut));
-  return Reserved{room.id, std::move(given.segments), std::move(given.extents)};
+  room.lent = leases_->lend(holder, next_object_, std::min(wish.leases, kLentMax), bytes);
+  next_object_ += room.lent.count;
+  return Reserved{room.id, std::move(given.segments), std::move(given.extents), room.lent};
 }
 
 void StoreImpl::end_room(Put& room) {
   OM_ASSERT(advance(room, PutEvent::kAbort));
+  // Nothing was put under these numbers.
+  for (std::uint32_t i = 0; i < room.lent.count; ++i)
+    if ((room.lent_used >> i & 1U) == 0) leases_->release(room.holder, room.lent.lease + i);
   if (room.memory.empty()) leases_->unpin_put(room.holder, room.object_id);
   drop_room(room, false);
   end_put(room, false);
 }
 
+std::optional<ObjectId> StoreImpl::number_of(const Put& room, const RoomBody& body) {
+  if (body.object == 0) return body.held_only ? std::nullopt : std::optional(next_object_++);
+  const std::uint64_t i = body.object - room.lent.object;
+  if (body.object < room.lent.object || i >= room.lent.count || (room.lent_used >> i & 1U) != 0)
+    return std::nullopt;
+  return body.object;
+}
+
+Result<void> StoreImpl::leave_body(Put& room, ObjectId object, const Extent& place) {
+  if (!leases_->pinned(object)) {
+    memory_->give_back({place});
+    return {};
+  }
+  auto written = write_held(object, {place});
+  if (written)
+    keep(object, {place});
+  else
+    room.memory.push_back({place.segment, place.offset, Slots::rounded(place.length)});
+  return written;
+}
+
 Result<Extent> StoreImpl::cut_from_room(Put& room, const RoomBody& body) {
-  OM_TRY(check(body.put));
+  if (!body.held_only) OM_TRY(check(body.put));
   const std::uint64_t length = body.put.length.value_or(0);
   const std::uint64_t whole = Slots::rounded(length);
   const auto extent = std::find_if(room.memory.begin(), room.memory.end(), [&](const Extent& e) {
@@ -109,7 +155,8 @@ catalog::Record StoreImpl::record_of(ObjectId object, const RoomBody& body, cons
   return record;
 }
 
-// Nobody knew of these puts before, so nothing that was removed since they began can be among them.
+// Nobody knew of these puts before, so nothing that was removed since they began can be among them,
+// unless their writer says how far it has looked itself.
 void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody> bodies,
                             PutDone done) {
   std::vector<Result<Committed>> answers(bodies.size(), Error{Errc::kNotFound, 0, "no such room"});
@@ -120,17 +167,20 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
   std::vector<catalog::Record> records;
   const std::uint64_t now = birth_time();
   bool durable_gone = false;
+  const auto refuse = [&](std::size_t i, ObjectId object, const Extent& place, const Error& why) {
+    const auto left = leave_body(*room, object, place);
+    answers[i] = left ? why : left.error();
+  };
   const auto publish_these = [&] {
     if (records.empty()) return;
     auto replaced = catalog_->publish_all(records);
     count_.published += replaced ? records.size() : 0;
     for (std::size_t i = 0; i < records.size(); ++i) {
       const catalog::Record& record = records[i];
-      Result<Committed>& answer = answers[which[i]];
       if (!replaced) {
-        memory_->give_back({{record.place.extents.front().segment,
-                             record.place.extents.front().offset, record.length}});
-        answer = replaced.error();
+        const auto& place = record.place.extents.front();
+        refuse(which[i], record.object_id, {place.segment, place.offset, record.length},
+               replaced.error());
         continue;
       }
       memory_policy_->insert(record.object_id, record.length, hash_key(record.key).low);
@@ -141,7 +191,7 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
       }
       emit(EventKind::kPublished, record.key, record.object_id);
       wake_waiters(record.key);
-      answer = Committed{record.object_id, record.created_ns};
+      answers[which[i]] = Committed{record.object_id, record.created_ns};
     }
     which.clear();
     records.clear();
@@ -153,24 +203,44 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
       keys.clear();
       keys.insert(bodies[i].put.key);
     }
-    auto place = cut_from_room(*room, bodies[i]);
+    const RoomBody& body = bodies[i];
+    const auto object = number_of(*room, body);
+    if (!object) {
+      answers[i] = Error{Errc::kMalformed, 0, "no such object was lent with that room"};
+      continue;
+    }
+    auto place = cut_from_room(*room, body);
     if (!place) {
       answers[i] = std::move(place).error();
       continue;
     }
+    if (body.object != 0) {
+      const std::uint64_t lent = body.object - room->lent.object;
+      room->lent_used |= std::uint64_t{1} << lent;
+      leases_->use(holder, room->lent.lease + lent, place->length);
+    }
+    if (body.held_only) {
+      const auto left = leave_body(*room, *object, *place);
+      answers[i] = left ? Result<Committed>(Committed{*object, 0}) : left.error();
+      continue;
+    }
+    if (removal_log_->removed_since(body.removals_seen, body.put.key, body.put.tags)) {
+      refuse(i, *object, *place,
+             {Errc::kNotFound, 0, "it was removed for every cache since its writer looked"});
+      continue;
+    }
     // Rooms pin, but nothing that is published.
     if (leases_->pinned_count() > rooms_) {
-      const auto old = catalog_->look(bodies[i].put.key);
+      const auto old = catalog_->look(body.put.key);
       Result<void> written = old ? Result<void>() : Result<void>(old.error());
       if (old && *old != nullptr) written = write_down(**old);
       if (!written) {
-        memory_->give_back({*place});
-        answers[i] = std::move(written).error();
+        refuse(i, *object, *place, written.error());
         continue;
       }
     }
     which.push_back(i);
-    records.push_back(record_of(next_object_++, bodies[i], *place, now));
+    records.push_back(record_of(*object, body, *place, now));
   }
   publish_these();
   if (room->memory.empty()) end_room(*room);

@@ -44,7 +44,7 @@ std::optional<Result<std::string>> reencode(const Header& header,
     case Type::kEvent: return again<Event>(header, packet);
     case Type::kFollow: return either<Follow, FollowReply>(header, packet);
     case Type::kProgress: return again<Progress>(header, packet);
-    case Type::kRoom: return either<Room, ReserveReply>(header, packet);
+    case Type::kRoom: return either<Room, RoomReply>(header, packet);
     case Type::kPut: return either<Put, PutReply>(header, packet);
     case Type::kJoin: return either<Join, JoinReply>(header, packet);
     case Type::kRemove: return either<Remove, RemoveReply>(header, packet);

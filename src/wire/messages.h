@@ -335,30 +335,51 @@ struct Abort {
     a(put_id);
   }
 };
-// Room in memory for bodies to come: the reply is a ReserveReply of outcome kYours, whose put_id is
-// the room's. ABORT gives back what is left of it.
+// Room in memory for bodies to come. ABORT gives back what is left of it.
 struct Room {
   static constexpr Type kType = Type::kRoom;
   std::uint64_t bytes = 0;
+  std::uint64_t at_least = 0;  // of one piece of it: the body that is to go there first
+  std::uint32_t leases = 0;    // how many bodies of it their writer wants to hold
   template <class A>
   void fields(A& a) {
-    a(bytes);
+    a(bytes), a(at_least), a(leases);
   }
 };
+struct RoomReply {
+  std::uint64_t room_id = 0;
+  std::vector<Segment> segments;  // to write
+  std::vector<Extent> extents;
+  // Lent for bodies to come: lease first_lease + n is on object first_object + n.
+  std::uint64_t first_object = 0;
+  std::uint64_t first_lease = 0;
+  std::uint32_t leases = 0;
+  template <class A>
+  void fields(A& a) {
+    a(room_id), a(segments, std::size_t{4096}), a(extents, std::size_t{4096}), a(first_object);
+    a(first_lease), a(leases);
+  }
+};
+inline constexpr std::uint32_t kPutHeldOnly = 2;  // not published: its writer keeps the bytes
+inline constexpr std::uint64_t kAllRemovalsSeen = ~std::uint64_t{0};
 // Publishes bodies that were written into a room: RESERVE and COMMIT in one, for many.
 struct PutBody {
   std::uint64_t segment = 0;
   std::uint64_t offset = 0;  // a multiple of 64
   std::uint64_t length = 0;
   std::string key;
-  std::uint32_t flags = 0;  // kReserveEphemeral
+  std::uint32_t flags = 0;  // kReserveEphemeral, kPutHeldOnly
   std::uint64_t expires_ns = 0;
   std::string metadata;
   std::vector<std::string> tags;
+  std::uint64_t object_id = 0;  // one of those that were lent with the room; 0: the daemon's choice
+  // The last removal that the writer has compared this with; later ones the daemon compares.
+  std::uint64_t removals_seen = kAllRemovalsSeen;
   template <class A>
   void fields(A& a) {
     a(segment), a(offset), a(length), a(key, kKeyBytesMax), a(flags), a(expires_ns);
-    a(metadata, kMetadataBytesMax), a(tags, kTagsMax, kTagBytesMax);
+    a(metadata, kMetadataBytesMax), a(tags, kTagsMax, kTagBytesMax), a(object_id);
+    a(removals_seen);
   }
 };
 struct Put {

@@ -88,9 +88,9 @@ std::vector<Row> rows() {
       {"Removal", encode(Type::kRemoval, 0, Removal{1, 2, 3, "tag", "", "web", 4}, kReplyFlag)},
       {"Ack", encode_request(24, Ack{9})},
       {"Amend", encode_request(25, Amend{1, 2, 3, "meta", {"tag"}})},
-      {"Room", encode_request(30, Room{1})},
-      {"RoomReply", reply(Type::kRoom, ReserveReply{0, 7, {segment()}, {{1, 2, 3}}, {}}, 1)},
-      {"Put", encode_request(31, Put{1, {{2, 64, 3, "key", 1, 4, "meta", {"t"}}, {}}})},
+      {"Room", encode_request(30, Room{1, 2, 3})},
+      {"RoomReply", reply(Type::kRoom, RoomReply{7, {segment()}, {{1, 2, 3}}, 4, 5, 6}, 1)},
+      {"Put", encode_request(31, Put{1, {{2, 64, 3, "key", 1, 4, "meta", {"t"}, 5, 6}, {}}})},
       {"PutReply", reply(Type::kPut, PutReply{{{0, 1, 2}, {}}})},
       {"Failure", encode_failure(Type::kGet, 9, Error{Errc::kQuota, 0, "too many leases"})},
   };

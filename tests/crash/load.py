@@ -318,7 +318,7 @@ class Client:
             if failure.status not in MISSES:
                 raise
             return False
-        self.room = (room["put_id"], room["extents"][0], 0)
+        self.room = (room["room_id"], room["extents"][0], 0)
         return room["extents"][0]["length"] >= size
 
     def abandon(self, key):

@@ -31,6 +31,7 @@ PURGE, BAN, TAG, TAG_SOFT = 1, 2, 3, 4
 ROOM, PUT = 30, 31
 PUBLISHED, REMOVED, REVOKED, LOST = 1, 2, 4, 8
 RELEASE_PAGE, ROOM_AHEAD = 1, 2  # features
+HELD_ONLY = 2  # of a body in PUT
 
 
 class Failure(Exception):
@@ -142,7 +143,11 @@ def read_body(kind, body):
                  "keys_per_get_max": r.u32(), "with_lease_file": r.u8(), "version_text": r.text()}
     elif kind in (GET, DESCRIBE):
         reply = {"segments": r.list_of(r.segment), "items": r.list_of(r.item)}
-    elif kind in (RESERVE, ROOM):
+    elif kind == ROOM:
+        reply = {"room_id": r.u64(), "segments": r.list_of(r.segment),
+                 "extents": r.list_of(r.extent), "first_object": r.u64(), "first_lease": r.u64(),
+                 "leases": r.u32()}
+    elif kind == RESERVE:
         reply = {"outcome": r.u8(), "put_id": r.u64(), "segments": r.list_of(r.segment),
                  "extents": r.list_of(r.extent), "hit": r.item()}
     elif kind == EXTEND:
@@ -368,13 +373,15 @@ class Connection:
     def abort(self, put_id):
         return self.call(ABORT, u64(put_id))
 
-    def room(self, size):
-        return self.call(ROOM, u64(size))
+    def room(self, size, at_least=0, leases=0):
+        return self.call(ROOM, u64(size) + u64(at_least) + u32(leases))
 
     @staticmethod
-    def body(extent, offset, length, key, flags=0, expires_ns=0, metadata=b"", tags=()):
+    def body(extent, offset, length, key, flags=0, expires_ns=0, metadata=b"", tags=(), object_id=0,
+             removals_seen=2**64 - 1):
         return (u64(extent["segment"]) + u64(offset) + u64(length) + text(key) + u32(flags) +
-                u64(expires_ns) + text(metadata) + list_of(text, tags))
+                u64(expires_ns) + text(metadata) + list_of(text, tags) + u64(object_id) +
+                u64(removals_seen))
 
     def put_bodies(self, room_id, bodies):
         return self.call(PUT, u64(room_id) + u32(len(bodies)) + b"".join(bodies))["items"]

@@ -559,8 +559,15 @@ class Puts(ProtocolCase):
 class RoomAhead(ProtocolCase):
     def room(self, connection, size=200_000):
         room = connection.room(size)
-        self.assertEqual((room["outcome"], len(room["extents"])), (c.YOURS, 1))
-        return room["put_id"], room["extents"][0]
+        self.assertEqual((len(room["extents"]), room["leases"]), (1, 0))
+        return room["room_id"], room["extents"][0]
+
+    def lent(self, connection, size=200_000, leases=4):
+        """A room as above, the numbers and the leases that were lent with it."""
+        room = connection.room(size, leases=leases)
+        self.assertEqual((len(room["extents"]), room["leases"]), (1, leases))
+        numbers = [(room["first_object"] + n, room["first_lease"] + n) for n in range(leases)]
+        return (room["room_id"], room["extents"][0]), numbers
 
     def put(self, connection, room, at, key, body, **more):
         """Returns where the next body may begin."""
@@ -682,7 +689,7 @@ class RoomAhead(ProtocolCase):
                    "k")
         self.fails(c.MALFORMED, connection.put_in_room, number, extent, inside, 1, "")
         self.fails(c.UNSUPPORTED, connection.put_in_room, number, extent, inside, 1, "k",
-                   flags=c.OR_GET)
+                   flags=c.DIRECT)
         self.fails(c.NOT_FOUND, connection.put_in_room, number + 1000, extent, inside, 1, "k")
         self.fails(c.NOT_FOUND, self.connect().put_in_room, number, extent, inside, 1, "k")
         self.fails(c.NOT_FOUND, connection.commit, number, 100)
@@ -694,7 +701,111 @@ class RoomAhead(ProtocolCase):
             self.assertEqual(connection.fetch("room/" + key), body)
         connection.delete("room/", c.BY_PREFIX)
         connection.abort(number)
-        self.fails(c.NO_SPACE, connection.room, 1000)
+        self.fails(c.UNSUPPORTED, connection.room, 1000)
+        self.fails(c.UNSUPPORTED, connection.room, 2**40, at_least=2**30)
+
+    def test_a_body_under_a_number_that_was_lent_stays_where_it_is(self):
+        with Daemon(memory="64M") as daemon:
+            connection, other = Connection(daemon.socket), Connection(daemon.socket)
+            self.connections += [connection, other]
+            room, numbers = self.lent(connection)
+            self.assertEqual(other.status()["leases"], 4)
+            bodies = [bytes([65 + n]) * 5000 for n in range(3)]
+            purge = connection.remove(c.PURGE, "lent/1")["sequence"]
+            places = []
+            for n, flags in enumerate((0, 0, c.HELD_ONLY)):
+                place = dict(room[1], offset=room[1]["offset"] + n * 5056, length=5000)
+                connection.write([place], bodies[n])
+                item, = connection.put_bodies(room[0], [connection.body(
+                    room[1], place["offset"], 5000, f"lent/{n}", flags=flags, object_id=numbers[n][0],
+                    removals_seen=purge - 1)])
+                self.assertEqual(item["status"], c.NOT_FOUND if n == 1 else c.OK)
+                if n != 1:
+                    self.assertEqual(item["object_id"], numbers[n][0])
+                places.append(place)
+            self.assertEqual([other.fetch(f"lent/{n}") for n in range(3)], [bodies[0], None, None])
+            self.assertEqual(other.stat("lent/0")["object_id"], numbers[0][0])
+            self.assertEqual(other.status()["held.bytes"], 10_000)
+            connection.abort(room[0])
+            self.assertEqual(other.status()["leases"], 3)  # the fourth was for nothing
+            connection.delete("lent/0")
+            for n in range(80):
+                other.put(f"churn/{n}", os.urandom(1 << 20))
+            for place, body in zip(places, bodies):
+                self.assertEqual(os.pread(connection.segments[(place["segment"], 1)], 5000,
+                                          place["offset"]), body)
+            connection.release(*(lease for _, lease in numbers))
+            wait_until(lambda: other.status()["leases"] == 0, "they come back by RELEASE")
+            self.assertEqual(other.status()["held.bytes"], 0)
+
+    def test_a_number_is_good_once_and_in_its_room(self):
+        connection = self.connect()
+        room, numbers = self.lent(connection, leases=2)
+        second, others = self.lent(connection, leases=1)
+        number, extent = room
+        at = extent["offset"]
+        for wrong in (numbers[0][0] - 1, numbers[1][0] + 1, others[0][0], 2**63):
+            self.fails(c.MALFORMED, connection.put_in_room, number, extent, at, 1, "k", object_id=wrong)
+        self.fails(c.MALFORMED, connection.put_in_room, number, extent, at, 1, "k", flags=c.HELD_ONLY)
+        connection.put_in_room(number, extent, at, 1, "once", object_id=numbers[0][0])
+        self.fails(c.MALFORMED, connection.put_in_room, number, extent, at + 64, 1, "k",
+                   object_id=numbers[0][0])
+        # Of what is only held nothing is looked at, but where it lies.
+        connection.put_in_room(number, extent, at + 64, 1, "", flags=c.HELD_ONLY,
+                               object_id=numbers[1][0])
+        counted = connection.status()["published"]
+        connection.abort(number)
+        connection.abort(second[0])
+        self.assertEqual(connection.status()["published"], counted)
+        connection.delete("once")
+
+    def test_removals_that_a_writer_has_seen(self):
+        connection = self.connect()
+        number, extent = self.room(connection)
+        seen = connection.remove(c.PURGE, "seen/url")["sequence"]
+
+        def status(place, since):
+            item, = connection.put_bodies(number, [connection.body(
+                extent, extent["offset"] + 64 * place, 4, "seen/url#1", tags=["seen"],
+                removals_seen=seen + since)])
+            return item["status"]
+
+        self.assertEqual(status(0, -1), c.NOT_FOUND)
+        self.assertEqual(status(0, 0), c.MALFORMED)  # its place is not the room's any more
+        self.assertEqual(status(1, 0), c.OK)
+        connection.remove(c.TAG, "seen")
+        self.assertIsNone(connection.fetch("seen/url#1"))
+        self.assertEqual(status(2, 0), c.NOT_FOUND)
+        self.assertEqual(status(3, 1), c.OK)
+        self.assertEqual(status(4, 1000), c.OK)
+        connection.delete("seen/url#1")
+        connection.abort(number)
+
+    def test_removals_that_are_not_known_any_more_may_be_about_anything(self):
+        with Daemon(memory="64M") as daemon:
+            connection = Connection(daemon.socket)
+            self.connections.append(connection)
+            number, extent = self.room(connection)
+            for _ in range(1200):
+                last = connection.remove(c.PURGE, b"x" * 8000)["sequence"]
+            self.assertGreater(connection.status()["removals.oldest"], 2)
+            for place, seen, status in ((0, 1, c.NOT_FOUND), (1, last, c.OK)):
+                item, = connection.put_bodies(number, [connection.body(
+                    extent, extent["offset"] + 64 * place, 4, "k", removals_seen=seen)])
+                self.assertEqual(item["status"], status)
+
+    def test_as_many_leases_as_a_connection_may_have(self):
+        with Daemon(memory="64M") as daemon:
+            peer = Connection(daemon.socket)
+            self.connections.append(peer)
+            room = peer.room(200_000, leases=1000)
+            self.assertEqual(room["leases"], 64)
+            peer.abort(room["room_id"])
+            # Half of the memory is what one connection may pin.
+            for key, size in (("large", 20 << 20), ("larger", 12 << 20)):
+                peer.put(key, b"l" * size)
+                self.assertEqual(peer.get(key)[0]["status"], c.OK)
+            self.assertEqual(peer.room(200_000, leases=4)["leases"], 0)
 
     def test_rooms_are_an_eighth_of_the_memory_together(self):
         connection = self.connect()
@@ -702,7 +813,7 @@ class RoomAhead(ProtocolCase):
         with self.assertRaises(Failure) as caught:
             while True:
                 got.append(connection.room(2**40))
-        self.assertEqual(caught.exception.status, c.NO_SPACE)
+        self.assertEqual(caught.exception.status, c.BUSY)
         self.assertEqual(sum(e["length"] for room in got for e in room["extents"]), 8 << 20)
         connection.close()
         other = self.connect()
@@ -733,6 +844,34 @@ class RoomAhead(ProtocolCase):
             last = after.fetch("churn/79")
             self.assertNotIn(b"!" * 64, last)
             connection.close()
+
+    def test_a_killed_daemon_keeps_what_a_writer_holds(self):
+        """Put under a number that was lent, only held, or not put yet."""
+        with Daemon(memory="64M") as daemon:
+            connection = Connection(daemon.socket)
+            self.connections.append(connection)
+            room, numbers = self.lent(connection, 1 << 20)
+            places = []
+            for n in range(3):
+                place = dict(room[1], offset=room[1]["offset"] + n * 100_032, length=100_000)
+                connection.write([place], bytes([65 + n]) * 100_000)
+                if n < 2:
+                    connection.put_in_room(room[0], room[1], place["offset"], 100_000, f"held/{n}",
+                                           flags=n * c.HELD_ONLY, object_id=numbers[n][0])
+                places.append(place)
+            daemon.kill()
+            daemon.start()
+            after = Connection(daemon.socket)
+            self.connections.append(after)
+            self.assertEqual([after.fetch(f"held/{n}") for n in range(3)], [b"A" * 100_000, None, None])
+            after.delete("held/0")
+            for n in range(80):
+                after.put(f"churn/{n}", os.urandom(1 << 20))
+            for n, place in enumerate(places):
+                self.assertEqual(os.pread(connection.segments[(place["segment"], 1)], 100_000,
+                                          place["offset"]), bytes([65 + n]) * 100_000)
+            connection.close()
+            wait_until(lambda: after.status()["held.bytes"] == 0, "nobody holds it any more")
             wait_until(lambda: after.status()["held.bytes"] == 0, "the room is free")
 
 
