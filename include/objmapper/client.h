@@ -145,6 +145,12 @@ struct PutOptions {
   // wait for it or follow it, it is refused then if at all, and its put begins then where removals
   // for every cache are concerned. put() does so by itself.
   bool ahead = false;
+  // With `ahead`: hold() is going to be called on it.
+  bool held = false;
+  // With `ahead`: the number of the last removal (RemovalDone::sequence, Joined::head) that this
+  // was compared with before; the daemon then compares it with later ones at commit(), and refuses
+  // with kNotFound. nullopt: as if it had been fetched at commit().
+  std::optional<std::uint64_t> removals_seen{};
 };
 // What is learned of an object after it was reserved; see Writer::amend().
 struct Amendment {
@@ -186,7 +192,8 @@ class [[nodiscard]] Writer {
   // goes on using the bytes where they are. It stays, whether the object is published, aborted or
   // orphaned; once it is published, it is a lease on the object. kUnsupported: not to be had for
   // this put; kQuota: the daemon lends no more. Either way the put goes on as before. Its
-  // info().object_id is the one that the object will have.
+  // info().object_id is the one that the object will have. Once, and without a message, where the
+  // writer is one of reserve_ahead() with PutOptions::held.
   Result<Lease> hold(std::uint64_t bytes);
   [[nodiscard]] std::uint64_t written() const;
   // Lets followers read what was written so far (see Follower). From now on those bytes must stay
@@ -407,6 +414,10 @@ class [[nodiscard]] Client {
   [[nodiscard]] bool closed() const;
   // Ends the connection; calls under way answer kUnavailable. Leases stay readable.
   void close();
+  // Takes the answers that have come for those who do not wait for them (Writer::commit() with a
+  // function): who sends many, and hardly ever waits for anything, is to look at times. Events are
+  // kept. Waits for nothing.
+  void look();
 
   // --- reading. nullopt: no such object.
   Result<std::optional<Lease>> get(const std::string& key);
@@ -425,6 +436,13 @@ class [[nodiscard]] Client {
   // --- writing
   Result<Writer> reserve(const PutOptions& options);
   Result<Writer> reserve(const PutOptions& options, std::chrono::milliseconds within);
+  // The same with `ahead`, for one who puts at a rate and does not want to wait for each: there is
+  // a message for each room, not for each body. nullopt: there is no room now, and none was asked
+  // for: the body is too large, another thread is asking, or it was refused a moment ago. kNoSpace,
+  // kQuota: it was asked for and refused, because memory is full, or because no more is lent; who
+  // has given something back since may ask `again`. All else, and nullopt: reserve().
+  Result<std::optional<Writer>> reserve_ahead(const PutOptions& options,
+                                              std::chrono::milliseconds within, bool again = false);
   // The object, or the right to write it: of many that ask at once for a key that is not there, one
   // writes and the others wait, at most so long: then kTimeout, or kBusy when they would not wait.
   Result<std::variant<Lease, Writer>> reserve_or_get(const PutOptions& options,

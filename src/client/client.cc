@@ -298,12 +298,33 @@ Result<Writer> Client::reserve(const PutOptions& options) {
 
 Result<Writer> Client::reserve(const PutOptions& options, std::chrono::milliseconds within) {
   const wire::Reserve request = OM_TRY(client::to_reserve(options));
-  if (options.ahead && options.length && options.direct && !options.disk)
-    if (auto ahead = connection_->take_ahead(*options.length))
-      return connection_->make_writer(options, *std::move(ahead));
+  if (options.ahead && options.length && options.direct && !options.disk) {
+    client::AheadWish wish;
+    wish.length = *options.length;
+    wish.held = options.held;
+    wish.deadline = std::chrono::steady_clock::now() + within;
+    if (auto ahead = connection_->take_ahead(wish); ahead && *ahead)
+      return connection_->make_writer(options, **std::move(ahead));
+  }
   auto reserved = OM_TRY(reserve_through(*connection_, options, request, within));
   if (auto* writer = std::get_if<Writer>(&reserved)) return std::move(*writer);
   return Error{Errc::kMalformed, 0, "the daemon answered a reservation with an object"};
+}
+
+Result<std::optional<Writer>> Client::reserve_ahead(const PutOptions& options,
+                                                    std::chrono::milliseconds within, bool again) {
+  OM_TRY(client::check_key(options.key, "key"));
+  OM_TRY(client::check_notes(options.metadata, options.tags));
+  if (!options.length || !options.direct || options.disk) return std::optional<Writer>();
+  client::AheadWish wish;
+  wish.length = *options.length;
+  wish.held = options.held;
+  wish.at_once = true;
+  wish.again = again;
+  wish.deadline = std::chrono::steady_clock::now() + within;
+  auto ahead = OM_TRY(connection_->take_ahead(wish));
+  if (!ahead) return std::optional<Writer>();
+  return std::optional<Writer>(connection_->make_writer(options, *std::move(ahead)));
 }
 
 Result<std::variant<Lease, Writer>> Client::reserve_or_get(const PutOptions& options,
@@ -486,6 +507,8 @@ Result<bool> Client::drain_region(const std::string& owner, bool on) {
   if (answer.error().code == Errc::kNotFound) return false;
   return std::move(answer).error();
 }
+
+void Client::look() { connection_->look(); }
 
 // --- events
 

@@ -29,7 +29,7 @@ using Answers = std::vector<Result<PutResult>>;
 using States = std::vector<std::unique_ptr<WriterState>>;
 
 std::size_t encoded_bytes(const wire::PutBody& body) {
-  std::size_t bytes = 3 * 8 + 4 + body.key.size() + 4 + 8 + 4 + body.metadata.size() + 4;
+  std::size_t bytes = 3 * 8 + 4 + body.key.size() + 4 + 8 + 4 + body.metadata.size() + 4 + 2 * 8;
   for (const std::string& tag : body.tags) bytes += 4 + tag.size();
   return bytes;
 }
@@ -76,6 +76,13 @@ Result<void> send(Request& request, States& states) {
   message.room_id = request.room_id;
   for (const std::size_t i : request.writers) message.bodies.push_back(std::move(states[i]->put));
   return request.connection->begin(message, request.put);
+}
+
+// The daemon was not told of what somebody goes on using.
+void keep_held(const Request& request, const States& states) {
+  for (const std::size_t i : request.writers)
+    if (const WriterState& state = *states[i]; state.ahead && state.ahead->object_id != 0)
+      state.connection->keep(state.ahead->room);
 }
 
 void take_answers(Request& request, States& states, Answers& answers, const Result<void>& done) {
@@ -126,10 +133,12 @@ std::vector<Result<PutResult>> commit(std::vector<Writer> writers) {
     while (at < states.size() && under_way.size() < client::kUnderWayMax) {
       auto request = client::next_request(states, at);
       if (request->writers.empty()) break;
-      if (auto sent = client::send(*request, states); !sent)
+      if (auto sent = client::send(*request, states); !sent) {
+        client::keep_held(*request, states);
         client::take_answers(*request, states, answers, sent);
-      else
+      } else {
         under_way.push_back(std::move(request));
+      }
     }
     for (const auto& request : under_way) {
       const bool put = request->room_id != 0;

@@ -149,6 +149,7 @@ Result<void> Connection::submit(Waiter& waiter, wire::Type type, const std::stri
 
 Result<void> Connection::await(Waiter& waiter, Deadline deadline) {
   std::unique_lock lock(mutex_);
+  waiter.awaited_ = true;
   while (!waiter.done_) {
     if (!waiter.taking_ && std::chrono::steady_clock::now() >= deadline && forget(waiter)) {
       pass_role_on();
@@ -182,7 +183,7 @@ bool Connection::forget(Waiter& waiter) {
 void Connection::pass_role_on() {
   if (reading_) return;
   const auto waits = std::find_if(waiters_.begin(), waiters_.end(),
-                                  [](const Waiter* waiter) { return !waiter->detached_; });
+                                  [](const Waiter* waiter) { return waiter->awaited_; });
   if (waits != waiters_.end())
     (*waits)->wake_.notify_one();
   else if (event_waiters_ > 0)
@@ -408,9 +409,10 @@ void Connection::break_off(Error reason) {
   for (Waiter* waiter : detached) waiter->concluded(reason);
 }
 
-// Whoever waits keeps the connection; those that nobody waits for do not.
+// Whoever waits keeps the connection; those that nobody waits for do not. Rooms that end with our
+// members send something yet, and must not find them any more if that fails.
 Connection::~Connection() {
-  for (Waiter* waiter : waiters_)
+  for (Waiter* waiter : std::exchange(waiters_, {}))
     if (waiter->detached_) waiter->concluded(hung_up());
 }
 
@@ -548,6 +550,19 @@ Result<std::optional<Event>> Connection::next_event(Deadline deadline) {
     events_.pop_front();
     return event;
   });
+}
+
+void Connection::look() {
+  constexpr int kMost = 256;  // packets: those who put go on
+  std::unique_lock lock(mutex_);
+  if (reading_ || broken_) return;
+  reading_ = true;
+  lock.unlock();
+  for (int i = 0; i < kMost && !is_broken_.load(std::memory_order_acquire); ++i)
+    if (!read_one(std::chrono::steady_clock::now())) break;
+  lock.lock();
+  reading_ = false;
+  pass_role_on();
 }
 
 Result<std::optional<Removal>> Connection::next_removal(Deadline deadline) {

@@ -10,7 +10,7 @@
 // ends with the reason. Replies that nobody waits for any more (the call had timed out) give back
 // what they bring.
 //
-// Lock order: mutex_ before the cache's own. Nothing is sent or received under mutex_.
+// Lock order: ahead_mutex_, mutex_, the cache's own. Nothing is sent or received under mutex_.
 #pragma once
 
 #include <atomic>
@@ -58,7 +58,8 @@ class Waiter {
   const bool detached_ = false;
   std::uint64_t id_ = 0;
   wire::Type type_{};
-  bool taking_ = false;  // the reader is in take(): wait for done_, whatever the time
+  bool awaited_ = false;  // somebody is in await(), or was
+  bool taking_ = false;   // the reader is in take(): wait for done_, whatever the time
   bool done_ = false;
   std::optional<Error> failure_;
   std::condition_variable wake_;
@@ -92,12 +93,22 @@ struct Room {
   static constexpr std::uint64_t rounded(std::uint64_t length) {
     return (length + kGranule - 1) / kGranule * kGranule;
   }
-  Room(Connection& owner, std::uint64_t number) : connection(owner), id(number) {}
+  Room(Connection& owner, const wire::RoomReply& reply)
+      : connection(owner),
+        id(reply.room_id),
+        first_object(reply.first_object),
+        first_lease(reply.first_lease),
+        leases(reply.leases) {}
   Room(const Room&) = delete;
   Room& operator=(const Room&) = delete;
   ~Room();
   Connection& connection;
   const std::uint64_t id;
+  // Lent with it, for bodies to come.
+  const std::uint64_t first_object;
+  const std::uint64_t first_lease;
+  const std::uint32_t leases;
+  std::uint32_t lent = 0;              // how many of them have a body; the connection's, under lock
   std::atomic<std::uint64_t> left{0};  // bytes that were not put; without any it is over by itself
 };
 // A part of it, for one body. Not to outlive the connection.
@@ -106,6 +117,15 @@ struct Ahead {
   SegmentRef segment;
   std::uint64_t offset = 0;
   std::uint64_t length = 0;
+  std::uint64_t object_id = 0;  // lent for it; 0: none
+  std::uint64_t lease_id = 0;
+};
+struct AheadWish {
+  std::uint64_t length = 0;
+  bool held = false;     // with a lease
+  bool at_once = false;  // from the first body on; the next room is asked for before it is needed
+  bool again = false;    // something was given back since it was refused
+  Deadline deadline{};   // for a room that has to be asked for
 };
 
 template <class Reply>
@@ -188,12 +208,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
                                        const std::vector<SegmentRef>& with_reply);
   Result<Writer> make_writer(const PutOptions& options, const wire::ReserveReply& reply,
                              const std::vector<SegmentRef>& with_reply);
-  // Room for a body of this length, asked for ahead of need; nullopt: there is none, reserve.
-  std::optional<Ahead> take_ahead(std::uint64_t length);
+  // Room for a body, reserved before. nullopt: there is none, and none was asked for; an error: it
+  // was, and was refused. Either way, reserve.
+  Result<std::optional<Ahead>> take_ahead(const AheadWish& wish);
   Writer make_writer(const PutOptions& options, Ahead ahead);
+  // Of which the daemon could not be told that somebody holds what is in it: it is not given back.
+  void keep(std::shared_ptr<Room> room);
   Follower make_follower(wire::GetItem item);
   Result<std::optional<Event>> next_event(Deadline deadline);
   Result<std::optional<Removal>> next_removal(Deadline deadline);
+  // Reads what has come, without waiting, where nobody does.
+  void look();
   void subscribed(bool to_something) { subscribed_ = to_something; }
   // Nobody will ask for events any more, though leases may keep the connection.
   void end_subscription();
@@ -241,6 +266,18 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void pass_role_on();           // under the lock
   bool forget(Waiter& waiter);   // under the lock; false: was not registered any more
 
+  // room.cc; under ahead_mutex_
+  [[nodiscard]] wire::Room room_wish(std::uint64_t whole) const;
+  static bool is_good_for(const Ahead& piece, const AheadWish& wish);
+  std::optional<Ahead> cut_ahead(const AheadWish& wish);
+  void ask_for_next(const AheadWish& wish);
+  // Lets go of the lock meanwhile. `asked`: where it was asked for before.
+  Result<std::vector<Ahead>> obtain_room(std::unique_lock<std::mutex>& lock,
+                                         std::unique_ptr<Call<wire::RoomReply>> asked,
+                                         std::uint64_t whole, Deadline deadline);
+  // Without it.
+  Result<std::vector<Ahead>> pieces_of(const Call<wire::RoomReply>& came);
+
   UniqueFd socket_;
   UniqueFd lease_file_;  // its locks prove that our leases live; closed with the last of them
   const std::chrono::milliseconds timeout_;
@@ -268,10 +305,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::atomic<bool> has_unreleased_{false};
 
   bool room_granted_ = false;  // since HELLO
-  std::mutex ahead_mutex_;     // held while a room is asked for
+  std::mutex ahead_mutex_;     // before mutex_; guards the rest, and Room::lent
   unsigned puts_ = 0;
-  Deadline no_room_until_{};
-  std::vector<Ahead> free_ahead_;  // last: gives its rooms back through all of the above
+  bool holds_ = false;   // rooms come with leases
+  bool asking_ = false;  // a thread waits for a room
+  Deadline refused_at_{};
+  std::uint64_t last_room_ = 0;                        // its bytes
+  std::unique_ptr<Call<wire::RoomReply>> next_room_;  // asked for, not awaited yet
+  bool next_lends_ = false;                            // with leases
+  // Last: they give their rooms back through all of the above.
+  std::vector<std::shared_ptr<Room>> kept_rooms_;
+  std::vector<Ahead> free_ahead_;
 };
 
 template <class Reply>

@@ -1,6 +1,12 @@
 // Room ahead: puts that cost one message, or one for many (protocol.md, ROOM and PUT).
+//
+// The pieces of rooms that nobody writes in are free_ahead_, the oldest first. When they are nearly
+// used up by those who put at a rate, the next room is asked for, and its answer is read when it is
+// needed. While one thread waits for a room, others do without: they reserve.
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <utility>
 
 #include "client/state.h"
 
@@ -8,12 +14,23 @@ namespace om::client {
 
 namespace {
 
-constexpr std::uint64_t kRoomWanted = std::uint64_t{4} << 20;
-// Larger bodies are not worth it: the second message is lost in what they cost anyway.
+constexpr std::uint64_t kRoomMin = std::uint64_t{4} << 20;
+constexpr std::uint64_t kRoomMax = std::uint64_t{16} << 20;
+constexpr std::uint64_t kBodiesOfARoom = 16;
+// Larger bodies are not worth it: further messages are lost in what they cost anyway. One that is
+// held saves two of them.
 constexpr std::uint64_t kBodyMax = std::uint64_t{2} << 20;
+constexpr std::uint64_t kHeldBodyMax = std::uint64_t{4} << 20;
+// More than bodies of one size need, for there are smaller ones.
+constexpr std::uint32_t kLeasesWanted = 2 * kBodiesOfARoom;
 // A connection that puts a thing or two reserves them one by one, and keeps nothing.
 constexpr unsigned kPutsBefore = 4;  // of a connection
-constexpr std::chrono::seconds kAskAgain{1};
+// So much is left of the last room, by division, when the next one is asked for.
+constexpr std::uint64_t kNearlyUsedUp = 4;
+// What is left of earlier rooms is good for smaller bodies. More pieces than that go back.
+constexpr std::size_t kPiecesKept = 4;
+constexpr std::chrono::milliseconds kAskAgain{1000};
+constexpr std::chrono::milliseconds kAskAgainSoon{100};  // for those who can make room
 
 }  // namespace
 
@@ -21,48 +38,145 @@ Room::~Room() {
   if (left.load(std::memory_order_relaxed) > 0) (void)connection.post(wire::Abort{id});
 }
 
-std::optional<Ahead> Connection::take_ahead(std::uint64_t length) {
-  if (!room_granted_ || length == 0 || length > kBodyMax) return std::nullopt;
-  const std::uint64_t whole = Room::rounded(length);
-  const std::lock_guard lock(ahead_mutex_);
-  if (puts_ < kPutsBefore) {
-    ++puts_;
-    return std::nullopt;
+wire::Room Connection::room_wish(std::uint64_t whole) const {
+  return {std::clamp(kBodiesOfARoom * whole, kRoomMin, kRoomMax), whole,
+          holds_ ? kLeasesWanted : 0};
+}
+
+bool Connection::is_good_for(const Ahead& piece, const AheadWish& wish) {
+  return piece.length >= Room::rounded(wish.length) &&
+         (!wish.held || piece.room->lent < piece.room->leases);
+}
+
+std::optional<Ahead> Connection::cut_ahead(const AheadWish& wish) {
+  const std::uint64_t whole = Room::rounded(wish.length);
+  const auto piece = std::find_if(free_ahead_.begin(), free_ahead_.end(),
+                                  [&](const Ahead& one) { return is_good_for(one, wish); });
+  if (piece == free_ahead_.end()) return std::nullopt;
+  Ahead part{piece->room, piece->segment, piece->offset, wish.length};
+  if (wish.held) {
+    const std::uint32_t number = part.room->lent++;
+    part.object_id = part.room->first_object + number;
+    part.lease_id = part.room->first_lease + number;
   }
-  for (bool asked = false;; asked = true) {
-    while (!free_ahead_.empty()) {
-      Ahead& first = free_ahead_.back();
-      if (first.length < whole) {
-        free_ahead_.pop_back();
-        continue;
-      }
-      Ahead part{first.room, first.segment, first.offset, length};
-      first.offset += whole;
-      first.length -= whole;
-      if (first.length == 0) free_ahead_.pop_back();
+  piece->offset += whole;
+  piece->length -= whole;
+  if (piece->length == 0) free_ahead_.erase(piece);
+  return part;
+}
+
+// Sent, and not waited for. Where it cannot be sent at once, whoever needs it asks.
+void Connection::ask_for_next(const AheadWish& wish) {
+  if (next_room_ != nullptr || asking_ || last_room_ == 0) return;
+  std::uint64_t left = 0;
+  for (const Ahead& one : free_ahead_)
+    if (is_good_for(one, wish)) left += one.length;
+  if (left >= last_room_ / kNearlyUsedUp) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (now < refused_at_ + kAskAgainSoon) return;
+  auto asked = std::make_unique<Call<wire::RoomReply>>();
+  if (!submit(*asked, wire::Room::kType,
+              wire::encode_request(next_id(), room_wish(Room::rounded(wish.length))), now))
+    return;
+  next_room_ = std::move(asked);
+  next_lends_ = holds_;
+}
+
+Result<std::vector<Ahead>> Connection::pieces_of(const Call<wire::RoomReply>& came) {
+  const wire::RoomReply& reply = came.reply;
+  if (!OM_TRY(reservation_is_complete(reply.room_id, reply.extents, came.segments)))
+    return Error{Errc::kSystem, EMFILE, "no room for the descriptors of a room"};
+  const auto room = std::make_shared<Room>(*this, reply);
+  for (const wire::Extent& extent : reply.extents) room->left += extent.length;
+  std::vector<Ahead> pieces;
+  for (const wire::Extent& extent : reply.extents) {
+    SegmentRef segment = OM_TRY(this->segment(extent.segment, true, came.segments));
+    OM_TRY(check(extent, *segment));
+    pieces.push_back({room, std::move(segment), extent.offset, extent.length});
+  }
+  return pieces;
+}
+
+Result<std::vector<Ahead>> Connection::obtain_room(std::unique_lock<std::mutex>& lock,
+                                                   std::unique_ptr<Call<wire::RoomReply>> asked,
+                                                   std::uint64_t whole, Deadline deadline) {
+  const wire::Room wish = room_wish(whole);
+  const auto obtain = [&]() -> Result<std::vector<Ahead>> {
+    if (asked == nullptr) {
+      asked = std::make_unique<Call<wire::RoomReply>>();
+      OM_TRY(call(wish, *asked, deadline));
+    } else {
+      OM_TRY(await(*asked, deadline));
+    }
+    return pieces_of(*asked);
+  };
+  asking_ = true;
+  lock.unlock();
+  try {
+    auto pieces = obtain();
+    lock.lock();
+    asking_ = false;
+    return pieces;
+  } catch (...) {
+    if (!lock.owns_lock()) lock.lock();
+    asking_ = false;
+    throw;
+  }
+}
+
+Result<std::optional<Ahead>> Connection::take_ahead(const AheadWish& wish) {
+  if (!room_granted_ || wish.length == 0 || wish.length > (wish.held ? kHeldBodyMax : kBodyMax))
+    return std::optional<Ahead>();
+  const std::uint64_t whole = Room::rounded(wish.length);
+  std::vector<Ahead> gone;  // without the lock: rooms may end with them
+  std::unique_lock lock(ahead_mutex_);
+  if (!wish.at_once && puts_ < kPutsBefore) {
+    ++puts_;
+    return std::optional<Ahead>();
+  }
+  holds_ = holds_ || wish.held;
+  for (bool asked = false;;) {
+    if (auto part = cut_ahead(wish)) {
+      if (wish.at_once) ask_for_next(wish);
       return part;
     }
-    const auto now = std::chrono::steady_clock::now();
-    if (asked || now < no_room_until_) return std::nullopt;
-    no_room_until_ = now + kAskAgain;  // unless all goes well
-    Call<wire::RoomReply> waiting;
-    if (!call(wire::Room{std::max(kRoomWanted, 8 * whole), whole, 0}, waiting)) return std::nullopt;
-    const auto complete =
-        reservation_is_complete(waiting.reply.room_id, waiting.reply.extents, waiting.segments);
-    if (!complete || !*complete) return std::nullopt;
-    const auto room = std::make_shared<Room>(*this, waiting.reply.room_id);
-    for (const wire::Extent& extent : waiting.reply.extents) room->left += extent.length;
-    for (const wire::Extent& extent : waiting.reply.extents) {
-      const auto segment = this->segment(extent.segment, true, waiting.segments);
-      if (!segment || !check(extent, **segment)) return std::nullopt;
-      free_ahead_.push_back({room, *segment, extent.offset, extent.length});
+    if (asking_) return std::optional<Ahead>();
+    auto next = std::move(next_room_);
+    const bool lends = next == nullptr || next_lends_;
+    if (next == nullptr) {
+      const auto pause = wish.at_once ? kAskAgainSoon : kAskAgain;
+      if (asked) break;
+      if (!wish.again && std::chrono::steady_clock::now() < refused_at_ + pause)
+        return std::optional<Ahead>();
+      asked = true;
     }
-    // What is too small for this body is still good for another one.
-    const bool fits = std::any_of(free_ahead_.begin(), free_ahead_.end(),
-                                  [&](const Ahead& a) { return a.length >= whole; });
-    if (!fits) return std::nullopt;
-    no_room_until_ = {};
+    auto pieces = obtain_room(lock, std::move(next), whole, wish.deadline);
+    if (pieces && wish.held && lends && (pieces->empty() || pieces->front().room->leases == 0)) {
+      gone = *std::move(pieces);
+      pieces = Error{Errc::kQuota, 0, "the daemon lends no more leases"};
+    }
+    if (!pieces) {
+      refused_at_ = std::chrono::steady_clock::now();
+      return std::move(pieces).error();
+    }
+    while (free_ahead_.size() > kPiecesKept) {
+      gone.push_back(std::move(free_ahead_.front()));
+      free_ahead_.erase(free_ahead_.begin());
+    }
+    refused_at_ = {};
+    last_room_ = 0;
+    for (Ahead& piece : *pieces) {
+      last_room_ += piece.length;
+      free_ahead_.push_back(std::move(piece));
+    }
   }
+  refused_at_ = std::chrono::steady_clock::now();
+  return std::optional<Ahead>();
+}
+
+void Connection::keep(std::shared_ptr<Room> room) {
+  const std::lock_guard lock(ahead_mutex_);
+  kept_rooms_.push_back(std::move(room));
 }
 
 Writer Connection::make_writer(const PutOptions& options, Ahead ahead) {
@@ -81,6 +195,7 @@ Writer Connection::make_writer(const PutOptions& options, Ahead ahead) {
   body.expires_ns = options.expires_ns;
   body.metadata = options.metadata;
   body.tags = options.tags;
+  body.removals_seen = options.removals_seen.value_or(wire::kAllRemovalsSeen);
   state->ahead = std::move(ahead);
   return Writer(std::move(state));
 }

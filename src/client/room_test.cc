@@ -2,8 +2,13 @@
 // none.
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstring>
+#include <future>
+#include <optional>
 #include <span>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -130,6 +135,241 @@ TEST(Room, IsDoneWithoutWhereThereIsNone) {
   ASSERT_TRUE(client);
   for (int i = 0; i < 8; ++i) ASSERT_TRUE(client->put({.key = "k"}, std::string("ab")));
   server.join();
+}
+
+void welcome_with_room(FakeServer& s) {
+  if (const auto hello = s.receive()) {
+    wire::HelloReply answer;
+    answer.features = wire::kFeatureRoom;
+    s.reply(*hello, answer);
+  }
+}
+
+constexpr std::chrono::seconds kLong{5};
+
+// Each body is one message, none where nothing comes of it; its lease was lent with the room.
+TEST(Room, LendsLeasesToThoseWhoHold) {
+  FakeServer server([](FakeServer& s) {
+    const UniqueFd file = file_with(std::string(16384, '.'));
+    welcome_with_room(s);
+    auto request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kRoom);
+    EXPECT_EQ(request->as<wire::Room>().bytes, std::uint64_t{4} << 20);
+    EXPECT_EQ(request->as<wire::Room>().at_least, 1024U);
+    EXPECT_EQ(request->as<wire::Room>().leases, 32U);
+    wire::RoomReply reply;
+    reply.room_id = 77;
+    reply.segments = {segment(3, 16384, wire::SegmentKind::kMemory, true)};
+    reply.extents = {{3, 4096, 8192}};
+    reply.first_object = 500;
+    reply.first_lease = 600;
+    reply.leases = 2;
+    s.reply(*request, reply, {file.borrow()});
+
+    request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kPut);
+    auto put = request->as<wire::Put>();
+    EXPECT_EQ(put.room_id, 77U);
+    ASSERT_EQ(put.bodies.size(), 1U);
+    EXPECT_EQ(put.bodies[0].offset, 4096U);
+    EXPECT_EQ(put.bodies[0].length, 1000U);
+    EXPECT_EQ(put.bodies[0].key, "published");
+    EXPECT_EQ(put.bodies[0].flags, 0U);
+    EXPECT_EQ(put.bodies[0].metadata, "last words");
+    EXPECT_EQ(put.bodies[0].tags, std::vector<std::string>{"tag"});
+    EXPECT_EQ(put.bodies[0].object_id, 500U);
+    EXPECT_EQ(put.bodies[0].removals_seen, 9U);
+    s.reply(*request, wire::PutReply{{{0, 500, 1}}});
+
+    request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kPut);
+    put = request->as<wire::Put>();
+    ASSERT_EQ(put.bodies.size(), 1U);
+    EXPECT_EQ(put.bodies[0].flags, wire::kPutHeldOnly);
+    EXPECT_EQ(put.bodies[0].object_id, 501U);
+    EXPECT_EQ(put.bodies[0].offset, 4096U + 1024U);
+    EXPECT_EQ(put.bodies[0].length, 2000U);
+    s.reply(*request, wire::PutReply{{{0, 501, 0}}});
+
+    // No more is lent: what comes is of no use, and goes back.
+    request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kRoom);
+    reply.room_id = 78;
+    reply.segments = {segment(3, 16384, wire::SegmentKind::kMemory, true, false)};
+    reply.extents = {{3, 12288, 4096}};
+    reply.leases = 0;
+    s.reply(*request, reply);
+    request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kAbort);
+    EXPECT_EQ(request->as<wire::Abort>().put_id, 78U);
+    // Something was given back, in vain.
+    request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kRelease);
+    EXPECT_EQ(request->as<wire::Release>().leases, std::vector<std::uint64_t>{601});
+    request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kRoom);
+    s.fail(*request, Errc::kNoSpace, "memory is full");
+
+    request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kRelease);
+    EXPECT_EQ(request->as<wire::Release>().leases, std::vector<std::uint64_t>{600});
+    // The rest of the room.
+    request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kAbort);
+    EXPECT_EQ(request->as<wire::Abort>().put_id, 77U);
+  });
+  {
+    auto client = connect_to(server);
+    ASSERT_TRUE(client);
+    auto writer = client->reserve_ahead(
+        {.key = "published", .length = 1000, .held = true, .removals_seen = 9}, kLong);
+    ASSERT_TRUE(writer) << describe(writer.error());
+    ASSERT_TRUE(*writer);
+    auto lease = (*writer)->hold(1000);
+    ASSERT_TRUE(lease) << describe(lease.error());
+    EXPECT_EQ(lease->id(), 600U);
+    EXPECT_EQ(lease->info().object_id, 500U);
+    EXPECT_EQ(lease->size(), 1000U);
+    EXPECT_EQ((*writer)->hold(1).error().code, Errc::kUnsupported);
+    const auto memory = (*writer)->map();
+    ASSERT_EQ(memory.size(), 1U);
+    ASSERT_EQ(memory[0].size(), 1000U);
+    std::memset(memory[0].data(), 'p', 1000);
+    ASSERT_TRUE((*writer)->advance(1000));
+    std::optional<std::uint64_t> published;
+    std::move(**writer).commit(
+        Amendment{{}, "last words", {"tag"}, 7},
+        [&](const Result<PutResult>& done) { published = done ? done->object_id : 0; });
+    // Nobody waits for the answer; who looks has it.
+    for (int i = 0; i < 5000 && !published; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      client->look();
+    }
+    EXPECT_EQ(published, 500U);
+    EXPECT_EQ(*lease->read_all(), std::string(1000, 'p'));
+
+    auto dropped = client->reserve_ahead({.key = "dropped", .length = 2000, .held = true}, kLong);
+    ASSERT_TRUE(dropped && *dropped);
+    auto second = (*dropped)->hold(2000);
+    ASSERT_TRUE(second) << describe(second.error());
+    EXPECT_EQ(second->id(), 601U);
+    **dropped = Writer();
+    EXPECT_EQ(second->read_all()->size(), 2000U);
+
+    const PutOptions third{.key = "third", .length = 1000, .held = true};
+    auto refused = client->reserve_ahead(third, kLong);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, Errc::kQuota);
+    second->release();
+    refused = client->reserve_ahead(third, kLong, true);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, Errc::kNoSpace);
+    // Without a lease there is still room; nothing comes of this one, and nobody hears of it.
+    auto without = client->reserve_ahead({.key = "without", .length = 1000}, kLong);
+    ASSERT_TRUE(without && *without);
+    EXPECT_EQ((*without)->hold(1000).error().code, Errc::kUnsupported);
+    lease->release();
+  }
+  server.join();
+}
+
+TEST(Room, IsAskedForBeforeItIsNeeded) {
+  std::promise<void> asked;
+  FakeServer server([&](FakeServer& s) {
+    const UniqueFd file = file_with(std::string(16384, '.'));
+    welcome_with_room(s);
+    for (std::uint64_t room = 1; room <= 2; ++room) {
+      const auto request = s.receive();
+      ASSERT_EQ(request->header.type, wire::Type::kRoom);
+      EXPECT_EQ(request->as<wire::Room>().leases, 0U);
+      wire::RoomReply reply;
+      reply.room_id = room;
+      reply.segments = {segment(3, 16384, wire::SegmentKind::kMemory, true, room == 1)};
+      reply.extents = {{3, 4096 * room, 4096}};
+      if (room == 1)
+        s.reply(*request, reply, {file.borrow()});
+      else
+        s.reply(*request, reply);
+      if (room == 2) asked.set_value();
+    }
+    while (s.receive()) {
+    }
+  });
+  auto client = connect_to(server);
+  ASSERT_TRUE(client);
+  const auto reserve = [&] {
+    auto writer = client->reserve_ahead({.key = "k", .length = 1024}, kLong);
+    ASSERT_TRUE(writer) << describe(writer.error());
+    ASSERT_TRUE(*writer);
+    EXPECT_EQ((*writer)->slices().front().length, 1024U);
+  };
+  for (int i = 0; i < 4; ++i) reserve();
+  ASSERT_EQ(asked.get_future().wait_for(kLong), std::future_status::ready);
+  // It is read when it is needed.
+  for (int i = 0; i < 3; ++i) reserve();
+}
+
+TEST(Room, IsWaitedForByOneAlone) {
+  std::promise<void> asked;
+  std::promise<void> go;
+  FakeServer server([&](FakeServer& s) {
+    const UniqueFd file = file_with(std::string(8192, '.'));
+    welcome_with_room(s);
+    const auto request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kRoom);
+    asked.set_value();
+    go.get_future().wait();
+    wire::RoomReply reply;
+    reply.room_id = 7;
+    reply.segments = {segment(3, 8192, wire::SegmentKind::kMemory, true)};
+    reply.extents = {{3, 0, 8192}};
+    s.reply(*request, reply, {file.borrow()});
+    while (s.receive()) {
+    }
+  });
+  auto client = connect_to(server);
+  ASSERT_TRUE(client);
+  auto first = std::async(std::launch::async, [&] {
+    const auto writer = client->reserve_ahead({.key = "first", .length = 100}, kLong);
+    return writer && *writer;
+  });
+  asked.get_future().wait();
+  const auto second = client->reserve_ahead({.key = "second", .length = 100}, kLong);
+  EXPECT_TRUE(second && !*second);
+  go.set_value();
+  EXPECT_TRUE(first.get());
+  const auto third = client->reserve_ahead({.key = "third", .length = 100}, kLong);
+  EXPECT_TRUE(third && *third);
+}
+
+TEST(Room, ThatDoesNotComeInTimeGoesBack) {
+  std::promise<void> go;
+  std::promise<std::uint64_t> aborted;
+  FakeServer server([&](FakeServer& s) {
+    welcome_with_room(s);
+    const auto request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kRoom);
+    go.get_future().wait();
+    wire::RoomReply reply;
+    reply.room_id = 7;
+    s.reply(*request, reply);
+    const auto abort = s.receive();
+    ASSERT_EQ(abort->header.type, wire::Type::kAbort);
+    aborted.set_value(abort->as<wire::Abort>().put_id);
+  });
+  auto client = connect_to(server);
+  ASSERT_TRUE(client);
+  const auto late =
+      client->reserve_ahead({.key = "k", .length = 100}, std::chrono::milliseconds(20));
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().code, Errc::kTimeout);
+  go.set_value();
+  auto ended = aborted.get_future();
+  for (int i = 0; i < 5000; ++i) {
+    client->look();
+    if (ended.wait_for(std::chrono::milliseconds(1)) == std::future_status::ready) break;
+  }
+  EXPECT_EQ(ended.get(), 7U);
 }
 
 }  // namespace

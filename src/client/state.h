@@ -46,6 +46,8 @@ struct WriterState {
   // Written to room ahead: what commit() says. Without a put_id.
   std::optional<Ahead> ahead;
   wire::PutBody put;
+  // Under the lease that was lent for it: then the daemon has to hear of these bytes, put or not.
+  [[nodiscard]] bool held() const { return put.object_id != 0; }
 };
 
 struct FollowerState {

@@ -1,4 +1,6 @@
 // om::Writer: filling what was reserved, asking for more, publishing.
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -46,7 +48,6 @@ Result<void> extend(WriterState& state, std::uint64_t bytes) {
 }
 
 Result<void> check(const Amendment& amendment, const WriterState& state) {
-  if (state.ahead) return Error{Errc::kUnsupported, 0, "the daemon does not know of this put yet"};
   if (amendment.length && state.length())
     return Error{Errc::kMalformed, 0, "its length was declared already"};
   if (amendment.length && *amendment.length < state.written)
@@ -67,8 +68,60 @@ std::function<void(Result<wire::CommitReply>)> answer_to(
   };
 }
 
+// Of a put that is not sent yet: it is said along with it.
+void say(const Amendment& amendment, wire::PutBody& put) {
+  put.metadata = amendment.metadata;
+  put.tags = amendment.tags;
+  put.expires_ns = amendment.expires_ns;
+}
+
+std::function<void(Result<wire::PutReply>)> answer_to_one(
+    std::function<void(Result<PutResult>)> done) {
+  return [done = std::move(done)](Result<wire::PutReply> answer) {
+    if (!answer) return done(std::move(answer).error());
+    if (answer->items.size() != 1)
+      return done(Error{Errc::kMalformed, 0, "the daemon answered for another number of bodies"});
+    const wire::PutItem& item = answer->items.front();
+    if (const auto status = static_cast<Errc>(item.status); status != Errc::kOk)
+      return done(Error{status, 0, "put"});
+    done(PutResult{item.object_id, item.created_ns});
+  };
+}
+
+// Nobody knows of what was written to room ahead, and its bytes go back with the rest of the room.
+// Where they are leased, they are cut out of it, for as long as the lease lasts.
 void give_up(std::unique_ptr<WriterState> state) {
-  if (state != nullptr && !state->ahead) (void)state->connection->post(wire::Abort{state->put_id});
+  if (state == nullptr) return;
+  if (!state->ahead) {
+    (void)state->connection->post(wire::Abort{state->put_id});
+    return;
+  }
+  if (!state->held()) return;
+  Ahead& ahead = *state->ahead;
+  wire::PutBody body;
+  body.segment = ahead.segment->id;
+  body.offset = ahead.offset;
+  body.length = ahead.length;
+  body.flags = wire::kPutHeldOnly;
+  body.object_id = ahead.object_id;
+  wire::Put put;
+  put.room_id = ahead.room->id;
+  put.bodies.push_back(std::move(body));
+  if (state->connection->post(put, MSG_DONTWAIT))
+    ahead.room->left -= Room::rounded(ahead.length);
+  else
+    state->connection->keep(std::move(ahead.room));
+}
+
+// The first `length` bytes of what is written, for their lease.
+void add_slices(const WriterState& state, std::uint64_t length, LeaseState& lease) {
+  for (const Place& place : state.places) {
+    const std::uint64_t part = std::min(place.length, length);
+    if (part == 0) break;
+    lease.slices.push_back({place.segment->file().raw(), place.offset, part});
+    lease.segments.push_back(place.segment);
+    length -= part;
+  }
 }
 
 }  // namespace
@@ -125,9 +178,22 @@ Result<void> Writer::make_room(std::uint64_t bytes) {
 
 Result<Lease> Writer::hold(std::uint64_t bytes) {
   client::WriterState& s = *state_;
-  if (s.ahead) return Error{Errc::kUnsupported, 0, "the daemon does not know of this put yet"};
   const std::uint64_t left = s.room - s.written;
   const std::uint64_t length = s.written + bytes;
+  if (s.ahead) {
+    if (s.ahead->object_id == 0 || s.held())
+      return Error{Errc::kUnsupported, 0, "no lease was lent for this body"};
+    if (bytes > left)
+      return Error{Errc::kMalformed, 0, "the body is longer than the bytes that were declared"};
+    auto lent = std::make_unique<client::LeaseState>();
+    lent->connection = s.connection;
+    lent->lease_id = s.ahead->lease_id;
+    lent->info.object_id = s.ahead->object_id;
+    lent->info.length = lent->info.total_bytes = length;
+    client::add_slices(s, length, *lent);
+    s.put.object_id = s.ahead->object_id;
+    return Lease(std::move(lent));
+  }
   client::Call<wire::HoldReply> waiting;
   OM_TRY(s.connection->call(wire::Hold{s.put_id, bytes > left ? bytes - left : 0}, waiting,
                             std::chrono::steady_clock::now() + s.limit));
@@ -148,14 +214,7 @@ Result<Lease> Writer::hold(std::uint64_t bytes) {
   }
   if (s.room < length)
     return Error{Errc::kMalformed, 0, "the daemon gave less room than was asked for"};
-  std::uint64_t rest = length;
-  for (const client::Place& place : s.places) {
-    const std::uint64_t part = std::min(place.length, rest);
-    if (part == 0) break;
-    lease->state_->slices.push_back({place.segment->file().raw(), place.offset, part});
-    lease->state_->segments.push_back(place.segment);
-    rest -= part;
-  }
+  client::add_slices(s, length, *lease->state_);
   return *std::move(lease);
 }
 
@@ -257,6 +316,10 @@ Result<void> Writer::announce() {
 Result<void> Writer::amend(const Amendment& amendment) {
   client::WriterState& s = *state_;
   OM_TRY(client::check(amendment, s));
+  if (s.ahead) {
+    client::say(amendment, s.put);
+    return {};
+  }
   if (!s.connection->post(client::to_wire(amendment, s.put_id)))
     return Error{Errc::kUnavailable, 0, "the daemon does not take it now"};
   if (amendment.length) s.amended = amendment.length;
@@ -276,11 +339,26 @@ void Writer::commit(std::optional<Amendment> last, std::function<void(Result<Put
   if (last) {
     auto checked = client::check(*last, s);
     if (!checked) return done(std::move(checked).error());
-    amend = s.connection->encode(client::to_wire(*last, s.put_id));
+    if (s.ahead)
+      client::say(*last, s.put);
+    else
+      amend = s.connection->encode(client::to_wire(*last, s.put_id));
     if (last->length) s.amended = last->length;
   }
   const auto length = s.length();
-  if (s.ahead || (length && s.written != *length)) return done(std::move(*this).commit());
+  if (length && s.written != *length) return done(std::move(*this).commit());
+  if (s.ahead) {
+    wire::Put put;
+    put.room_id = s.ahead->room->id;
+    put.bodies.push_back(std::move(s.put));
+    auto sent = s.connection->call_later<wire::Put, wire::PutReply>(put,
+                                                                    client::answer_to_one(done));
+    s.put = std::move(put.bodies.front());
+    if (!sent) return done(std::move(sent).error());  // and given up
+    s.ahead->room->left -= client::Room::rounded(s.ahead->length);
+    state_.reset();
+    return;
+  }
   auto sent = s.connection->call_later<wire::Commit, wire::CommitReply>(
       wire::Commit{s.put_id, s.written}, client::answer_to(done), amend);
   if (!sent) return done(std::move(sent).error());  // and aborted
@@ -303,8 +381,11 @@ void Writer::refresh(std::uint64_t object_id, const Amendment& says,
 }
 
 Result<void> Writer::abort() && {
-  const auto state = std::move(state_);
-  if (state->ahead) return {};  // nobody knows of it
+  auto state = std::move(state_);
+  if (state->ahead) {
+    client::give_up(std::move(state));
+    return {};
+  }
   client::Call<wire::Empty> waiting;
   return state->connection->call(wire::Abort{state->put_id}, waiting);
 }
