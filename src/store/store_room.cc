@@ -109,10 +109,15 @@ Result<void> StoreImpl::leave_body(Put& room, ObjectId object, const Extent& pla
     return {};
   }
   auto written = write_held(object, {place});
-  if (written)
+  if (written) {
     keep(object, {place});
-  else
-    room.memory.push_back({place.segment, place.offset, Slots::rounded(place.length)});
+    return {};
+  }
+  const std::uint64_t whole = Slots::rounded(place.length);
+  room.memory.push_back({place.segment, place.offset, whole});
+  room.charged += whole;
+  room_bytes_ += whole;
+  holder_put_bytes_[room.holder] += whole;
   return written;
 }
 
@@ -135,6 +140,9 @@ Result<Extent> StoreImpl::cut_from_room(Put& room, const RoomBody& body) {
     room.memory.erase(extent);
   else if (after.length > 0)
     room.memory.push_back(after);
+  // What is left of it is all that counts as room: the last body of one may be long in coming.
+  uncharge(room, whole);
+  room_bytes_ -= whole;
   return Extent{body.segment, body.offset, length};
 }
 

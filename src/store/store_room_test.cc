@@ -93,6 +93,26 @@ TEST_F(StoreTest, RoomsAreAnEighthOfTheMemoryAndNeverTooSmall) {
   EXPECT_TRUE(store->take_room(next, {128 * 1024}));
 }
 
+TEST_F(StoreTest, WhatWasPutCountsAsRoomNoMore) {
+  config.memory_bytes = 16 << 20;
+  config.holder.put_bytes = 1'000'000;
+  open();
+  const auto first = *store->take_room(me, {512 * 1024});
+  EXPECT_EQ(store->take_room(me, {512 * 1024}).error().code, Errc::kQuota);
+  ASSERT_TRUE(put_in_room(me, first.put_id, {into(first, 0, "k", body_of(300'000, 1))}).front());
+  const auto second = *store->take_room(me, {512 * 1024});
+  const auto other = *store->open_holder({});
+  ASSERT_TRUE(store->take_room(other, {512 * 1024}));
+  // 2 MiB less 300,032 bytes are given out with the next one.
+  ASSERT_TRUE(store->take_room(*store->open_holder({}), {512 * 1024}));
+  const auto rest = store->take_room(*store->open_holder({}), {512 * 1024});
+  ASSERT_TRUE(rest) << describe(rest.error());
+  EXPECT_EQ(rest->extents.front().length, 256U * 1024);
+  ASSERT_TRUE(store->abort(me, first.put_id));
+  ASSERT_TRUE(store->abort(me, second.put_id));
+  EXPECT_TRUE(store->take_room(me, {512 * 1024}));
+}
+
 TEST_F(StoreTest, ARoomHasAPieceAsLargeAsWasAskedForOrIsNone) {
   config.memory_bytes = 16 << 20;
   config.holder.leased_bytes = std::uint64_t{1} << 30;
