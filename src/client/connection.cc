@@ -233,14 +233,16 @@ void Connection::flush_releases() {
 // --- the reader's role
 
 bool Connection::read_one(Deadline deadline) {
-  // The socket's own limit serves when about that much time is left; for less we ask poll(2).
+  // The socket's own limit serves when about that much time is left, and none is needed where there
+  // is no time left; else we ask poll(2).
   const auto left = until(deadline);
-  if (left < receive_limit_ - receive_limit_ / 8) {
+  const bool waits = left.count() > 0;
+  if (waits && left < receive_limit_ - receive_limit_ / 8) {
     pollfd look{socket_.raw(), POLLIN, 0};
     if (::poll(&look, 1, static_cast<int>(left.count())) <= 0) return false;
   }
   std::memset(buffer_.data(), 0, wire::Header::kBytes);
-  auto packet = receive_packet(socket_.borrow(), buffer_);
+  auto packet = receive_packet(socket_.borrow(), buffer_, waits ? 0 : MSG_DONTWAIT);
   if (packet) {
     if (!packet->has_value()) return false;
     if ((*packet)->bytes == 0)

@@ -190,7 +190,8 @@ Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
   return true;
 }
 
-Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::byte> buffer) {
+Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::byte> buffer,
+                                             int flags) {
   alignas(cmsghdr) std::array<char, kControlBytes> control;  // the kernel says how much it filled
   iovec part{buffer.data(), buffer.size()};
   msghdr message{};
@@ -199,7 +200,7 @@ Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::b
   message.msg_control = control.data();
   message.msg_controllen = control.size();
   ssize_t received = 0;
-  while ((received = ::recvmsg(socket.raw(), &message, MSG_CMSG_CLOEXEC)) < 0) {
+  while ((received = ::recvmsg(socket.raw(), &message, MSG_CMSG_CLOEXEC | flags)) < 0) {
     if (errno == EINTR) continue;
     if (errno == EAGAIN) return std::optional<Packet>();
     if (errno == ECONNRESET) return std::optional<Packet>(Packet{});

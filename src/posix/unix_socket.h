@@ -50,8 +50,9 @@ Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
 // Receives one packet. nullopt: nothing there yet (EAGAIN). A packet longer than the buffer, or
 // with more descriptors than kFdsPerMessageMax, is kMalformed and its descriptors are closed; so
 // are those of a packet for which this process has no room (EMFILE shows as MSG_CTRUNC and is
-// kSystem, EMFILE).
-Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::byte> buffer);
+// kSystem, EMFILE). `flags` as above.
+Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::byte> buffer,
+                                             int flags = 0);
 // Sends packets in order, as many as the socket takes: how many that were. Without descriptors.
 Result<std::size_t> send_packets(BorrowedFd socket,
                                  std::span<const std::span<const std::byte>> packets,
