@@ -29,11 +29,16 @@ constexpr std::uint64_t kRoomBytes = 256 * 1024;
 // Where the daemon lends no more, or is full, so many leases go back for the next ones.
 constexpr unsigned kGiveBack = 8;
 constexpr unsigned kGiveBackMax = 32;
+// For a room, which is for so many bodies like this one at most.
+constexpr unsigned kGiveBackForRoom = 16;
 // A Vary index lives so long at least: it must be there for as long as its variants are, which have
 // timers of their own and are refreshed.
 constexpr std::uint64_t kIndexLifeNs = std::uint64_t{24} * 3600 * 1'000'000'000;
 // Commits that were not answered yet.
 constexpr std::size_t kCommitsMax = 256;
+// From so many on, who commits looks for answers himself. As a rule somebody else reads them, while
+// he waits for one of his own; with room ahead hardly anybody waits for any.
+constexpr std::size_t kCommitsLook = 64;
 
 void count_trouble(Director& director, const Error& why) {
   VSC_objmd& counters = director.counters();
@@ -60,16 +65,19 @@ bool may_commit(Director& director) {
   return false;
 }
 
+enum class What { kBody, kBodyAhead, kIndex };
+
 // With what is still to be said of it.
-void commit(Director& director, Writer writer, std::optional<Amendment> last, bool index) {
+void commit(Director& director, Writer writer, std::optional<Amendment> last, What what) {
   if (!may_commit(director)) return;
   const std::uint64_t bytes = writer.written();
-  const auto is_over = [&director, bytes, index](const Result<PutResult>& done) {
+  const auto is_over = [&director, bytes, what](const Result<PutResult>& done) {
     commits_under_way.fetch_sub(1, std::memory_order_relaxed);
     VSC_objmd& counters = director.counters();
     if (!done) {
       count_trouble(director, done.error());
-    } else if (!index) {
+    } else if (what != What::kIndex) {
+      if (what == What::kBodyAhead) count(counters.c_tee_ahead);
       count(counters.c_tee_published);
       count(counters.c_tee_bytes, bytes);
     }
@@ -119,7 +127,7 @@ std::optional<Amendment> Publication::amendment() {
     return std::nullopt;
   }
   Amendment amendment;
-  if (unsaid_) amendment.length = length_;
+  if (unsaid_ && !ahead_) amendment.length = length_;
   amendment.metadata = *std::move(encoded);
   amendment.tags = tags_;
   amendment.expires_ns = shared::expires_ns(metadata_);
@@ -200,13 +208,45 @@ bool Publication::choose_key() {
     amendment.expires_ns = std::max(
         amendment.expires_ns, static_cast<std::uint64_t>(index.t_origin * 1e9) + kIndexLifeNs);
   if (!amendment.metadata.empty())
-    commit(*share.director, std::move(first), std::move(amendment), true);
+    commit(*share.director, std::move(first), std::move(amendment), What::kIndex);
+  return true;
+}
+
+bool Publication::take_ahead() {
+  Share& share = *share_;
+  if (!share.ahead || !length_ || *length_ == 0 || !metadata_.vary.empty()) return false;
+  // What is removed up to here is for removed_meanwhile() to find, and the rest for the daemon.
+  const auto seen = share.director->removals().applied(share.client->daemon().epoch);
+  if (!seen) return false;
+  PutOptions options;
+  options.key = share.primary;
+  options.length = length_;
+  options.held = *length_ >= landing::kBytesMin;
+  options.removals_seen = seen;
+  const auto ask = [&](bool again) {
+    return timed([&] { return share.client->reserve_ahead(options, left(), again); });
+  };
+  auto writer = ask(false);
+  // The daemon asks nobody to make room for room: those that are used least here go back.
+  const struct busyobj* bo = varnish.THR_GetBusyobj();
+  for (unsigned some = kGiveBackForRoom;
+       !writer && bo != nullptr && some <= kGiveBackMax && left().count() > 0; some *= 2) {
+    const Errc why = writer.error().code;
+    if ((why != Errc::kNoSpace && why != Errc::kQuota) ||
+        !lease_body::give_back(bo->wrk, share.client.get(), some, why == Errc::kNoSpace))
+      break;
+    writer = ask(true);
+  }
+  if (!writer || !*writer) return false;
+  share.writer = **std::move(writer);
+  share.key = share.primary;
   return true;
 }
 
 bool Publication::begin(std::optional<std::uint64_t> length) {
   length_ = length;
-  if (!choose_key()) return false;
+  ahead_ = take_ahead();
+  if (!ahead_ && !choose_key()) return false;
   if (removed_meanwhile()) {
     count(share_->director->counters().c_tee_behind);
     share_->writer = Writer();
@@ -349,8 +389,10 @@ void Publication::finish() {
   if (refreshes_)
     refresh(*share_->director, std::move(share_->writer), share_->replaces.object_id, *last);
   else
-    commit(*share_->director, std::move(share_->writer), std::move(last), false);
+    commit(*share_->director, std::move(share_->writer), std::move(last),
+           ahead_ ? What::kBodyAhead : What::kBody);
   share_->writer = Writer();
+  if (commits_under_way.load(std::memory_order_relaxed) >= kCommitsLook) share_->client->look();
 }
 
 }  // namespace om::vmod::tee

@@ -1,7 +1,9 @@
 // publication.h: a body on its way into the store, while it is fetched.
 //
 //   begun      a put (om::Writer) of its key is reserved; of a variant (Vary), with an index that
-//              names it. Nobody sees it before it is committed; followers (follow.h) may read
+//              names it. Nobody sees it before it is committed; followers (follow.h) may read.
+//              Where nobody has looked for it, there is room ahead instead, and the store hears of
+//              it when it is whole: one message, and no followers
 //   live       bytes are written; followers are told of them
 //   let go     the store was too late, too full or gone: the put is aborted, and the fetch goes on
 //   finished   the body is whole and committed; or it is that of the very object that it was to
@@ -55,6 +57,7 @@ struct Share {
   Writer writer;         // may be empty: reserved when the headers are there
   There replaces;        // what `key` names, and is of no use as it is
   bool indexed = false;  // there is a Vary index that names `key`
+  bool ahead = false;    // nobody has looked for it, and so nobody waits for it or may follow
   double began = 0;      // when the backend was asked
   std::string stem;      // what a purge would name it by; empty: `writer` is older than the request
 };
@@ -75,7 +78,7 @@ class Publication {
   // Before a wait for more: followers are told of all there is.
   void announce();
   [[nodiscard]] bool has_unannounced() const {
-    return live() && (unsaid_ || written_ > announced_);
+    return live() && !ahead_ && (unsaid_ || written_ > announced_);
   }
   // What Varnish found out about the body, which is whole.
   void set_gzip_bits(const std::optional<std::array<std::uint8_t, 32>>& bits) {
@@ -94,6 +97,8 @@ class Publication {
   // All that is known of the response. nullopt: it cannot be said, and all is over.
   std::optional<Amendment> amendment();
   bool amend();
+  // Into room that the connection has. False: not this one, or not now.
+  bool take_ahead();
   bool choose_key();
   [[nodiscard]] bool removed_meanwhile() const;
   // They lie in the put already.
@@ -108,6 +113,7 @@ class Publication {
   std::vector<std::string> tags_;
   std::optional<std::uint64_t> length_;
   std::vector<std::span<std::byte>> room_;  // that land() gave
+  bool ahead_ = false;                      // in room ahead: all is said with the commit
   bool refreshes_ = false;                  // the body is in the store already
   bool unsaid_ = true;                      // followers do not know the headers yet
   std::uint64_t written_ = 0;

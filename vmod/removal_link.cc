@@ -5,6 +5,7 @@
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <thread>
@@ -106,6 +107,14 @@ RemovalLink* RemovalLink::of(const struct vcl* vcl) {
 const std::string& RemovalLink::socket() const noexcept { return impl_->socket; }
 
 bool RemovalLink::director_allowed() const noexcept { return impl_->director_is_current(); }
+
+std::optional<std::uint64_t> RemovalLink::applied(std::uint64_t daemon_epoch) const noexcept {
+  const auto page = impl_->page.load();
+  if (page == nullptr || page->daemon_epoch() != daemon_epoch) return std::nullopt;
+  const std::uint64_t last = impl_->applied.load(std::memory_order_acquire);
+  if (page->head() != last) return std::nullopt;
+  return last;
+}
 
 Result<RemovalLink::Ours> RemovalLink::record(RemovalKind kind, std::string what, std::string tag) {
   Impl& impl = *impl_;

@@ -29,6 +29,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -64,6 +65,9 @@ class RemovalLink {
   // of new ones. Looks at memory alone; any thread. False: shared objects must not be used, and
   // nothing is to be published.
   [[nodiscard]] bool director_allowed() const noexcept;
+  // The same, with the number of the last of them, which the daemon of that epoch has given it.
+  // nullopt: not allowed, or by another daemon.
+  [[nodiscard]] std::optional<std::uint64_t> applied(std::uint64_t daemon_epoch) const noexcept;
   // Of all caches, as far as shared objects may be older than they are.
   [[nodiscard]] const SharedBans& bans() const { return *bans_; }
 

@@ -121,6 +121,7 @@ std::unique_ptr<Share> share_for(VRT_CTX) {
     return nullptr;
   }
   share->primary = shared::primary_key(*base, director::accepts_gzip(bo));
+  share->ahead = true;
   // Not in the future, if the clock was set back meanwhile: later bans are about it, too.
   share->began = std::min(bo->t_first, VTIM_real());
   return share;

@@ -119,9 +119,11 @@ def main():
                         print("      %-9s varnishd %.3f s, objmapperd %.3f s per GB" % (
                             one, *(sorted(x[i] for x in seen[one])[len(seen[one]) // 2] for i in (0, 1))), flush=True)
             landed = cache.counter("OBJMD.objm.c_tee_landed")
+            ahead = cache.counter("OBJMD.objm.c_tee_ahead")
             if cache.counter("OBJM.*.c_fallback*"):
                 sys.exit("bodies did not go into objmapper: the figures mean nothing")
-            print("%d of %d bodies were received in place" % (landed, run.published()))
+            print("%d of %d bodies were received in place, %d published with one message" % (
+                landed, run.published(), ahead))
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(report, indent=1))
 

@@ -14,7 +14,7 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from caches import World, body_of, wait_until  # noqa: E402
-from protocol.client import EPHEMERAL, PURGE, Connection  # noqa: E402
+from protocol.client import EPHEMERAL, PURGE, TAG, Connection  # noqa: E402
 
 MIB = 1 << 20
 
@@ -207,9 +207,172 @@ class NamedAndLanded(Named):
     arguments = {**Named.arguments, "trusted": True}
 
     def test_in_place(self):
-        landed = self.a.counter("c_tee_landed")
+        landed, ahead = self.a.counter("c_tee_landed"), self.a.counter("c_tee_ahead")
         self.assertEqual(self.fetch("/inplace", f"size={2 * MIB}")[2], body_of("/inplace", 2 * MIB))
         self.assertEqual(self.a.counter("c_tee_landed"), landed + 1)
+        self.assertEqual(self.a.counter("c_tee_ahead"), ahead + 1)
+        got, headers, body = self.a.get(f"/inplace?size={2 * MIB}")
+        self.assertEqual((got, headers["X-Hits"], body), (200, "1", body_of("/inplace", 2 * MIB)))
+
+    def requests(self, connection):
+        status = connection.status()
+        return {name: status[f"requests.{name}_total"]
+                for name in ("reserve", "hold", "amend", "commit", "put")}
+
+    def test_one_message_for_each_body(self):
+        sizes = (1, 5000, 256 * 1024 - 1, 256 * 1024, 300_001, MIB, 3 * MIB + 7, 4 * MIB)
+        with Connection(self.world.daemon.socket) as connection:
+            before, ahead = self.requests(connection), self.a.counter("c_tee_ahead")
+            for number, size in enumerate(sizes):
+                path = f"/one/{number}"
+                self.assertEqual(self.fetch(path, f"size={size}")[2], body_of(path, size))
+            seen = {name: count - before[name] for name, count in self.requests(connection).items()}
+            self.assertEqual(seen, {**dict.fromkeys(seen, 0), "put": len(sizes)})
+            self.assertEqual(self.a.counter("c_tee_ahead"), ahead + len(sizes))
+        c = self.world.cache("c", backend="backend = objm.backend()", vcl="")
+        for number, size in enumerate(sizes):
+            path = f"/one/{number}"
+            for cache in (c, self.a):
+                self.assertEqual(cache.get(f"{path}?size={size}")[2], body_of(path, size))
+            self.assertEqual(self.origin.count(path), 1)
+
+    def test_what_has_to_be_reserved(self):
+        """Too large, of unknown length, or a variant."""
+        ahead = self.a.counter("c_tee_ahead")
+        for path, query, size in (("/large", "", 4 * MIB + 1), ("/large", "&chunked=1", MIB),
+                                  ("/large", "&vary=Foo", MIB)):
+            path += query.replace("&", "/").replace("=", "")
+            before = self.a.counter("c_tee_published")
+            body = self.fetch(path, f"size={size}{query}")[2]
+            self.assertEqual(body, (b"-" if "vary" in query else b"") + body_of(path, size))
+            self.assertEqual(self.a.counter("c_tee_published"), before + 1)
+        self.assertEqual(self.a.counter("c_tee_ahead"), ahead)
+
+    def test_what_was_removed_while_it_was_fetched_is_not_published(self):
+        """By its key, or by its tag: nobody gets it, not even who fetched it."""
+        c = self.world.cache("c", backend="backend = objm.backend()", vcl="")
+        for number, kind in enumerate((PURGE, TAG)):
+            path, query = f"/overtaken/{number}", f"size={2 * MIB}&hold=1&xkey=tag{number}"
+            refused = self.a.counter("c_tee_failed") + self.a.counter("c_tee_behind")
+            self.origin.release.clear()
+            response, connection = self.a.open(f"{path}?{query}")
+            half = response.read(MIB)
+            with Connection(self.world.daemon.socket) as other:
+                what = f"cdn://test/www.test{path}?{query}" if kind == PURGE else f"tag{number}"
+                self.assertEqual(other.remove(kind, what, wait_ms=10_000)["unapplied"], 0)
+                self.origin.release.set()
+                self.assertEqual(half + response.read(), body_of(path, 2 * MIB))
+                connection.close()
+                wait_until(lambda: self.a.counter("c_tee_failed") + self.a.counter("c_tee_behind") == refused + 1,
+                           "it is refused", 30)
+                keys = [entry["key"] for entry in other.list(b"cdn://test")["entries"]]
+                self.assertEqual([key for key in keys if path.encode() in key], [])
+            self.origin.change(path)
+            for cache in (c, self.a):
+                self.assertEqual(cache.get(f"{path}?{query}")[2], body_of(path + "1", 2 * MIB))
+
+    def test_a_backend_that_breaks_off_leaves_nothing(self):
+        with Connection(self.world.daemon.socket) as connection:
+            held, landed = connection.status()["held.bytes"], self.a.counter("c_tee_landed")
+            for number in range(3):
+                with self.assertRaises(Exception):
+                    status, _, body = self.a.get(f"/brokenahead/{number}?size={3 * MIB}&die=1")
+                    self.assertEqual((status, len(body)), (200, 3 * MIB))
+            self.assertGreaterEqual(self.a.counter("c_tee_landed"), landed + 3)
+            wait_until(lambda: connection.status()["held.bytes"] <= held, "what was held goes back", 30)
+            keys = [entry["key"] for entry in connection.list(b"cdn://test")["entries"]]
+            self.assertEqual([key for key in keys if b"/brokenahead" in key], [])
+
+
+class NamedTrouble(unittest.TestCase):
+    """A body that was received in place, and of which the daemon has not heard yet."""
+
+    def setUp(self):
+        self.world = World(timeout="1s", **NamedAndLanded.arguments)
+        self.origin = self.world.origin
+        self.a = self.world.cache("a")
+
+    def tearDown(self):
+        self.world.close()
+
+    def begin(self, path):
+        self.origin.release.clear()
+        response, connection = self.a.open(f"{path}?size={3 * MIB}&hold=1")
+        half = response.read(MIB)
+        self.assertEqual(half, body_of(path, 3 * MIB)[:MIB])
+        self.assertEqual(self.a.counter("c_tee_landed"), 1)
+        return response, connection, half
+
+    def test_the_daemon_is_another_one(self):
+        path = "/restarted"
+        response, connection, half = self.begin(path)
+        self.world.daemon.kill()
+        self.world.daemon.start()
+        self.world.open_socket()
+        with Connection(self.world.daemon.socket) as other:
+            fill(other, 40)
+            self.origin.release.set()
+            self.assertEqual(half + response.read(), body_of(path, 3 * MIB))
+            connection.close()
+            fill(other, 40)
+            self.assertEqual(other.list(b"cdn://test")["entries"], [])
+            wait_until(lambda: self.a.counter("c_lease_dropped", of="OBJM.store") == 1, "the object was removed", 30)
+            wait_until(lambda: other.status()["held.bytes"] == 0, "its room goes back", 30)
+        _, headers, body = self.a.get(f"{path}?size={3 * MIB}&hold=1")
+        self.assertEqual((headers["X-Hits"], body), ("0", body_of(path, 3 * MIB)))
+        self.assertEqual(self.origin.count(path), 2)
+        wait_until(lambda: self.a.counter("c_tee_ahead") == 1, "and is published the second time", 30)
+
+    def test_the_daemon_hangs_when_it_is_to_be_told(self):
+        path = "/hangs"
+        response, connection, half = self.begin(path)
+        self.world.daemon.signal(signal.SIGSTOP)
+        try:
+            self.origin.release.set()
+            self.assertEqual(half + response.read(), body_of(path, 3 * MIB))
+            connection.close()
+        finally:
+            self.world.daemon.signal(signal.SIGCONT)
+        wait_until(lambda: self.a.counter("c_tee_ahead") == 1, "published when it is back", 30)
+
+    def test_the_daemon_is_stopped_before_the_body(self):
+        path = "/stopped"
+        self.origin.release.clear()
+        bodies = []
+        getter = threading.Thread(target=lambda: bodies.append(
+            self.a.get(f"{path}?size={3 * MIB}&delay=1")[2]))
+        getter.start()
+        wait_until(lambda: self.origin.count(path) == 1, "the backend is asked")
+        self.world.daemon.signal(signal.SIGSTOP)
+        try:
+            getter.join(20)
+            self.assertEqual(bodies, [body_of(path, 3 * MIB)])
+        finally:
+            self.world.daemon.signal(signal.SIGCONT)
+        self.assertEqual((self.a.counter("c_tee_landed"), self.a.counter("c_tee_late")), (0, 1))
+
+    def test_the_fetching_cache_dies(self):
+        _, connection, _ = self.begin("/dies")
+        self.world.kill_cache("a")
+        connection.close()
+        with Connection(self.world.daemon.socket) as other:
+            wait_until(lambda: [other.status()[name] for name in ("puts", "leases", "held.bytes")] == [0, 0, 0],
+                       "nothing of it stays", 30)
+
+    def test_a_cache_that_holds_all_of_the_daemons_memory(self):
+        """Room for what it fetches is made by itself, also where the daemon lends it no more."""
+        world = World(memory="90M", store="48MB", timeout="1s", **NamedAndLanded.arguments)
+        try:
+            a = world.cache("a")
+            for number in range(120):
+                path = f"/more/{number}"
+                self.assertEqual(a.get(f"{path}?size={MIB}")[2], body_of(path, MIB))
+            wait_until(lambda: a.counter("c_tee_published") == 120, "all are published", 30)
+            self.assertEqual((a.counter("c_tee_full"), a.counter("c_tee_landed")), (0, 120))
+            self.assertGreater(a.counter("c_tee_ahead"), 90)
+            self.assertEqual(a.get(f"{path}?size={MIB}")[1]["X-Hits"], "1")
+        finally:
+            world.close()
 
 
 class Followed(TeeCase):
