@@ -119,6 +119,7 @@ Result<std::uint64_t> StoreImpl::remove_keys(const std::string& prefix, bool& du
     std::vector<std::string> keys;
     OM_TRY(catalog_->list(prefix, after, 1000, [&](const catalog::Record& record) {
       keys.push_back(record.key);
+      if (board_ != nullptr) hide(record.object_id);  // so that one look does for all
       return true;
     }));
     if (keys.empty()) break;
