@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <iterator>
 #include <span>
+#include <system_error>
 
 #include "posix/file.h"
 #include "posix/range_lock.h"

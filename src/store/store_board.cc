@@ -75,10 +75,9 @@ Result<void> StoreImpl::about_to_change(const catalog::Record& record, bool stay
   if (board_ == nullptr) return {};
   hide(record.object_id);
   if (stays || !hidden_.contains(record.object_id)) return {};
-  // Of what was pinned before, whoever changes the record has written it down.
-  const bool was_pinned = leases_->pinned(record.object_id);
   look();
-  return was_pinned ? Result<void>() : write_down(record);
+  // Whoever changes the record has written down what was known to be read; not what we found now.
+  return write_down(record);
 }
 
 void StoreImpl::take_off_board(ObjectId object) {
