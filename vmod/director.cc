@@ -141,7 +141,8 @@ Answer ask(Director& director, struct worker* wrk, Client& client, const std::st
       there = client.get(key, left());
     }
     if (!there) return failed(there.error());
-    director.link().report(true);
+    // What is found without asking says nothing of a daemon that may hang.
+    if (!*there || (*there)->asked()) director.link().report(true);
     if (!*there) return {};
     return Answer(*std::move(*there));
   };
@@ -159,7 +160,8 @@ Answer ask(Director& director, struct worker* wrk, Client& client, const std::st
   if (!answer && (answer.error().code == Errc::kNoSpace || answer.error().code == Errc::kQuota))
     return get();
   if (!answer) return failed(answer.error());
-  director.link().report(true);
+  const auto* const lease = std::get_if<Lease>(&*answer);
+  if (lease == nullptr || lease->asked()) director.link().report(true);
   return std::visit([](auto& one) { return Answer(std::move(one)); }, *answer);
 }
 

@@ -52,6 +52,9 @@ struct ConnectOptions {
   // Calls mostly have a shorter time limit than `timeout`, this one: they need not ask the kernel
   // for it each time. 0: not so.
   std::chrono::milliseconds usual_wait{0};
+  // Small objects that are asked for often are found in memory that the daemon shares, without
+  // asking it, where it lets us (docs/protocol.md, "The board").
+  bool board = true;
 };
 
 // What is known of an object.
@@ -90,6 +93,9 @@ class [[nodiscard]] Lease {
   [[nodiscard]] const ObjectInfo& info() const;
   [[nodiscard]] std::uint64_t size() const;
   [[nodiscard]] std::uint64_t id() const;  // Event::lease_id
+  // Whether the daemon was asked for it. False: it was found in shared memory, which says nothing
+  // of how the daemon does.
+  [[nodiscard]] bool asked() const;
   // The body in its order. Read with pread(2), sendfile(2), splice(2) or mmap(2); descriptors are
   // read-only and shared: do not close them, do not use their file position.
   [[nodiscard]] const std::vector<Slice>& slices() const;

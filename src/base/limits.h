@@ -29,5 +29,14 @@ inline constexpr std::size_t kConnectionsMax = 4096;
 // A body is a list of extents of at most this; also the size of a huge page.
 inline constexpr std::uint64_t kExtentBytesMax = std::uint64_t{2} << 20;
 inline constexpr std::size_t kOwnerBytesMax = 255;
+// The board (base/board.h): its slots, a share of the memory tier, and none where that is small.
+// The pages of those who use it take as much again at most: together less than the 2 % by which the
+// tier's file system is larger than the tier.
+inline constexpr std::uint64_t kBoardBytesMax = std::uint64_t{4} << 20;
+inline constexpr std::uint64_t kBoardShare = 128;
+inline constexpr std::uint64_t kBoardMemoryMin = std::uint64_t{32} << 20;
+// Above it a message is lost in what the body costs; and what caches keep leased for long (from 64
+// KiB on) is to be counted by the daemon.
+inline constexpr std::uint64_t kBoardObjectBytesMax = 64 * 1024 - 1;
 
 }  // namespace om

@@ -111,8 +111,10 @@ Result<std::vector<std::optional<Lease>>> get_many(Connection& connection,
   std::vector<std::optional<Lease>> answers(keys.size());
   std::vector<const std::string*> open;  // keys without an answer yet
   std::vector<std::size_t> places;       // where it goes
+  for (const std::string& key : keys) OM_TRY(check_key(key, "key"));
   for (std::size_t i = 0; i < keys.size(); ++i) {
-    OM_TRY(check_key(keys[i], "key"));
+    answers[i] = connection.get_by_board(keys[i]);
+    if (answers[i]) continue;
     open.push_back(&keys[i]);
     places.push_back(i);
   }
@@ -200,6 +202,8 @@ Result<std::optional<Lease>> Client::get(const std::string& key) {
 
 Result<std::optional<Lease>> Client::get(const std::string& key, std::chrono::milliseconds within) {
   OM_TRY(client::check_key(key, "key"));
+  if (auto lease = connection_->get_by_board(key))
+    return std::optional<Lease>(*std::move(lease));
   const auto deadline = std::chrono::steady_clock::now() + within;
   while (true) {
     Call<wire::GetReply> waiting;
@@ -274,6 +278,10 @@ Result<Reserved> reserve_through(client::Connection& connection, const PutOption
                                  const wire::Reserve& request,
                                  std::optional<std::chrono::milliseconds> within = {}) {
   constexpr int kAttempts = 3;
+  if ((request.flags & wire::kReserveOrGet) != 0)
+    if (auto lease = connection.get_by_board(request.key, request.stale_object_id,
+                                             request.stale_revision))
+      return Reserved(*std::move(lease));
   const auto deadline = std::chrono::steady_clock::now() + within.value_or(connection.timeout()) +
                         std::chrono::milliseconds(request.wait_ms);
   for (int attempt = 0; attempt < kAttempts; ++attempt) {

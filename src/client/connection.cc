@@ -8,6 +8,7 @@
 #include <array>
 #include <cstring>
 
+#include "base/clock.h"
 #include "client/state.h"
 #include "posix/file.h"
 #include "posix/unix_socket.h"
@@ -57,7 +58,7 @@ Result<std::shared_ptr<Connection>> Connection::start(UniqueFd socket,
   };
   for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO})
     OM_TRY(set_limit(option, connection->timeout_));
-  OM_TRY(connection->hello(options.name));
+  OM_TRY(connection->hello(options));
   // Who waits longer than the socket does receives again.
   if (const auto usual = options.usual_wait; usual.count() > 0 && usual < connection->timeout_) {
     OM_TRY(set_limit(SO_RCVTIMEO, usual));
@@ -66,10 +67,11 @@ Result<std::shared_ptr<Connection>> Connection::start(UniqueFd socket,
   return connection;
 }
 
-Result<void> Connection::hello(const std::string& name) {
+Result<void> Connection::hello(const ConnectOptions& options) {
   wire::Hello hello;
-  hello.name = name.substr(0, 255);
+  hello.name = options.name.substr(0, 255);
   hello.features = wire::kFeatureReleasePage | wire::kFeatureRoom;
+  if (options.board) hello.features |= wire::kFeatureBoard;
   Call<wire::HelloReply> waiting;
   OM_TRY(call(hello, waiting));
   if (waiting.reply.version != wire::kVersion)
@@ -82,14 +84,23 @@ Result<void> Connection::hello(const std::string& name) {
   daemon_.may_admin = waiting.reply.may_admin != 0;
   daemon_.version = std::move(waiting.reply.version_text);
   keys_per_get_max_ = std::clamp<std::size_t>(waiting.reply.keys_per_get_max, 1, kKeysPerGetMax);
-  if (!waiting.descriptors.empty()) lease_file_ = std::move(waiting.descriptors.front());
+  std::size_t next = 0;
+  const auto next_descriptor = [&]() -> UniqueFd {
+    if (next == waiting.descriptors.size()) return {};
+    return std::move(waiting.descriptors[next++]);
+  };
+  lease_file_ = next_descriptor();
   room_granted_ = (waiting.reply.features & wire::kFeatureRoom) != 0;
-  if ((waiting.reply.features & wire::kFeatureReleasePage) != 0 && waiting.descriptors.size() > 1) {
-    const UniqueFd page = std::move(waiting.descriptors[1]);
+  if ((waiting.reply.features & wire::kFeatureReleasePage) != 0) {
+    const UniqueFd page = next_descriptor();
     const auto bytes = file_size(page.borrow());
     if (bytes && *bytes >= kReleaseRingBytes)
       if (auto mapped = Mapping::of(page.borrow(), 0, kReleaseRingBytes, Access::kReadWrite))
         release_page_ = *std::move(mapped);
+  }
+  if ((waiting.reply.features & wire::kFeatureBoard) != 0) {
+    const UniqueFd shown = next_descriptor();
+    board_ = Board::of(shown, next_descriptor());
   }
   return {};
 }
@@ -326,6 +337,10 @@ void Connection::deliver_event(std::span<const std::byte> packet) {
   auto event = wire::decode_body<wire::Event>(packet);
   if (!event)
     return break_off({Errc::kMalformed, 0, "the daemon sent nonsense: " + event.error().what});
+  // By now the word may be the lease on another object, which nobody wants back.
+  if (event->event == wire::kEventRevoked && event->lease_id >= board::kLeases &&
+      (board_ == nullptr || !board_->holds(event->lease_id - board::kLeases, event->object_id)))
+    return;
   const std::lock_guard lock(mutex_);
   if (events_.size() >= kEventsQueuedMax) {
     events_.pop_front();
@@ -511,6 +526,37 @@ Result<Lease> Connection::make_lease(wire::GetItem item, const std::vector<Segme
   if (length != s.info.length)
     return Error{Errc::kMalformed, 0, "the extents of an object are not as long as it is"};
   return lease;
+}
+
+std::optional<Lease> Connection::get_by_board(const std::string& key, std::uint64_t stale,
+                                              std::uint32_t stale_revision) {
+  if (board_ == nullptr || is_broken_.load(std::memory_order_acquire)) return std::nullopt;
+  board::Seen seen;
+  const board::Slot* const slot = board_->find(key, seen);
+  if (slot == nullptr) return std::nullopt;
+  // Until it is held all of this may be torn; if it is, it is not held.
+  const board::Shown& object = seen.object;
+  if (object.object_id == stale && object.revision == stale_revision) return std::nullopt;
+  if (object.expires_ns != 0 && object.expires_ns <= SystemClock().real_ns()) return std::nullopt;
+  SegmentRef segment = cache_.find(object.segment, false);
+  if (segment == nullptr || segment->map().empty() ||
+      !check({object.segment, object.offset, object.length}, *segment))
+    return std::nullopt;
+  auto tags = seen.text.tags();
+  if (!tags) return std::nullopt;
+  auto state = std::make_unique<LeaseState>();
+  state->info = {object.object_id,  object.length,     object.length, 0,
+                 object.created_ns, object.expires_ns, object.ephemeral,
+                 false,             object.revision,   std::string(seen.text.metadata()),
+                 *std::move(tags)};
+  state->slices.push_back({segment->file().raw(), object.offset, object.length});
+  state->segments.push_back(std::move(segment));
+  state->connection = shared_from_this();
+  const auto word = board_->hold(*slot, seen);
+  if (!word) return std::nullopt;
+  state->word = word;
+  state->lease_id = board::kLeases + *word;
+  return Lease(std::move(state));
 }
 
 // --- events

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "base/release_ring.h"
+#include "client/board.h"
 #include "client/segment.h"
 #include "objmapper/client.h"
 #include "posix/mapping.h"
@@ -197,6 +198,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Gives leases back: through the page that the daemon looks at, else in packets; those that
   // cannot be sent now go with the next call. Waits for nobody.
   void release(std::vector<std::uint64_t> leases);
+  // What the daemon's board shows under the key, unless that is `stale` in that revision. nullopt:
+  // ask the daemon.
+  std::optional<Lease> get_by_board(const std::string& key, std::uint64_t stale = 0,
+                                    std::uint32_t stale_revision = 0);
+  // A lease that came from there.
+  void let_go(std::size_t word) { board_->let_go(word); }
   // Builds a Lease from an answer, asking once more for descriptors that are not there.
   Result<Lease> make_lease(wire::GetItem item, const std::vector<SegmentRef>& with_reply,
                            std::optional<Deadline> deadline = {});
@@ -237,7 +244,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
  private:
   Connection(UniqueFd socket, const ConnectOptions& options);
   std::uint64_t next_id() { return next_id_.fetch_add(1, std::memory_order_relaxed); }
-  Result<void> hello(const std::string& name);
+  Result<void> hello(const ConnectOptions& options);
   Result<void> exchange(Waiter& waiter, wire::Type type, const std::string& packet,
                         Deadline deadline) {
     OM_TRY(submit(waiter, type, packet, deadline));
@@ -299,6 +306,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::deque<Removal> removals_;
   std::size_t event_waiters_ = 0;
   std::condition_variable event_wake_;
+  std::unique_ptr<Board> board_;  // since HELLO; null: there is none
   Mapping release_page_;
   std::mutex release_mutex_;  // who writes to it
   std::vector<std::uint64_t> unreleased_;

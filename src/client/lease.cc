@@ -74,12 +74,16 @@ Lease::operator bool() const noexcept { return state_ != nullptr; }
 const ObjectInfo& Lease::info() const { return state_->info; }
 std::uint64_t Lease::size() const { return state_->info.length; }
 std::uint64_t Lease::id() const { return state_->lease_id; }
+bool Lease::asked() const { return !state_->word; }
 const std::vector<Slice>& Lease::slices() const { return state_->slices; }
 
 void Lease::release() {
   if (state_ == nullptr) return;
   const auto state = std::move(state_);
-  state->connection->release({state->lease_id});
+  if (state->word)
+    state->connection->let_go(*state->word);
+  else
+    state->connection->release({state->lease_id});
 }
 
 void release(std::vector<std::optional<Lease>> leases) {
@@ -90,6 +94,10 @@ void release(std::vector<std::optional<Lease>> leases) {
   };
   for (std::optional<Lease>& lease : leases) {
     if (!lease || lease->state_ == nullptr) continue;
+    if (lease->state_->word) {
+      lease->release();
+      continue;
+    }
     const auto state = std::move(lease->state_);
     if (state->connection != connection) {
       send();

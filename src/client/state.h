@@ -1,8 +1,10 @@
 // What is behind a Lease and a Writer.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,7 @@ namespace om::client {
 struct LeaseState {
   std::shared_ptr<Connection> connection;
   std::uint64_t lease_id = 0;
+  std::optional<std::size_t> word;  // of the hazard page: the daemon does not know of this lease
   ObjectInfo info;
   std::vector<Slice> slices;
   std::vector<SegmentRef> segments;  // one for each slice

@@ -25,6 +25,7 @@ class FakeStore final : public store::Store {
 
   // What tests set and see.
   std::optional<Error> fail_get;
+  bool has_board = false;
   bool hold_commits = false;
   std::optional<Error> fail_record;
   bool hold_syncs = false;
@@ -52,6 +53,13 @@ class FakeStore final : public store::Store {
     return Error{Errc::kUnsupported, 0, "no page here"};
   }
   void collect(store::HolderId /*holder*/) override {}
+  Result<store::BoardAccess> open_board(store::HolderId /*holder*/) override {
+    if (!has_board) return Error{Errc::kUnsupported, 0, "no board here"};
+    store::BoardAccess access;
+    access.board = OM_TRY(make_memfd("board", 8192));
+    access.page = OM_TRY(make_memfd("page", 4096));
+    return access;
+  }
   void close_holder(store::HolderId holder) override {
     holders.erase(holder);
     std::erase_if(waits_, [&](const auto& wait) { return wait.second.holder == holder; });

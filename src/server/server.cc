@@ -45,8 +45,9 @@ std::size_t raise_descriptor_limit() {
   return static_cast<std::size_t>(limit.rlim_cur);
 }
 
-// A session needs its socket, its lease file and now and then one more; the store has files of its
-// own. What is under way counts against the limit of the daemon's user as if it were open.
+// A session needs its socket, its lease file, its hazard page where it has one, and now and then
+// one more; the store has files of its own. What is under way counts against the limit of the
+// daemon's user as if it were open.
 AccountLimits limits_for(std::size_t descriptors) {
   AccountLimits limits;
   const std::size_t reserve = std::min<std::size_t>(descriptors / 4, 256);

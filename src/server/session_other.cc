@@ -51,6 +51,16 @@ void Session::hello(std::uint64_t id, const wire::Hello& request) {
       message.features |= wire::kFeatureReleasePage;
     }
   }
+  // The hazard page is a file of ours that its peer can write to, and enlarge: those alone get one
+  // who may write to such files anyway.
+  if ((request.features & wire::kFeatureBoard) != 0 && rights_.read && rights_.direct) {
+    // Without it each GET is a message.
+    if (auto access = shared_.store.open_board(*holder_)) {
+      descriptors.push_back(std::move(access->board));
+      descriptors.push_back(std::move(access->page));
+      message.features |= wire::kFeatureBoard;
+    }
+  }
   // Direct writing is what it is about.
   if (rights_.direct) message.features |= request.features & wire::kFeatureRoom;
   reply(kType, id, message, std::move(descriptors));

@@ -97,6 +97,47 @@ class SessionTest : public ::testing::Test {
   std::shared_ptr<Session> session_;
 };
 
+TEST_F(SessionTest, TheBoardIsForWhoAsksForItWhereThereIsOne) {
+  shared_.own_uid = ::getuid();
+  for (const bool there : {false, true}) {
+    for (const bool is_asked : {false, true}) {
+      reconnect();
+      store_.has_board = there;
+      wire::Hello hello;
+      hello.features = wire::kFeatureRoom;
+      if (is_asked) hello.features |= wire::kFeatureBoard;
+      request(1, hello);
+      const auto answer = receive();
+      ASSERT_TRUE(answer);
+      ASSERT_EQ(answer->header.status, Errc::kOk);
+      const std::uint64_t features = answer->as<wire::HelloReply>().features;
+      if (!there || !is_asked) {
+        EXPECT_EQ(features, wire::kFeatureRoom);
+        EXPECT_EQ(answer->descriptors.size(), 1U);
+        continue;
+      }
+      EXPECT_EQ(features, wire::kFeatureRoom | wire::kFeatureBoard);
+      ASSERT_EQ(answer->descriptors.size(), 3U);
+      EXPECT_EQ(*file_size(answer->descriptors[1].borrow()), 8192U);
+      EXPECT_EQ(*file_size(answer->descriptors[2].borrow()), 4096U);
+    }
+  }
+}
+
+TEST_F(SessionTest, TheBoardIsForWhoMayWriteInPlace) {
+  if (::getuid() == 0) GTEST_SKIP() << "root may everything";
+  shared_.own_uid = ::getuid() + 1;
+  reconnect();
+  store_.has_board = true;
+  wire::Hello hello;
+  hello.features = wire::kFeatureBoard;
+  request(1, hello);
+  const auto answer = receive();
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->as<wire::HelloReply>().features, 0U);
+  EXPECT_EQ(answer->descriptors.size(), 1U);
+}
+
 TEST_F(SessionTest, AnswersACommitWhenItIsDoneAndOthersMeanwhile) {
   greet();
   store_.hold_commits = true;

@@ -261,15 +261,41 @@ void LeaseBook::release(HolderId id, LeaseId lease) {
 
 bool LeaseBook::release(Holder& holder, LeaseId lease) {
   auto* const entry = holder.leases.find(lease);
-  if (entry == nullptr) return false;
+  if (entry == nullptr || entry->second.noted) return false;
   const ObjectId object = entry->second.object;
+  forget(holder, entry);
+  let_go(holder, object);
+  return true;
+}
+
+void LeaseBook::forget(Holder& holder, FlatMap<Lease>::Entry* entry) {
   holder.leased_bytes -= entry->second.bytes;
   if (entry->second.revoked_ns != 0) --holder.revoked;
   if (entry->second.overdue) --holder.overdue;
+  if (entry->second.noted) --holder.noted;
   holder.leases.erase(entry);
   --lease_count_;
-  let_go(holder, object);
-  return true;
+}
+
+void LeaseBook::note(HolderId id, LeaseId lease, ObjectId object, std::uint64_t bytes) {
+  const auto found = holders_.find(id);
+  if (found == holders_.end()) return;
+  Holder& holder = found->second;
+  Lease entry;
+  entry.object = object;
+  entry.bytes = bytes;
+  entry.noted = true;
+  OM_ASSERT(!holder.leases.contains(lease));
+  holder.leases[lease] = entry;
+  holder.leased_bytes += bytes;
+  ++holder.noted;
+  ++lease_count_;
+}
+
+void LeaseBook::strike(HolderId id, LeaseId lease) {
+  const auto found = holders_.find(id);
+  if (found == holders_.end()) return;
+  if (auto* const entry = found->second.leases.find(lease)) forget(found->second, entry);
 }
 
 Result<void> LeaseBook::pin_put(HolderId id, ObjectId object) {
@@ -372,7 +398,7 @@ std::vector<ObjectId> LeaseBook::revocable(std::uint64_t now_ns, std::uint64_t g
 std::vector<std::pair<HolderId, LeaseId>> LeaseBook::revoke(ObjectId object, std::uint64_t now_ns) {
   std::vector<std::pair<HolderId, LeaseId>> told;
   for (auto& [id, holder] : holders_) {
-    if (!holder.objects.contains(object)) continue;
+    if (holder.noted == 0 && !holder.objects.contains(object)) continue;
     holder.leases.for_each([&, holder_id = id, &of = holder](LeaseId lease, Lease& entry) {
       if (entry.object != object || entry.revoked_ns != 0 || entry.unused) return;
       entry.revoked_ns = entry.told_ns = now_ns;

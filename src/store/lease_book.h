@@ -84,6 +84,12 @@ class LeaseBook {
   [[nodiscard]] std::vector<ObjectId> objects_of(HolderId id) const;
   [[nodiscard]] std::optional<ObjectId> object_of(HolderId id, LeaseId lease) const;
 
+  // A lease that its holder has taken by itself, and that somebody else pins (hazard_pages.h): it
+  // counts here, is asked back and is overdue as any other, whatever the quota. It is the holder's
+  // id for it, and ends by strike() alone.
+  void note(HolderId id, LeaseId lease, ObjectId object, std::uint64_t bytes);
+  void strike(HolderId id, LeaseId lease);
+
   // The store's own pins: bytes that the worker reads.
   void pin(ObjectId object) { ++pins_[object]; }
   void unpin(ObjectId object);
@@ -125,6 +131,7 @@ class LeaseBook {
     std::uint64_t told_ns = 0;     // the last time
     bool overdue = false;
     bool unused = false;  // see lend()
+    bool noted = false;   // pinned by somebody else
   };
   struct Holder {
     UniqueFd file;  // the description that the peer shares
@@ -138,6 +145,7 @@ class LeaseBook {
     std::uint64_t leased_bytes = 0;
     std::size_t revoked = 0;  // of its leases
     std::size_t overdue = 0;
+    std::size_t noted = 0;
   };
   struct Orphan {
     UniqueFd probe;  // a description of ours
@@ -151,6 +159,7 @@ class LeaseBook {
   Result<void> hold(Holder& holder, ObjectId object);
   void let_go(Holder& holder, ObjectId object);
   bool release(Holder& holder, LeaseId lease);
+  void forget(Holder& holder, FlatMap<Lease>::Entry* entry);
   bool collect(Holder& holder);
   // Whether anything of it is left.
   bool probe_one(HolderId id, Orphan& orphan);

@@ -71,6 +71,8 @@ struct Config {
   // At most this many percent of memory_bytes for regions.
   unsigned region_percent_max = 100;
   HolderLimits holder;
+  // Of the board (store/board.h). nullopt: what suits memory_bytes; 0: none.
+  std::optional<std::uint64_t> board_bytes;
   bool background_faulting = true;
   std::uint64_t sync_interval_ns = std::uint64_t{1'000'000'000};  // group sync of the catalog
   // A leased object that is wanted away (revoked) may be kept this long before its holder is
@@ -114,6 +116,13 @@ struct Leased {
   LeaseId lease_id = 0;
   ObjectInfo info;
   std::vector<Extent> extents;
+};
+
+// What a reader needs to find objects by itself (base/board.h): the board, which cannot be written
+// through, and the page in which it says what it reads.
+struct BoardAccess {
+  UniqueFd board;
+  UniqueFd page;
 };
 
 // A segment as a reader gets it: `descriptor` cannot be written through.
@@ -314,6 +323,8 @@ class Store {
   virtual Result<UniqueFd> release_page(HolderId holder) = 0;
   // Takes what was given back there.
   virtual void collect(HolderId holder) = 0;
+  // For a holder that may write into our file system, once. kUnsupported: there is no board.
+  virtual Result<BoardAccess> open_board(HolderId holder) = 0;
   // The session is over: puts are aborted and waits cancelled (without callback) at once; leases
   // stay for as long as the peer's copy of the lease descriptor proves that it lives.
   virtual void close_holder(HolderId holder) = 0;

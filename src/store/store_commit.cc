@@ -300,6 +300,7 @@ void StoreImpl::publish(Put& put, std::vector<Extent> place, bool on_disk) {
   auto& policy = on_disk ? *disk_policy_ : *memory_policy_;
   policy.insert(record.object_id, record.length, hash_key(record.key).low);
   note_expiry(record);
+  if (!on_disk) show(record);
   ++count_.published;
   const bool durable_gone = *replaced && (*replaced)->durable;
   if (*replaced) retire(**replaced);

@@ -1,7 +1,7 @@
 // The Store itself: puts it together. Split by what callers do: store_open.cc (start, recovery,
-// end), store_read.cc, store_write.cc (puts: room), store_commit.cc, store_put_end.cc,
-// store_follow.cc, store_refresh.cc, store_room.cc, store_remove.cc, store_regions.cc,
-// store_expiry.cc, store_upkeep.cc (tick).
+// end), store_read.cc, store_board.cc, store_write.cc (puts: room), store_commit.cc,
+// store_put_end.cc, store_follow.cc, store_refresh.cc, store_room.cc, store_remove.cc,
+// store_regions.cc, store_expiry.cc, store_upkeep.cc (tick).
 //
 // What an object's bytes go through:
 //   charged     in a Put: taken from a tier, named by nobody
@@ -20,9 +20,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/flat_map.h"
+#include "store/board.h"
 #include "store/catalog/catalog.h"
 #include "store/disk_tier.h"
 #include "store/eviction/policy.h"
+#include "store/hazard_pages.h"
 #include "store/held_log.h"
 #include "store/lease_book.h"
 #include "store/memory_tier.h"
@@ -44,6 +47,7 @@ class StoreImpl final : public Store {
   BorrowedFd lease_descriptor(HolderId holder) override { return leases_->descriptor(holder); }
   Result<UniqueFd> release_page(HolderId holder) override { return leases_->release_page(holder); }
   void collect(HolderId holder) override { leases_->collect(holder); }
+  Result<BoardAccess> open_board(HolderId holder) override;
   void close_holder(HolderId holder) override;
   Result<std::optional<Leased>> get(HolderId holder, std::string_view key) override;
   void release(HolderId holder, LeaseId lease) override { leases_->release(holder, lease); }
@@ -201,6 +205,7 @@ class StoreImpl final : public Store {
   Result<void> cut_memory();
   Result<void> recover_objects();
   Result<void> recover_held();
+  void claim(ObjectId object);
   Result<void> recover_regions(bool rebooted);
 
   // store_read.cc
@@ -212,6 +217,27 @@ class StoreImpl final : public Store {
   Result<Leased> lease(HolderId holder, const catalog::Record& record);
   [[nodiscard]] bool reachable(const catalog::Place& place) const;
   static ObjectInfo info_of(const catalog::Record& record);
+
+  // store_board.cc
+  void make_board();
+  // Of the memory tier, as it is in the catalog now: clients are to find it by themselves.
+  void show(const catalog::Record& record);
+  // Nobody takes a lease on it by the board from now on.
+  void hide(ObjectId object);
+  // For who reads what is hidden: pins it.
+  void look();
+  // The catalog's, before each change (catalog::Options::before_change).
+  Result<void> about_to_change(const catalog::Record& record, bool stays);
+  // From here on who reads it has it pinned.
+  void take_off_board(ObjectId object);
+  // Not to be moved or to make room now.
+  bool is_in_use(ObjectId object);
+  // Somebody may read it, or begin to, and no pin says so.
+  [[nodiscard]] bool may_be_read_by_board(ObjectId object) const;
+  // What readers have let go of without a word. True: something was.
+  bool collect_all();
+  // What was got by the board was asked for, too.
+  void take_touches();
 
   // store_write.cc
   static Result<void> check(const ReserveRequest& request);
@@ -351,6 +377,9 @@ class StoreImpl final : public Store {
   std::unique_ptr<MemoryTier> memory_;
   std::unique_ptr<DiskTier> disks_;
   std::unique_ptr<LeaseBook> leases_;
+  std::unique_ptr<HazardPages> pages_;
+  std::unique_ptr<Board> board_;   // null: GETs are messages
+  FlatMap<std::uint64_t> hidden_;  // taken off it, and not looked for yet: how long they are
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<eviction::Policy> memory_policy_;
   std::unique_ptr<eviction::Policy> disk_policy_;

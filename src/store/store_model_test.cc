@@ -1,10 +1,13 @@
-// Random calls against std::map: what the store answers is what the model says, or a miss that
-// eviction explains; never other bytes.
+// Random calls against std::map: what the store answers, or shows on its board, is what the model
+// says, or a miss that eviction explains; never other bytes.
 #include <gtest/gtest.h>
 
 #include <map>
+#include <memory>
 #include <random>
+#include <vector>
 
+#include "store/board_testing.h"
 #include "store/store_testing.h"
 
 namespace om::store {
@@ -17,7 +20,16 @@ TEST_P(StoreModel, NeverAnswersWithOtherBytes) {
   if (GetParam() % 2 == 0) with_disk(6 << 20);
   config.memory_bytes = 4 << 20;
   config.segment_bytes = 512 * 1024;
+  config.board_bytes = 32 * 1024;  // fewer slots than there are keys
   open();
+  using testing::BoardReader;
+  auto reader = std::make_shared<BoardReader>(*store->open_board(me));
+  struct ByBoard {
+    std::shared_ptr<BoardReader> reader;  // of this life of the store, or of an earlier one
+    BoardReader::Lease lease;
+    std::string body;
+  };
+  std::vector<ByBoard> by_board;
   std::map<std::string, std::string> model;
   std::map<LeaseId, std::pair<Leased, std::string>> leases;
   std::vector<LeaseId> held;  // of what was put where it is used on
@@ -64,6 +76,15 @@ TEST_P(StoreModel, NeverAnswersWithOtherBytes) {
         model[key] = body;
       else
         ASSERT_EQ(done.error().code, Errc::kNoSpace) << describe(done.error());
+    } else if (what < 62) {
+      if (const auto lease = reader->take(key)) {
+        ASSERT_TRUE(model.count(key) != 0) << key << " is shown";
+        ASSERT_EQ(reader->read(*lease), model[key]) << key;
+        if (by_board.size() < 8 && random() % 2 == 0)
+          by_board.push_back({reader, *lease, model[key]});
+        else
+          reader->let_go(*lease);
+      }
     } else if (what < 80) {
       auto leased = store->get(me, key);
       if (!leased) {
@@ -71,6 +92,7 @@ TEST_P(StoreModel, NeverAnswersWithOtherBytes) {
       } else if (*leased) {
         ASSERT_TRUE(model.count(key) != 0) << key << " is back";
         ASSERT_EQ(read(me, **leased), model[key]) << key;
+        reader->learn(*store, me, (*leased)->extents);
         if (leases.size() < 5 && random() % 2 == 0)
           leases.emplace((*leased)->lease_id, std::pair(**leased, model[key]));
         else
@@ -94,7 +116,10 @@ TEST_P(StoreModel, NeverAnswersWithOtherBytes) {
       ASSERT_TRUE(store->remove(key));
       model.erase(key);
     } else if (what < 95) {
-      if (!leases.empty()) {
+      if (!by_board.empty() && random() % 2 == 0) {
+        by_board.front().reader->let_go(by_board.front().lease);
+        by_board.erase(by_board.begin());
+      } else if (!leases.empty()) {
         const auto entry = leases.begin();
         ASSERT_EQ(read(me, entry->second.first), entry->second.second);
         store->release(me, entry->first);
@@ -111,9 +136,26 @@ TEST_P(StoreModel, NeverAnswersWithOtherBytes) {
       leases.clear();
       held.clear();
       crash();
+      ASSERT_FALSE(reader->is_alive());
+      ASSERT_FALSE(reader->take(key));
+      reader = std::make_shared<BoardReader>(*store->open_board(me));
     }
     ASSERT_LE(status("memory.segment_bytes"), config.memory_bytes);
+    // The board says what the catalog says, and who reads by it has what he began to read.
+    for (unsigned i = 0; i < 40; ++i) {
+      const std::string shown = "k" + std::to_string(i);
+      const auto seen = reader->find(shown);
+      if (!seen) continue;
+      const auto info = store->stat(shown);
+      ASSERT_TRUE(info && *info) << shown;
+      ASSERT_EQ(seen->object.object_id, (*info)->object_id) << shown;
+      ASSERT_EQ(seen->object.revision, (*info)->revision) << shown;
+      ASSERT_EQ(seen->text.metadata(), (*info)->metadata) << shown;
+      ASSERT_EQ((*info)->tier, Tier::kMemory) << shown;
+    }
+    for (const ByBoard& one : by_board) ASSERT_EQ(one.reader->read(one.lease), one.body);
   }
+  for (const ByBoard& one : by_board) one.reader->let_go(one.lease);
   for (const auto& [id, entry] : leases) store->release(me, id);
   for (const LeaseId lease : held) store->release(me, lease);
   store->close_holder(me);

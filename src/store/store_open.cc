@@ -70,7 +70,13 @@ Result<void> StoreImpl::start() {
   if (!whole_file_system)
     options.journal_bytes_max =
         std::clamp(disk_bytes / 32, kJournalBytesMin, options.journal_bytes_max);
+  options.before_change = [this](const catalog::Record& record, bool stays) {
+    return about_to_change(record, stays);
+  };
   catalog_ = OM_TRY(catalog::Catalog::open(config_.state_dir + "/catalog", options, clock_));
+  // The catalog's lock says that we are alone. Clients of an earlier daemon may be reading still,
+  // and must not begin to any more: first of all.
+  OM_TRY(Board::end_earlier(memory_dir_.borrow()));
   const catalog::Recovery& recovery = catalog_->recovery();
   const bool fresh = recovery.fresh || !recovery.same_boot;
   const bool rebooted = !recovery.fresh && !recovery.same_boot;
@@ -109,6 +115,9 @@ Result<void> StoreImpl::start() {
       config_.holder.leased_bytes == 0 ? config_.memory_bytes / 2 : config_.holder.leased_bytes;
   leases_ = OM_TRY(
       LeaseBook::open(std::move(lease_dir), limits, [this](ObjectId object) { unpinned(object); }));
+  auto hazard_dir = OM_TRY(open_directory(config_.memory_dir + "/hazards"));
+  if (fresh) OM_TRY(remove_all(hazard_dir.borrow()));
+  pages_ = OM_TRY(HazardPages::open(std::move(hazard_dir), *leases_));
   held_log_ = OM_TRY(HeldLog::open(memory_dir_.borrow(), fresh));
 
   next_object_ = read_next_object(state_dir_.borrow());
@@ -123,6 +132,7 @@ Result<void> StoreImpl::start() {
   next_object_ = std::max(next_object_, disks_->highest_object() + 1);
   disks_->number_packs_from(next_object_);
   OM_TRY(write_next_object(state_dir_.borrow(), next_object_ + kObjectsAhead));
+  make_board();
   count_catalog();
   return {};
 }
@@ -132,14 +142,14 @@ Result<void> StoreImpl::start() {
 Result<void> StoreImpl::cut_memory() {
   if (!memory_->over_capacity()) return {};
   std::unordered_set<SegmentId> keep;
-  const auto look = [&](ObjectId object, const auto& extents) {
-    leases_->claim(object);
+  const auto look_at = [&](ObjectId object, const auto& extents) {
+    claim(object);
     if (!leases_->pinned(object)) return;
     for (const auto& extent : extents) keep.insert(extent.segment);
   };
   OM_TRY(catalog_->for_each(
-      [&](const catalog::Record& record) { look(record.object_id, record.place.extents); }));
-  for (const auto& [object, extents] : held_log_->recovered()) look(object, extents);
+      [&](const catalog::Record& record) { look_at(record.object_id, record.place.extents); }));
+  for (const auto& [object, extents] : held_log_->recovered()) look_at(object, extents);
   (void)memory_->cut_to_capacity(keep);
   return {};
 }
@@ -150,7 +160,7 @@ Result<void> StoreImpl::recover_objects() {
   const auto take = [&](const catalog::Record& record) {
     next_object_ = std::max(next_object_, record.object_id + 1);
     removal_log_->not_before(record.created_ns);
-    leases_->claim(record.object_id);
+    claim(record.object_id);
     std::vector<Extent> extents;
     for (const auto& extent : record.place.extents)
       extents.push_back({extent.segment, extent.offset, extent.length});
@@ -191,7 +201,7 @@ Result<void> StoreImpl::recover_held() {
   for (const auto& [object, extents] : held_log_->recovered()) {
     // Of a room nobody but its writer may know the numbers that were lent with it.
     next_object_ = std::max(next_object_, object + 1 + kLentMax);
-    leases_->claim(object);
+    claim(object);
     if (!leases_->pinned(object)) continue;
     if (OM_TRY(catalog_->find_object(object))) continue;
     std::vector<Extent> taken;
@@ -207,7 +217,14 @@ Result<void> StoreImpl::recover_held() {
     if (!taken.empty()) held_.emplace(object, std::move(taken));
   }
   leases_->end_recovery();
+  pages_->end_recovery();
   return held_log_->rewrite(held_);
+}
+
+// What readers of an earlier life had leased is pinned.
+void StoreImpl::claim(ObjectId object) {
+  leases_->claim(object);
+  pages_->claim(object);
 }
 
 Result<void> StoreImpl::shutdown() {
@@ -215,10 +232,12 @@ Result<void> StoreImpl::shutdown() {
   // and so leaves nothing.
   worker_.reset();
   removal_worker_.reset();
+  if (board_ != nullptr) board_->end();
   (void)removal_log_->save_applied();
   sync_directories_ = disks_->directories();
   std::vector<DirtyFailure> failed;
   auto marked = catalog_->mark_clean([&] { return sync_bodies(failed); });
+  pages_.reset();
   leases_.reset();
   return marked;
 }

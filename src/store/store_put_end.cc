@@ -120,6 +120,7 @@ void StoreImpl::close_holder(HolderId holder) {
       end_put(put, false);
     }
   }
+  pages_->close(holder);
   leases_->close_holder(holder);
   staging_->forget(holder);
   holder_puts_.erase(holder);

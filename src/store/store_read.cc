@@ -58,8 +58,10 @@ Result<Leased> StoreImpl::lease(HolderId holder, const catalog::Record& record) 
     last_seen_ = {holder, extent.segment};
     seen_[holder].insert(extent.segment);
   }
-  auto& policy = record.place.tier == catalog::kTierMemory ? *memory_policy_ : *disk_policy_;
+  const bool in_memory = record.place.tier == catalog::kTierMemory;
+  auto& policy = in_memory ? *memory_policy_ : *disk_policy_;
   policy.touch(record.object_id);
+  if (in_memory) show(record);
   return leased;
 }
 
@@ -98,7 +100,10 @@ Result<SegmentView> StoreImpl::segment(HolderId holder, SegmentId id) {
   if (kind_of(id) == SegmentKind::kStaging) return staging_view(holder, id);
   const auto seen = seen_.find(holder);
   if (seen == seen_.end() || seen->second.count(id) == 0) return unknown;
-  if (kind_of(id) == SegmentKind::kMemory) return memory_->reader(id);
+  if (kind_of(id) == SegmentKind::kMemory) {
+    pages_->may_read(holder);
+    return memory_->reader(id);
+  }
   if (kind_of(id) == SegmentKind::kPack) return disks_->reader(id);
   return unknown;
 }

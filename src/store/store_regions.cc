@@ -172,7 +172,7 @@ void StoreImpl::make_room_for(const RegionWorkRef& work) {
       return work->result ? resize_region(work) : finish_region(work);
     }
     if (memory_->shrink_for(more)) continue;
-    if (evict_from(*memory_policy_) || leases_->collect_all()) continue;
+    if (evict_from(*memory_policy_) || collect_all()) continue;
     if (memory_->shrink_for(more)) continue;
     return end_region_work(
         work, Error{Errc::kNoSpace, 0,

@@ -67,6 +67,7 @@ void StoreImpl::retire(const catalog::Record& record) {
   memory_policy_->erase(record.object_id);
   disk_policy_->erase(record.object_id);
   if (record.expires_ns != 0) ++stale_expiries_;
+  OM_ASSERT(!may_be_read_by_board(record.object_id));
   auto extents = extents_of(record);
   if (!leases_->pinned(record.object_id)) return free_place(extents);
   keep(record.object_id, extents);
@@ -118,6 +119,7 @@ Result<std::uint64_t> StoreImpl::remove_keys(const std::string& prefix, bool& du
     std::vector<std::string> keys;
     OM_TRY(catalog_->list(prefix, after, 1000, [&](const catalog::Record& record) {
       keys.push_back(record.key);
+      if (board_ != nullptr) hide(record.object_id);  // so that one look does for all
       return true;
     }));
     if (keys.empty()) break;
@@ -208,8 +210,7 @@ bool StoreImpl::evict_from(eviction::Policy& policy) {
   if (stuck.changes != changes) stuck = {changes, 0};
   if (stuck.times == kStuckMax) return false;
   for (;;) {
-    const auto victim = policy.evict(
-        [this](ObjectId id) { return leases_->pinned(id) || relocating_.count(id) != 0; });
+    const auto victim = policy.evict([this](ObjectId id) { return is_in_use(id); });
     if (!victim) {
       ++stuck.times;
       return false;
@@ -235,7 +236,7 @@ Result<std::optional<std::vector<Extent>>> StoreImpl::take_memory(std::uint64_t 
   for (;;) {
     auto extents = memory_->take(length);
     if (extents || !may_evict) return extents;
-    if (evict_from(*memory_policy_) || leases_->collect_all()) continue;
+    if (evict_from(*memory_policy_) || collect_all()) continue;
     if (may_ask) ask_back(Tier::kMemory, length);
     return std::optional<std::vector<Extent>>();
   }
@@ -245,7 +246,7 @@ bool StoreImpl::make_disk_room(std::uint64_t length) {
   const bool file = length >= config_.file_threshold;
   while (!disks_->room_for(length, file)) {
     if (length > disks_->capacity() || !disks_->any()) return false;
-    if (evict_disk() || leases_->collect_all()) continue;
+    if (evict_disk() || collect_all()) continue;
     ask_back(Tier::kDisk, length);
     return disks_->room_for(length, file);
   }

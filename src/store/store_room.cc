@@ -193,6 +193,7 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
       }
       memory_policy_->insert(record.object_id, record.length, hash_key(record.key).low);
       note_expiry(record);
+      show(record);
       if (const auto& old = (*replaced)[i]) {
         durable_gone = durable_gone || old->durable;
         retire(*old);

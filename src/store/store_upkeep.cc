@@ -36,8 +36,10 @@ void StoreImpl::tick() {
     last_lease_probe_ns_ = now;
     leases_->probe();
     leases_->settle();
+    pages_->probe();
   }
-  leases_->collect_all();
+  (void)collect_all();
+  take_touches();
   (void)leases_->mark_overdue(now, config_.revoke_grace_ns);
   ask_again(now);
   if (held_log_->wants_rewrite()) {
@@ -226,8 +228,7 @@ void StoreImpl::demote() {
   std::uint64_t leaving = 0;
   while (relocating_.size() < kRelocatingMax &&
          memory_->used() > capacity - capacity / kFreeShare + leaving) {
-    const auto victim = memory_policy_->evict(
-        [this](ObjectId id) { return leases_->pinned(id) || relocating_.count(id) != 0; });
+    const auto victim = memory_policy_->evict([this](ObjectId id) { return is_in_use(id); });
     if (!victim) return;
     const auto record = catalog_->find_object(victim->id);
     if (!record) {
@@ -306,13 +307,15 @@ void StoreImpl::relocate(catalog::Record record, bool from_pack) {
     return {};
   };
   if (auto prepared = prepare(); !prepared) return give_up();
-  relocating_.insert(record.object_id);
+  relocating_.insert(record.object_id);  // show() knows
   // The bytes must not be recycled under the worker's hands when the object is removed meanwhile.
   leases_->pin(record.object_id);
   const SegmentId source_segment = record.place.extents.front().segment;
   worker_->run([copy] { run_copy(*copy); },
                [this, copy, place, from_pack, source_segment, key = record.key,
                 object = record.object_id, length = record.length, old = record.place] {
+                 // Before it is said to be elsewhere.
+                 take_off_board(object);
                  relocating_.erase(object);
                  const bool leased = leases_->pins(object) > 1;
                  const auto back = [&] {
@@ -404,7 +407,8 @@ std::vector<StatusItem> StoreImpl::status() {
     items.push_back({name, value, ""});
   };
   const catalog::Status index = catalog_->status();
-  leases_->collect_all();
+  (void)collect_all();
+  take_touches();
   number("objects", index.objects);
   number("memory.capacity_bytes", memory_->capacity());
   number("memory.used_bytes", memory_->used());
@@ -424,6 +428,12 @@ std::vector<StatusItem> StoreImpl::status() {
   number("holders.orphans", leases_->orphans());
   number("leases", leases_->leases());
   number("leases.overdue", leases_->mark_overdue(clock_.monotonic_ns(), config_.revoke_grace_ns));
+  number("board.bytes", board_ == nullptr ? 0 : board_->bytes());
+  number("board.objects", board_ == nullptr ? 0 : board_->objects());
+  number("board.pages", pages_->pages());
+  number("board.gets", pages_->gets());
+  number("board.looks", pages_->looks());
+  number("board.pins", pages_->pins());
   number("puts", puts_.size());
   number("waits", waits_.size());
   number("expiries", expiries_.size() + sifting_.size());

@@ -61,6 +61,7 @@ inline constexpr std::uint16_t kReplyFlag = 1;
 // Features that a client asks for in HELLO, and the daemon grants.
 inline constexpr std::uint64_t kFeatureReleasePage = 1;  // base/release_ring.h
 inline constexpr std::uint64_t kFeatureRoom = 2;         // ROOM and PUT
+inline constexpr std::uint64_t kFeatureBoard = 4;        // base/board.h
 
 struct Header {
   static constexpr std::size_t kBytes = 24;
@@ -160,7 +161,8 @@ struct HelloReply {
   // Then the reply's one descriptor is this session's lease file: the daemon read-locks byte N of
   // it (F_OFD_SETLK) for a lease on object N. Keep it open while a lease of this connection is in
   // use: that is what proves to the daemon, and to the one after it, that the holder lives.
-  // With kFeatureReleasePage in `features` a second one is the release page.
+  // With kFeatureReleasePage in `features` the next one is the release page; with kFeatureBoard the
+  // next two are the board and this session's hazard page, which is to be kept open as well.
   std::uint8_t with_lease_file = 0;
   std::string version_text;
   template <class A>

@@ -120,6 +120,11 @@ class Connection(om.Connection):
         return super().read(item)
 
     def fetch(self, key):
+        item = self.get_by_board(key)
+        if item is not None:
+            body = self.read(item)
+            self.board.let_go(item)
+            return body
         item = self.get(key)[0]
         if item["status"] == om.NOT_FOUND:
             return None
@@ -172,7 +177,7 @@ class Client:
         while not self.stop.asked():
             try:
                 if self.connection is None:
-                    self.connection = Connection(self.socket, seconds=30)
+                    self.connection = Connection(self.socket, seconds=30, features=om.BOARD)
                     self.room = None
                     self.read_uncertain()
                 self.step()

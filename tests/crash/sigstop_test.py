@@ -64,9 +64,26 @@ def stopped_reader(socket_path, bodies):
     connection.close()
 
 
+def stopped_by_the_board(socket_path, bodies):
+    """As stopped_reader(), with leases that the daemon was never asked for."""
+    connection = om.Connection(socket_path, features=om.BOARD)
+    connection.socket.settimeout(None)
+    connection.release(*(item["lease_id"] for item in connection.get(*bodies)))
+    connection.status()  # they have gone back
+    items = [connection.get_by_board(key) for key in bodies]
+    assert all(items), "not shown"
+    mappings = [om.map_extent(connection.segments[(item["extents"][0]["segment"], 0)], item["extents"][0])
+                for item in items]
+    os.kill(os.getpid(), signal.SIGSTOP)
+    for item, (mapping, skip), body in zip(items, mappings, bodies.values()):
+        assert connection.read(item) == body, "wrong bytes by pread"
+        assert mapping[skip:skip + len(body)] == body, "wrong bytes in the mapping"
+    connection.close()
+
+
 class StoppedReader(unittest.TestCase):
-    def stop_reader(self, daemon, bodies):
-        pid = load.fork(stopped_reader, daemon.socket, bodies)
+    def stop_reader(self, daemon, bodies, reader=stopped_reader):
+        pid = load.fork(reader, daemon.socket, bodies)
         _, status = os.waitpid(pid, os.WUNTRACED)
         self.assertTrue(os.WIFSTOPPED(status), "the reader fell before it was stopped")
         return pid
@@ -112,6 +129,47 @@ class StoppedReader(unittest.TestCase):
                       f"for stopped readers; {refused} puts refused; "
                       f"{status['evicted.memory']} + {status['evicted.disk']} evicted",
                       file=sys.stderr)
+
+
+    def test_by_the_board(self):
+        with Daemon(memory="64M", disk="64M") as daemon:
+            bodies = {}
+            with om.Connection(daemon.socket) as connection:
+                for i in range(12):
+                    key = b"shown/k%d" % i
+                    bodies[key] = load.make_body(key, i + 1, (700, 9_000, 60_000)[i % 3])
+                    connection.put(key, bodies[key], flags=(0, om.EPHEMERAL, om.DIRECT)[i // 3 % 3])
+            readers = [self.stop_reader(daemon, bodies, stopped_by_the_board) for _ in range(2)]
+            try:
+                with om.Connection(daemon.socket) as connection:
+                    for i, key in enumerate(bodies):
+                        if i % 3 == 0:
+                            connection.delete(key)
+                        elif i % 3 == 1:
+                            connection.put(key, b"another one")
+                    self.assertGreater(connection.status()["held.bytes"], 0)
+                fill(daemon, b"before", 80)
+                for _ in range(2):
+                    daemon.kill()
+                    daemon.start()
+                    fill(daemon, b"memory", 80)
+                    fill(daemon, b"disk", 40, flags=om.DISK)
+                    fill(daemon, b"ephemeral", 40, flags=om.EPHEMERAL)
+                with om.Connection(daemon.socket) as connection:
+                    status = connection.status()
+                    self.assertEqual(status["board.pages"], 2)
+                    self.assertGreater(status["held.bytes"], 0)
+            finally:
+                for pid in readers:
+                    os.kill(pid, signal.SIGCONT)
+                codes = [os.waitpid(pid, 0)[1] for pid in readers]
+            self.assertEqual(codes, [0, 0], "a reader has met wrong bytes")
+            with om.Connection(daemon.socket) as connection:
+                wait_until(lambda: connection.status()["held.bytes"] == 0
+                           and connection.status()["board.pages"] == 0,
+                           "what was held is given back")
+                print(f"{status['held.objects']} objects, {status['held.bytes']} bytes were held for "
+                      f"readers by the board that were stopped", file=sys.stderr)
 
 
 class Origin(http.server.BaseHTTPRequestHandler):

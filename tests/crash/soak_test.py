@@ -25,20 +25,27 @@ KEYS = [b"soak/k%d" % i for i in range(80)]
 # What must be as before, from STATUS.
 SAME = ("connections.open", "replies.queued_bytes", "objects",
         "memory.used_bytes", "memory.staging_bytes", "held.objects", "held.bytes", "disk.objects",
-        "holders", "holders.orphans", "leases", "puts", "waits", "events.subscribers")
+        "holders", "holders.orphans", "board.pages", "leases", "puts", "waits", "events.subscribers")
 
 
 def victim(socket, seed, problems):
     """Does everything, lets go of little, and is killed. Problems are written to a pipe."""
     rng = random.Random(seed)
-    connection, leases, held = om.Connection(socket, seconds=30), [], []
+    connection, leases, held = om.Connection(socket, seconds=30, features=om.BOARD), [], []
     version = seed * 1000
     while True:
         key = rng.choice(KEYS)
         what = rng.random()
         version += 1
         try:
-            if what < 0.35:
+            if what < 0.1:
+                item = connection.get_by_board(key)
+                if item is not None and load.version_of(key, connection.read(item)) is None:
+                    os.write(problems, b"%s: wrong bytes by the board\n" % key)
+                # Some are let go of, some are read when the next one is, some when it is killed.
+                if item is not None and rng.random() < 0.7:
+                    connection.board.let_go(item)
+            elif what < 0.35:
                 keys = rng.sample(KEYS, rng.choice((1, 1, 4, 16)))
                 for name, item in zip(keys, connection.get(*keys)):
                     if item["status"] == om.OK:
@@ -69,7 +76,7 @@ def victim(socket, seed, problems):
                 connection.subscribe(om.PUBLISHED | om.REMOVED | om.REVOKED, b"soak/")
             elif what < 0.76:
                 held.append(connection)
-                connection = om.Connection(socket, seconds=30)
+                connection = om.Connection(socket, seconds=30, features=om.BOARD)
                 leases = []
                 if len(held) > 3:
                     held.pop(0).close(keep_lease_file=True)
@@ -120,7 +127,7 @@ class Soak(unittest.TestCase):
             status = connection.status()
             if status["connections.open"] > 1 or any(status[name] for name in (
                     "objects", "leases", "puts", "waits", "held.objects", "memory.staging_bytes",
-                    "holders.orphans")):
+                    "holders.orphans", "board.pages")):
                 return None
             # What a group sync is to put on disk, files and directories, is open until it has come.
             waiting = [name for name in self.descriptors(daemon)

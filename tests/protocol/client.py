@@ -10,6 +10,8 @@ import mmap
 import os
 import socket
 import struct
+import threading
+import time
 
 SEQPACKET = socket.SOCK_SEQPACKET
 MAGIC = 0x50414D4F
@@ -30,8 +32,9 @@ BY_KEY, BY_PREFIX, BY_TAG = range(3)
 PURGE, BAN, TAG, TAG_SOFT = 1, 2, 3, 4
 ROOM, PUT = 30, 31
 PUBLISHED, REMOVED, REVOKED, LOST = 1, 2, 4, 8
-RELEASE_PAGE, ROOM_AHEAD = 1, 2  # features
+RELEASE_PAGE, ROOM_AHEAD, BOARD = 1, 2, 4  # features
 HELD_ONLY = 2  # of a body in PUT
+BOARD_LEASES = 2**63
 
 
 class Failure(Exception):
@@ -218,10 +221,99 @@ class Message:
         self.descriptors = []
 
 
+class Board:
+    """The board and the hazard page of a connection. Words are read and written as whole ones: a memoryview of
+    64-bit words does that, where the struct module goes byte by byte."""
+
+    WORDS = 64
+    HEADER_BYTES, SLOT_BYTES, WAYS = 4096, 1024, 4
+    MAGIC = int.from_bytes(b"OMBOARD1", "little")
+    (SEQUENCE, HASH, OBJECT, SEGMENT, OFFSET, LENGTH, CREATED, EXPIRES, REVISION, SIZES, TEXT) = range(11)
+
+    def __init__(self, board, page):
+        self.page_file = page  # kept open: this is what proves that somebody reads
+        self.maps = [mmap.mmap(board, 0, mmap.MAP_SHARED, mmap.PROT_READ),
+                     mmap.mmap(page, 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)]
+        os.close(board)
+        self.board, self.page = (memoryview(one).cast("Q") for one in self.maps)
+        assert self.board[0] == self.MAGIC, "no board"
+        self.sets, self.seed = self.board[2], self.board[3]
+        self.barrier = threading.Lock()
+
+    @staticmethod
+    def hash(seed, key):
+        value = seed
+        for word in [int.from_bytes(key[at:at + 8], "little") for at in range(0, len(key), 8)] + [len(key)]:
+            value = (value ^ word) * 0x9E3779B97F4A7C15 % 2**64
+            value ^= value >> 32
+        return value
+
+    def alive(self):
+        return self.board[1] == 1
+
+    def find(self, key):
+        """What is shown under the key, with the slot and its sequence; None when nothing is."""
+        wanted = self.hash(self.seed, key)
+        for way in range(self.WAYS):
+            slot = (self.HEADER_BYTES + (wanted % self.sets * self.WAYS + way) * self.SLOT_BYTES) // 8
+            words = self.board[slot:slot + self.SLOT_BYTES // 8].tolist()
+            if words[self.SEQUENCE] % 2 == 0 or words[self.HASH] != wanted:
+                continue
+            sizes = words[self.SIZES]
+            key_bytes, metadata_bytes, tags_bytes, tags = (sizes >> shift & 0xFFFF for shift in (0, 16, 32, 48))
+            text = b"".join(word.to_bytes(8, "little") for word in words[self.TEXT:])
+            if text[:key_bytes] != key or key_bytes + metadata_bytes + tags_bytes > len(text):
+                continue
+            rest = text[key_bytes + metadata_bytes:key_bytes + metadata_bytes + tags_bytes]
+            names = []
+            while rest:
+                names.append(rest[1:1 + rest[0]])
+                rest = rest[1 + rest[0]:]
+            if len(names) != tags:
+                continue
+            length = words[self.LENGTH]
+            info = {"object_id": words[self.OBJECT], "length": length, "total_bytes": length, "offset": 0,
+                    "created_ns": words[self.CREATED], "expires_ns": words[self.EXPIRES],
+                    "ephemeral": words[self.REVISION] >> 32 & 1, "tier": 0,
+                    "revision": words[self.REVISION] % 2**32,
+                    "metadata": text[key_bytes:key_bytes + metadata_bytes], "tags": names}
+            return {"slot": slot, "sequence": words[self.SEQUENCE], "info": info, "extents": [
+                {"segment": words[self.SEGMENT], "offset": words[self.OFFSET], "length": length}]}
+        return None
+
+    def take(self, found):
+        """The lease on what was found, an item as in a reply to GET; None: there is none, ask by message."""
+        free = [word for word in range(self.WORDS) if self.page[word] == 0]
+        if not free or found["info"]["expires_ns"] and found["info"]["expires_ns"] <= time.time_ns():
+            return None
+        word = free[0]
+        self.page[word] = found["info"]["object_id"]
+        # Taking a lock is a full barrier: what was written is seen before what is read next.
+        with self.barrier:
+            pass
+        if self.board[found["slot"]] != found["sequence"] or not self.alive():
+            self.page[word] = 0
+            return None
+        gets = self.page[64]
+        self.page[256 + gets % 256] = found["info"]["object_id"]
+        self.page[64] = gets + 1
+        return {"status": OK, "lease_id": BOARD_LEASES + word, "info": found["info"], "extents": found["extents"]}
+
+    def let_go(self, item):
+        self.page[item["lease_id"] - BOARD_LEASES] = 0
+
+    def close(self):
+        for view in (self.board, self.page):
+            view.release()
+        for one in self.maps:
+            one.close()
+        os.close(self.page_file)
+
+
 class Connection:
     """One connection. Segment descriptors are kept by (id, writable), as the page says."""
 
-    def __init__(self, path, hello=True, seconds=20.0):
+    def __init__(self, path, hello=True, seconds=20.0, features=0):
         self.socket = socket.socket(socket.AF_UNIX, SEQPACKET)
         self.socket.settimeout(seconds)
         self.next_id = 0
@@ -230,6 +322,7 @@ class Connection:
         self.lease_file = None
         self.release_page = None
         self.release_fd = None
+        self.board = None
         self.events = []
         self.removals = []
         self.other = {}  # replies that came while waiting for another one
@@ -237,7 +330,7 @@ class Connection:
         try:
             self.socket.connect(path)
             if hello:
-                self.hello = self.say_hello()
+                self.hello = self.say_hello(features=features)
         except BaseException:
             self.close()
             raise
@@ -303,6 +396,8 @@ class Connection:
             if fields["features"] & RELEASE_PAGE:
                 self.release_fd = message.descriptors.pop(0)
                 self.release_page = mmap.mmap(self.release_fd, 4096)
+            if fields["features"] & BOARD:
+                self.board = Board(message.descriptors.pop(0), message.descriptors.pop(0))
         elif message.type in (REGION, JOIN):
             fields["descriptors"] = message.descriptors
             message.descriptors = []
@@ -335,6 +430,18 @@ class Connection:
 
     def get(self, *keys):
         return self.call(GET, self.get_body(*keys))["items"]
+
+    def get_by_board(self, key):
+        """An item as of get(), without a message; None: ask by one."""
+        key = key.encode() if isinstance(key, str) else key
+        found = self.board.find(key) if self.board is not None else None
+        if found is None:
+            return None
+        extent, = found["extents"]
+        known = (extent["segment"], 0)
+        if known not in self.segments or extent["offset"] + extent["length"] > self.sizes[known]:
+            return None
+        return self.board.take(found)
 
     def release(self, *leases):
         self.send(RELEASE, list_of(u64, leases))
@@ -541,6 +648,9 @@ class Connection:
             self.release_page.close()
             os.close(self.release_fd)
             self.release_fd = None
+        if self.board is not None and not keep_lease_file:
+            self.board.close()
+            self.board = None
 
     def __enter__(self):
         return self

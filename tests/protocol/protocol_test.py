@@ -1,8 +1,10 @@
 """Every message, error and limit of docs/protocol.md, one test each."""
 
+import mmap
 import os
 import pwd
 import socket
+import struct
 import time
 import unittest
 
@@ -554,6 +556,195 @@ class Puts(ProtocolCase):
                 self.assertEqual(failure.status, c.NOT_FOUND)
         connection.put("lost", b"0123456789")
         self.assertEqual(connection.fetch("lost"), b"0123456789")
+
+
+class ByTheBoard(ProtocolCase):
+    """GETs without a message, by the page of the protocol alone."""
+
+    def board(self):
+        connection = self.connect(features=c.BOARD)
+        self.assertEqual(connection.hello["features"], c.BOARD)
+        return connection
+
+    def shown(self, connection, key, body, **more):
+        """Puts it and meets it by message, as one has to first; the item of a GET by the board."""
+        connection.put(key, body, **more)
+        met, = connection.get(key)
+        self.assertEqual(met["status"], c.OK)
+        connection.release(met["lease_id"])
+        item = connection.get_by_board(key)
+        self.assertIsNotNone(item, key)
+        self.assertEqual(dict(met, lease_id=0), dict(item, lease_id=0))
+        return item
+
+    def tearDown(self):
+        with Connection(self.daemon.socket) as connection:
+            connection.delete(b"board/", c.BY_PREFIX)
+        super().tearDown()
+
+    def test_hello_brings_two_files(self):
+        connection = self.connect(hello=False)
+        number = connection.send(c.HELLO, c.u32(c.MAGIC) + c.u16(1) + c.u16(1) +
+                                 c.u64(c.RELEASE_PAGE | c.BOARD) + c.text("x"))
+        message = connection.wait_for(number)
+        self.assertEqual(message.fields()["features"], c.RELEASE_PAGE | c.BOARD)
+        self.assertEqual(len(message.descriptors), 4)
+        board, page = message.descriptors[2:]
+        magic, alive, sets, _ = struct.unpack("<QQQQ", os.pread(board, 32, 0))
+        self.assertEqual((magic, alive), (c.Board.MAGIC, 1))
+        self.assertEqual(sets & (sets - 1), 0)
+        self.assertEqual(os.fstat(board).st_size, 4096 + sets * 4096)
+        self.assertEqual(os.fstat(page).st_size, 4096)
+        self.assertEqual(os.pread(page, 4096, 0), bytes(4096))
+        for call in (lambda: os.pwrite(board, b"x", 8), lambda: os.ftruncate(board, 0),
+                     lambda: mmap.mmap(board, 4096)):
+            with self.assertRaises(OSError):
+                call()
+        message.close()
+        self.assertEqual(self.connect().hello["features"], 0)
+
+    def test_the_hash(self):
+        for seed, key, value in ((0, b"", 0), (0, b"a", 0xffde1b4163a5fcc0),
+                                 (1, b"http://a/x", 0x9674c3a6be8b0733),
+                                 (0x0123456789abcdef, b"12345678", 0x0c602bf8d171ee50)):
+            self.assertEqual(c.Board.hash(seed, key), value)
+
+    def test_a_get_is_no_message(self):
+        connection, other = self.board(), self.connect()
+        body = os.urandom(20_000)
+        item = self.shown(connection, "board/k", body, metadata=b"said of it", tags=["red", "blue"])
+        self.assertEqual(connection.read(item), body)
+        self.assertEqual(item["info"]["metadata"], b"said of it")
+        self.assertEqual(item["info"]["tags"], [b"red", b"blue"])
+        before = other.status()
+        for _ in range(100):
+            connection.board.let_go(connection.get_by_board("board/k"))
+        after = other.status()
+        self.assertEqual(after["requests.get_total"], before["requests.get_total"])
+        self.assertEqual(after["board.gets"], before["board.gets"] + 100)
+        self.assertEqual(after["get.hits_total"], before["get.hits_total"] + 100)
+        self.assertEqual(after["hits"], before["hits"] + 100)
+        # As many at a time as there are words; more are asked for.
+        items = [connection.get_by_board("board/k") for _ in range(63)]
+        self.assertTrue(all(items))
+        self.assertEqual(len({one["lease_id"] for one in items + [item]}), 64)
+        self.assertIsNone(connection.get_by_board("board/k"))
+        for one in items:
+            connection.board.let_go(one)
+
+    def test_what_is_not_shown(self):
+        connection = self.board()
+        self.shown(connection, "board/first", b"x")  # its segment is known from here on
+        for key, body, more in (("empty", b"", {}), ("large", bytes(65536), {}),
+                                ("disk", b"x", {"flags": c.DISK}), ("much", b"x", {"metadata": bytes(950)})):
+            connection.put("board/" + key, body, **more)
+            self.assertEqual(connection.fetch("board/" + key), body)
+            self.assertIsNone(connection.get_by_board("board/" + key), key)
+        self.assertIsNone(connection.get_by_board("board/none"))
+        self.assertIsNotNone(connection.get_by_board("board/first"))
+
+    def test_changes_take_it_off_and_its_bytes_stay(self):
+        connection, other = self.board(), self.connect()
+        body = os.urandom(30_000)
+
+        def refresh():
+            put = other.reserve("board/k", 0)["put_id"]
+            other.refresh(put, other.stat("board/k")["object_id"], metadata=b"new")
+        for name, change in (("delete", lambda: other.delete("board/k")),
+                             ("prefix", lambda: other.delete("board/", c.BY_PREFIX)),
+                             ("tag", lambda: other.delete("t", c.BY_TAG)),
+                             ("purge", lambda: other.remove(c.PURGE, "board/k")),
+                             ("replace", lambda: other.put("board/k", b"another")),
+                             ("refresh", refresh)):
+            with self.subTest(name):
+                item = self.shown(connection, "board/k", body, tags=["t"])
+                change()
+                found = connection.get_by_board("board/k")
+                if found is not None:
+                    self.assertEqual(name, "replace")
+                    self.assertEqual(connection.read(found), b"another")
+                    connection.board.let_go(found)
+                if name == "refresh":
+                    self.assertEqual(connection.get("board/k")[0]["info"]["revision"], 1)
+                    self.assertEqual(connection.get_by_board("board/k")["info"]["revision"], 1)
+                else:
+                    self.assertEqual(other.status()["held.bytes"], len(body))
+                for n in range(80):
+                    other.put(f"board/churn/{n}", bytes([n]) * (1 << 20))
+                self.assertEqual(connection.read(item), body)
+                other.delete("board/", c.BY_PREFIX)
+                # A lease of the page is given back in the page.
+                connection.release(item["lease_id"])
+                connection.status()
+                self.assertEqual(other.status()["held.bytes"], len(body))
+                self.assertEqual(connection.read(item), body)
+                connection.close()
+                connection = self.board()
+                wait_until(lambda: other.status()["held.bytes"] == 0, "its bytes come back")
+
+    def test_expiry_is_the_readers_to_see(self):
+        connection = self.board()
+        expires = time.time_ns() + 1_000_000_000
+        self.shown(connection, "board/k", b"x", expires_ns=expires)
+        wait_until(lambda: time.time_ns() >= expires, "it expires")
+        self.assertIsNone(connection.get_by_board("board/k"))
+        self.assertIsNone(connection.fetch("board/k"))
+
+    def test_a_lease_is_asked_back(self):
+        with Daemon(memory="32M") as daemon:
+            reader = Connection(daemon.socket, features=c.BOARD)
+            self.connections.append(reader)
+            reader.subscribe(c.REVOKED)
+            item = self.shown(reader, "small", b"x" * 1000)
+            held = []
+            writer = Connection(daemon.socket)
+            self.connections.append(writer)
+            # Whatever is not leased goes, and then all is.
+            while True:
+                try:
+                    writer.put(f"k/{len(held)}", bytes(1 << 20))
+                except Failure as failure:
+                    self.assertEqual(failure.status, c.NO_SPACE)
+                    break
+                connection = Connection(daemon.socket)
+                self.connections.append(connection)
+                got = connection.get(f"k/{len(held)}")[0]
+                self.assertEqual(got["status"], c.OK)
+                held.append(got)
+            event = reader.next_event()
+            self.assertEqual((event["lease_id"], event["object_id"]),
+                             (item["lease_id"], item["info"]["object_id"]))
+            self.assertEqual(reader.read(item), b"x" * 1000)
+
+    def test_a_reader_goes_on_over_a_restart_and_a_page_of_nonsense_harms_nobody(self):
+        with Daemon(memory="64M") as daemon:
+            reader = Connection(daemon.socket, features=c.BOARD)
+            self.connections.append(reader)
+            liar = Connection(daemon.socket, features=c.BOARD)
+            self.connections.append(liar)
+            body = os.urandom(40_000)
+            item = self.shown(reader, "gone", body)
+            self.shown(reader, "there", b"y" * 100)
+            self.shown(liar, "met", b"z")
+            liar.board.page[:] = memoryview(os.urandom(4096)).cast("Q")
+            reader.delete("gone")
+            daemon.kill()
+            os.ftruncate(liar.board.page_file, 5)
+            daemon.start()
+            # Nobody takes a lease by what an earlier daemon has shown.
+            self.assertFalse(reader.board.alive())
+            self.assertIsNone(reader.get_by_board("there"))
+            after = Connection(daemon.socket)
+            self.connections.append(after)
+            self.assertEqual(after.fetch("there"), b"y" * 100)
+            self.assertEqual(after.status()["held.bytes"], len(body))
+            for n in range(80):
+                after.put(f"churn/{n}", bytes([n]) * (1 << 20))
+            self.assertEqual(reader.read(item), body)
+            reader.board.let_go(item)
+            wait_until(lambda: after.status()["held.bytes"] == 0, "its bytes come back")
+            wait_until(lambda: after.status()["board.pages"] == 0, "no page is left")
+            self.assertTrue(daemon.alive())
 
 
 class RoomAhead(ProtocolCase):
@@ -1597,6 +1788,10 @@ class Groups(unittest.TestCase):
                 connection.status()
                 connection.region_list()
                 connection.release(1)
+            # Whose page lies on the daemon's file system: for those who may write there.
+            with Connection(path, features=c.BOARD) as connection:
+                want = c.BOARD if 7002 in gids else 0
+                assert connection.hello["features"] == want, connection.hello["features"]
         as_user(pwd.getpwnam("nobody").pw_uid, gids, check)
 
     def test_strangers(self):

@@ -42,6 +42,15 @@ Result<Record> Catalog::Impl::record_of(const OverlayEntry& entry) {
 
 // --- changes
 
+// Whoever shows others what is there must not show it when it is there no more.
+Result<void> Catalog::Impl::tell(const Draft& draft) const {
+  if (!options_.before_change || !draft.old) return {};
+  const Record& old = *draft.old;
+  const bool stays = draft.type == EntryType::kPublish && draft.record.object_id == old.object_id &&
+                     draft.record.place == old.place;
+  return options_.before_change(old, stays);
+}
+
 // Under mutex_.
 void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) const {
   Record& record = draft.record;
@@ -110,6 +119,7 @@ Result<std::optional<Record>> Catalog::Impl::change(EntryType type, Record recor
   }
   if (type != EntryType::kRemove) OM_TRY(check_limits(record));
   draft.record = std::move(record);
+  OM_TRY(tell(draft));
   const std::lock_guard lock(mutex_);
   prepare(draft, sequence_ + 1);
   const auto written = OM_TRY(journal_->append(draft.header, bytes_of(draft.payload)));
@@ -128,6 +138,7 @@ Result<std::vector<std::optional<Record>>> Catalog::Impl::publish_all(
     drafts[i].record = records[i];
     drafts[i].old = OM_TRY(find(records[i].key));
   }
+  for (const Draft& draft : drafts) OM_TRY(tell(draft));
   const std::lock_guard lock(mutex_);
   std::vector<Journal::Entry> entries;
   entries.reserve(drafts.size());

@@ -9,6 +9,8 @@
 #include <map>
 #include <random>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include "store/catalog/crashing_log.h"
 #include "store/catalog/journal.h"
@@ -636,6 +638,47 @@ TEST(JournalCrash, SyncedEntriesAreAllThereAndNothingIsInvented) {
     for (std::uint64_t s = 1; s <= (power ? synced : sequence); ++s) EXPECT_EQ(seen.count(s), 1U);
     EXPECT_LE(replay->claimed_synced, synced);
   }
+}
+
+// For those who show others what is there: they learn of each change first, and can refuse it.
+TEST(Catalog, TellsOfARecordBeforeItChanges) {
+  using Told = std::vector<std::pair<std::uint64_t, bool>>;
+  const TempDir dir;
+  Told told;
+  bool refuse = false;
+  auto options = options_for("a");
+  options.before_change = [&](const Record& record, bool stays) -> Result<void> {
+    told.emplace_back(record.object_id, stays);
+    if (refuse) return Error{Errc::kNoSpace, 0, "not now"};
+    return {};
+  };
+  const auto catalog = must_open(dir.path(), options);
+  const auto last = [&] { return std::exchange(told, Told()); };
+  ASSERT_TRUE(catalog->publish(make_record(1, "k")));
+  EXPECT_EQ(last(), Told());
+  Record anew = make_record(1, "k");
+  anew.metadata = "said anew";
+  ASSERT_TRUE(catalog->publish(anew));
+  EXPECT_EQ(last(), (Told{{1, true}}));
+  ASSERT_TRUE(catalog->publish(make_record(2, "k")));
+  EXPECT_EQ(last(), (Told{{1, false}}));
+  ASSERT_TRUE(catalog->move("k", 2, Place{kTierDisk, 0, {{9, 0, 6}}}));
+  EXPECT_EQ(last(), (Told{{2, false}}));
+  ASSERT_TRUE(catalog->move("k", 7, Place{kTierDisk, 0, {{9, 0, 6}}}));  // another object
+  ASSERT_TRUE(catalog->remove("none"));
+  EXPECT_EQ(last(), Told());
+  ASSERT_TRUE(catalog->publish_all({make_record(3, "k"), make_record(4, "l")}));
+  EXPECT_EQ(last(), (Told{{2, false}}));
+  refuse = true;
+  EXPECT_EQ(catalog->remove("k").error().code, Errc::kNoSpace);
+  EXPECT_EQ(catalog->publish(make_record(5, "l")).error().code, Errc::kNoSpace);
+  EXPECT_EQ(last(), (Told{{3, false}, {4, false}}));
+  EXPECT_EQ((*catalog->find("k"))->object_id, 3U);
+  EXPECT_EQ((*catalog->find("l"))->object_id, 4U);
+  refuse = false;
+  ASSERT_TRUE(catalog->remove("k"));
+  EXPECT_EQ(last(), (Told{{3, false}}));
+  EXPECT_EQ(*catalog->find("k"), std::nullopt);
 }
 
 }  // namespace

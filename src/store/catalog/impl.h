@@ -60,6 +60,8 @@ class Catalog::Impl {
     std::string payload;
     EntryHeader header{};
   };
+  // Without mutex_.
+  [[nodiscard]] Result<void> tell(const Draft& draft) const;
   void prepare(Draft& draft, std::uint64_t sequence) const;
   void apply(Draft& draft, const Journal::Written& written);
 
