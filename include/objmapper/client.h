@@ -10,8 +10,9 @@
 // gone, every call answers kUnavailable, while leases that are held stay readable. Pool (below)
 // reconnects, with back-off.
 //
-// Every call has a time limit: ConnectOptions::timeout, from the call to its reply. A call that ran
-// out answers kTimeout and the connection stays usable; what its late reply brings is given back.
+// Every call has a time limit: ConnectOptions::timeout, from the call to its reply; a year at most,
+// milliseconds::max() too. A call that ran out answers kTimeout and the connection stays usable;
+// what its late reply brings is given back.
 //
 // Do not share a Client across fork(2): the child closes it and connects for itself.
 #pragma once

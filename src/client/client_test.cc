@@ -12,12 +12,14 @@
 #include <cstring>
 #include <functional>
 #include <future>
+#include <limits>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "client/client_testing.h"
+#include "client/deadline.h"
 #include "posix/file.h"
 
 namespace om::client {
@@ -343,6 +345,46 @@ TEST(Timeout, OfManyKeysIsOneForThemAll) {
   m.server.join();
   EXPECT_EQ(questions, 1U);
   EXPECT_EQ(given_back, keys.size());
+}
+
+TEST(Timeout, OfAnyLengthFitsPollAndTheClock) {
+  using std::chrono::milliseconds;
+  constexpr int kMost = std::numeric_limits<int>::max();
+  EXPECT_EQ(poll_ms(-1ms), 0);
+  EXPECT_EQ(poll_ms(0ms), 0);
+  EXPECT_EQ(poll_ms(20ms), 20);
+  // As an int, 25 days would be for ever, and the fourth of these a millisecond.
+  for (const milliseconds wait : {milliseconds(kMost), milliseconds(25 * 24h),
+                                  milliseconds(50 * 24h), milliseconds((std::int64_t{1} << 32) + 1),
+                                  milliseconds::max()})
+    EXPECT_EQ(poll_ms(wait), kMost) << wait.count();
+  const auto now = std::chrono::steady_clock::now();
+  EXPECT_GE(deadline_in(50 * 24h), now + 50 * 24h);
+  EXPECT_GT(deadline_in(milliseconds::max()), now + 300 * 24h);
+  EXPECT_GT(deadline_in(milliseconds::max(), milliseconds::max()), now + 600 * 24h);
+  EXPECT_LT(deadline_in(milliseconds::min(), 1ms), now + 24h);
+  EXPECT_EQ(left_until(now).count(), 0);
+  EXPECT_GT(left_until(deadline_in(milliseconds::max())), 300 * 24h);
+}
+
+TEST(Timeout, ForEverIsNotOverAtOnce) {
+  constexpr auto kForEver = std::chrono::milliseconds::max();
+  Meeting m(
+      [](FakeServer& s) {
+        s.reply(*s.receive(), wire::StatReply{});
+        s.reply(*s.receive(), wire::Empty{});
+        s.send(wire::encode(wire::Type::kEvent, 0, wire::Event{wire::kEventPublished, "k", 1, 0}));
+        (void)s.receive();
+      },
+      kForEver);
+  const auto info = m.client->stat("k", kForEver);
+  ASSERT_TRUE(info) << describe(info.error());
+  EXPECT_TRUE(info->has_value());
+  ASSERT_TRUE(m.client->subscribe(kPublishedEvents));
+  const auto event = m.client->next_event(kForEver);
+  ASSERT_TRUE(event && event->has_value());
+  EXPECT_EQ((*event)->key, "k");
+  m.client->close();
 }
 
 TEST(Timeout, OfAReservationAbortsItWhenItComes) {

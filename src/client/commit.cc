@@ -63,7 +63,7 @@ std::unique_ptr<Request> next_request(const States& states, std::size_t& at) {
       break;
     }
   }
-  request->deadline = std::chrono::steady_clock::now() + limit;
+  request->deadline = deadline_in(limit);
   return request;
 }
 

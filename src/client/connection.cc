@@ -19,12 +19,6 @@ namespace {
 constexpr std::size_t kEventsQueuedMax = 65536;
 constexpr std::size_t kReleasesPerPacket = 8192;
 
-std::chrono::milliseconds until(Deadline deadline) {
-  const auto left =
-      std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-  return std::max(left, std::chrono::milliseconds(0));
-}
-
 Error hung_up() { return {Errc::kUnavailable, 0, "the daemon has closed the connection"}; }
 
 Error no_room() {
@@ -37,7 +31,7 @@ Error out_of_time() { return {Errc::kTimeout, 0, "the daemon did not answer in t
 
 Connection::Connection(UniqueFd socket, const ConnectOptions& options)
     : socket_(std::move(socket)),
-      timeout_(std::max(options.timeout, std::chrono::milliseconds(1))),
+      timeout_(std::clamp(options.timeout, std::chrono::milliseconds(1), kWaitMax)),
       receive_limit_(timeout_),
       cache_(std::max<std::size_t>(options.descriptors_max, 1)),
       buffer_(kPacketBytesMax) {}
@@ -119,7 +113,8 @@ Result<bool> Connection::send(const std::string& before, const std::string& pack
       if (left.empty()) return true;
     }
     pollfd look{socket_.raw(), POLLOUT, 0};
-    if (::poll(&look, 1, static_cast<int>(until(deadline).count())) == 0) return false;
+    if (::poll(&look, 1, poll_ms(left_until(deadline))) == 0 && left_until(deadline).count() == 0)
+      return false;
   }
 }
 
@@ -233,10 +228,10 @@ void Connection::flush_releases() {
 
 bool Connection::read_one(Deadline deadline) {
   // The socket's own limit serves when about that much time is left; for less we ask poll(2).
-  const auto left = until(deadline);
+  const auto left = left_until(deadline);
   if (left < receive_limit_ - receive_limit_ / 8) {
     pollfd look{socket_.raw(), POLLIN, 0};
-    if (::poll(&look, 1, static_cast<int>(left.count())) <= 0) return false;
+    if (::poll(&look, 1, poll_ms(left)) <= 0) return false;
   }
   std::memset(buffer_.data(), 0, wire::Header::kBytes);
   auto packet = receive_packet(socket_.borrow(), buffer_);
@@ -443,8 +438,7 @@ Result<SegmentRef> Connection::segment(std::uint64_t id, bool writable,
   // Of many that are missing, each would be asked for.
   if (deadline && std::chrono::steady_clock::now() >= *deadline) return out_of_time();
   Call<wire::GetReply> waiting;
-  OM_TRY(call(wire::Describe{{id}}, waiting,
-              deadline.value_or(std::chrono::steady_clock::now() + timeout_)));
+  OM_TRY(call(wire::Describe{{id}}, waiting, deadline.value_or(deadline_in(timeout_))));
   for (const SegmentRef& candidate : waiting.segments)
     if (candidate->id == id && !candidate->writable) return candidate;
   return no_room();

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "base/release_ring.h"
+#include "client/deadline.h"
 #include "client/segment.h"
 #include "objmapper/client.h"
 #include "posix/mapping.h"
@@ -32,8 +33,6 @@
 #include "wire/messages.h"
 
 namespace om::client {
-
-using Deadline = std::chrono::steady_clock::time_point;
 
 // Somebody who waits for the reply of one request.
 class Waiter {
@@ -141,14 +140,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
   template <class Request, class Reply>
   Result<void> call(const Request& request, Call<Reply>& waiting) {
-    return call(request, waiting, std::chrono::steady_clock::now() + timeout_);
+    return call(request, waiting, deadline_in(timeout_));
   }
   // The same in two steps, so that several may be under way: every call that was begun well has to
   // be awaited.
   template <class Request, class Reply>
   Result<void> begin(const Request& request, Call<Reply>& waiting) {
     return submit(waiting, Request::kType, wire::encode_request(next_id(), request),
-                  std::chrono::steady_clock::now() + timeout_);
+                  deadline_in(timeout_));
   }
   Result<void> await(Waiter& waiter, Deadline deadline);
   // The same, and whoever reads the answer calls `done`; not when it could not be sent. `before`
@@ -158,8 +157,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
                           const std::string& before = {}) {
     const std::string packet = wire::encode_request(next_id(), request);
     auto later = std::make_unique<Later<Reply>>(std::move(done));
-    OM_TRY(submit(*later, Request::kType, packet, std::chrono::steady_clock::now() + timeout_,
-                  before));
+    OM_TRY(submit(*later, Request::kType, packet, deadline_in(timeout_), before));
     (void)later.release();  // ends itself; it may be over already
     return {};
   }

@@ -5,6 +5,7 @@
 #include <random>
 #include <thread>
 
+#include "client/deadline.h"
 #include "objmapper/client.h"
 
 namespace om {
@@ -78,7 +79,7 @@ Result<std::shared_ptr<Client>> Pool::client() {
 }
 
 Result<std::shared_ptr<Client>> Pool::wait_for_client(std::chrono::milliseconds wait) {
-  const auto deadline = steady_clock::now() + wait;
+  const auto deadline = client::deadline_in(wait);
   while (true) {
     auto connected = client();
     if (connected || steady_clock::now() >= deadline) return connected;

@@ -37,7 +37,7 @@ Result<void> add_places(WriterState& state, const std::vector<wire::Extent>& ext
 Result<void> extend(WriterState& state, std::uint64_t bytes) {
   Call<wire::ExtendReply> waiting;
   OM_TRY(state.connection->call(wire::Extend{state.put_id, bytes}, waiting,
-                                std::chrono::steady_clock::now() + state.limit));
+                                deadline_in(state.limit)));
   const std::uint64_t before = state.room;
   OM_TRY(add_places(state, waiting.reply.extents, waiting.segments));
   if (state.room == before)
@@ -99,7 +99,9 @@ Writer& Writer::operator=(Writer&& other) noexcept {
 Writer::~Writer() { client::give_up(std::move(state_)); }
 
 Writer::operator bool() const noexcept { return state_ != nullptr; }
-void Writer::limit(std::chrono::milliseconds limit) { state_->limit = limit; }
+void Writer::limit(std::chrono::milliseconds limit) {
+  state_->limit = std::min(limit, client::kWaitMax);
+}
 std::uint64_t Writer::written() const { return state_->written; }
 
 Result<void> Writer::make_room(std::uint64_t bytes) {
@@ -130,7 +132,7 @@ Result<Lease> Writer::hold(std::uint64_t bytes) {
   const std::uint64_t length = s.written + bytes;
   client::Call<wire::HoldReply> waiting;
   OM_TRY(s.connection->call(wire::Hold{s.put_id, bytes > left ? bytes - left : 0}, waiting,
-                            std::chrono::steady_clock::now() + s.limit));
+                            client::deadline_in(s.limit)));
   auto held = std::make_unique<client::LeaseState>();
   held->connection = s.connection;
   held->lease_id = waiting.reply.lease_id;
