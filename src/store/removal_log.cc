@@ -23,7 +23,7 @@ struct FileHeader {
   std::uint64_t file_number;
   std::uint64_t first_sequence;
   std::uint64_t floor_ns;
-  std::uint64_t zero;
+  std::uint64_t counted;   // what floor_ns is about: removals before this one; 0: not known
   std::uint64_t checksum;  // of all before
 };
 static_assert(sizeof(FileHeader) == 64 && std::has_unique_object_representations_v<FileHeader>);
@@ -107,6 +107,16 @@ std::optional<std::pair<Removal, std::size_t>> decode(std::string_view bytes, st
   return std::pair(std::move(removal), static_cast<std::size_t>(length));
 }
 
+// Of the entries somewhere in these bytes, which begin as an entry does at a multiple of eight; 0:
+// there are none.
+std::uint64_t newest_time_in(std::string_view bytes, std::uint64_t log_id, std::uint64_t file) {
+  std::uint64_t newest = 0;
+  for (std::size_t at = 0; at + sizeof(EntryHeader) <= bytes.size(); at += 8)
+    if (const auto entry = decode(bytes.substr(at), log_id, file))
+      newest = std::max(newest, entry->first.time_ns);
+  return newest;
+}
+
 Result<std::string> read_all(catalog::LogFile& log) {
   std::string bytes(OM_TRY(log.size()), '\0');
   bytes.resize(OM_TRY(log.read_at(0, std::as_writable_bytes(std::span(bytes)))));
@@ -131,6 +141,9 @@ Result<std::unique_ptr<RemovalLog>> RemovalLog::open(
     if (log->files_.empty() || log->torn_bytes_ != 0) {
       OM_TRY(log->start_file());
       OM_TRY(log->sync());
+    } else if (log->counts_more_) {
+      // For the next start, which would find the same otherwise, and say so.
+      if (log->start_file()) (void)log->sync();
     }
   }
   return log;
@@ -141,7 +154,19 @@ Result<void> RemovalLog::recover() {
   for (auto& name : OM_TRY(directory_->list()))
     if (name.starts_with(kPrefix)) names.push_back(std::move(name));
   std::ranges::sort(names);
-  for (const auto& name : names) OM_TRY(recover_file(name));
+  std::string lost;
+  for (const auto& name : names) OM_TRY(recover_file(name, lost));
+  // Removals have gone, and no file says of when the newest ban among them is: numbers that are
+  // missing, or an oldest file that went before the one that counts it was there. They are older
+  // than the first one that is here, or than now.
+  if (oldest() > std::max(counted_, std::uint64_t{1})) {
+    const std::uint64_t before =
+        entries_.empty() ? std::max(clock_.real_ns(), last_time_ns_) : entries_.front().time_ns - 1;
+    floor_ns_ = std::max(floor_ns_, before);
+    counts_more_ = true;
+    report_ += lost;
+  }
+  not_before(floor_ns_);
   // Told while nothing goes on behind it, and so once: open() begins another file. An end within
   // the log is of a removal that was numbered anew, or shows as numbers that are missing.
   if (torn_bytes_ != 0)
@@ -152,7 +177,7 @@ Result<void> RemovalLog::recover() {
   return {};
 }
 
-Result<void> RemovalLog::recover_file(const std::string& name) {
+Result<void> RemovalLog::recover_file(const std::string& name, std::string& lost) {
   std::shared_ptr<catalog::LogFile> log = OM_TRY(directory_->open(name));
   const std::string bytes = OM_TRY(read_all(*log));
   FileHeader header{};
@@ -176,21 +201,21 @@ Result<void> RemovalLog::recover_file(const std::string& name) {
     // Of another log: ours begins with it anew.
     drop_entries(entries_.size());
     while (!files_.empty()) drop_oldest_file();
+    counted_ = 0;
+    lost.clear();
   }
   if (id_ != header.log_id || header.first_sequence != next_) {
-    const bool lost = id_ == header.log_id && header.first_sequence > next_;
+    if (id_ == header.log_id && header.first_sequence > next_)
+      lost += "removals " + std::to_string(next_) + " to " +
+              std::to_string(header.first_sequence - 1) + " are lost; ";
     drop_entries(entries_.size());
-    if (lost) {
-      report_ += "removals " + std::to_string(next_) + " to " +
-                 std::to_string(header.first_sequence - 1) + " are lost; ";
-      // A ban among them is as old as the file that says so at most.
-      floor_ns_ = std::max(floor_ns_, header.floor_ns);
-      last_time_ns_ = std::max(last_time_ns_, header.floor_ns);
-    }
+    // When these files go, nothing goes with them any more.
+    for (File& earlier : files_) earlier.entries = 0;
     next_ = std::max(header.first_sequence, std::uint64_t{1});
   }
   id_ = header.log_id;
   floor_ns_ = std::max(floor_ns_, header.floor_ns);
+  counted_ = std::max(counted_, header.counted);
   next_file_ = std::max(next_file_, header.file_number + 1);
   File file{name, std::move(log), header.file_number, sizeof header, 0};
   std::string_view rest = std::string_view(bytes).substr(sizeof header);
@@ -202,6 +227,9 @@ Result<void> RemovalLog::recover_file(const std::string& name) {
     take(std::move(entry->first));
   }
   torn_bytes_ = rest.size();
+  // What is cut short is the last one, which was never answered. Whole entries behind one that does
+  // not check out may have been, and those that are damaged are not newer.
+  floor_ns_ = std::max(floor_ns_, newest_time_in(rest, header.log_id, header.file_number));
   files_.push_back(std::move(file));
   return {};
 }
@@ -244,7 +272,8 @@ void RemovalLog::drop_oldest_file() {
 }
 
 Result<void> RemovalLog::start_file() {
-  // What goes with the oldest file must be known to the new one before it goes.
+  // What goes with the oldest file is counted in the header of the new one. A crash in between
+  // shows: nobody has counted it.
   while (files_.size() >= options_.files_max) {
     drop_entries(files_.front().entries);
     drop_oldest_file();
@@ -257,6 +286,7 @@ Result<void> RemovalLog::start_file() {
   header.file_number = next_file_;
   header.first_sequence = next_;
   header.floor_ns = floor_ns_;
+  header.counted = oldest();
   header.checksum =
       checksum(std::as_bytes(std::span(&header, 1)).first(sizeof header - sizeof header.checksum));
   const std::string name = file_name(next_file_);

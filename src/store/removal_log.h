@@ -68,7 +68,8 @@ class RemovalLog {
   [[nodiscard]] std::uint64_t head() const { return next_ - 1; }
   // Of the oldest entry that is here, or head() + 1.
   [[nodiscard]] std::uint64_t oldest() const { return next_ - entries_.size(); }
-  // Time of the newest ban that is not here any more; 0: all are.
+  // Time of the newest ban that is not here any more, or later where that is not known; 0: all are
+  // here.
   [[nodiscard]] std::uint64_t floor_ns() const { return floor_ns_; }
   // nullptr: not here.
   [[nodiscard]] const Removal* find(std::uint64_t sequence) const;
@@ -102,7 +103,8 @@ class RemovalLog {
   RemovalLog(std::unique_ptr<catalog::LogDirectory> directory, Options options, const Clock& clock)
       : directory_(std::move(directory)), options_(options), clock_(clock) {}
   Result<void> recover();
-  Result<void> recover_file(const std::string& name);
+  // `lost`: what is missing, for the report.
+  Result<void> recover_file(const std::string& name, std::string& lost);
   Result<void> read_applied();
   Result<void> start_file();
   void drop_oldest_file();
@@ -116,6 +118,8 @@ class RemovalLog {
   std::uint64_t next_ = 1;
   std::uint64_t next_file_ = 1;
   std::uint64_t floor_ns_ = 0;
+  std::uint64_t counted_ = 0;       // at open(): what the files' floors are about, see FileHeader
+  bool counts_more_ = false;        // at open(): floor_ns_ does, and no file says so
   std::uint64_t last_time_ns_ = 0;  // removals are later
   std::deque<Removal> entries_;
   std::deque<File> files_;                                 // oldest first; the last is appended to
