@@ -166,8 +166,10 @@ int serve(int argc, const char* const* argv, Config config) {
     return cannot_start(checked.error());
   }
   const SystemClock clock;
-  auto store = store::Store::open(config.store, clock);
+  std::vector<std::string> troubles;
+  auto store = store::Store::open(config.store, clock, &troubles);
   if (!store) {
+    for (const std::string& line : troubles) spdlog::warn("{}", line);
     remove_socket();
     return cannot_start(store.error());
   }

@@ -134,19 +134,28 @@ std::uint64_t random_id() {
 Result<std::unique_ptr<RemovalLog>> RemovalLog::open(
     std::unique_ptr<catalog::LogDirectory> directory, Options options, const Clock& clock) {
   std::unique_ptr<RemovalLog> log(new RemovalLog(std::move(directory), options, clock));
-  if (log->directory_ != nullptr) OM_TRY(log->recover());
-  if (log->id_ == 0) log->id_ = random_id();
-  if (log->directory_ != nullptr) {
-    // What a torn end left is never written over, and never read: another file, then.
-    if (log->files_.empty() || log->torn_bytes_ != 0) {
-      OM_TRY(log->start_file());
-      OM_TRY(log->sync());
-    } else if (log->counts_more_) {
-      // For the next start, which would find the same otherwise, and say so.
-      if (log->start_file()) (void)log->sync();
-    }
+  if (auto begun = log->begin(); !begun) {
+    Error error = std::move(begun).error();
+    // Now or never: the next start may find nothing of it any more.
+    if (!log->report_.empty()) error.what += " (of the removals: " + log->report_ + ")";
+    return error;
   }
   return log;
+}
+
+Result<void> RemovalLog::begin() {
+  if (directory_ != nullptr) OM_TRY(recover());
+  if (id_ == 0) id_ = random_id();
+  if (directory_ == nullptr) return {};
+  // What a torn end left is never written over, and never read: another file, then.
+  if (files_.empty() || torn_bytes_ != 0) {
+    OM_TRY(start_file());
+    OM_TRY(sync());
+  } else if (counts_more_) {
+    // For the next start, which would find the same otherwise, and say so.
+    if (start_file()) (void)sync();
+  }
+  return {};
 }
 
 Result<void> RemovalLog::recover() {

@@ -51,7 +51,7 @@ class RemovalLog {
     std::size_t entries_per_file = 8192;
     std::size_t caches_max = 1024;
   };
-  // Without a directory it lives in memory alone, for tests.
+  // Without a directory it lives in memory alone, for tests. An error has report() in its text.
   static Result<std::unique_ptr<RemovalLog>> open(std::unique_ptr<catalog::LogDirectory> directory,
                                                   Options options, const Clock& clock);
 
@@ -102,6 +102,7 @@ class RemovalLog {
   };
   RemovalLog(std::unique_ptr<catalog::LogDirectory> directory, Options options, const Clock& clock)
       : directory_(std::move(directory)), options_(options), clock_(clock) {}
+  Result<void> begin();
   Result<void> recover();
   // `lost`: what is missing, for the report.
   Result<void> recover_file(const std::string& name, std::string& lost);

@@ -287,6 +287,22 @@ TEST_F(RemovalLogTest, ATornEndIsToldOnce) {
   EXPECT_EQ(log->floor_ns(), 0U);  // what was cut short was never answered
 }
 
+TEST_F(RemovalLogTest, ATornEndIsToldAlsoByAStartThatFails) {
+  open();
+  add(RemovalKind::kTag, "cut short");
+  auto& bytes = directory.names().rbegin()->second->now;
+  bytes.resize(bytes.size() - 9);
+  log.reset();
+  directory.fail_syncs = true;
+  const auto failed = RemovalLog::open(std::make_unique<Borrowed>(directory), options, clock);
+  ASSERT_FALSE(failed);
+  EXPECT_NE(failed.error().what.find(" are no entry, and dropped"), std::string::npos)
+      << describe(failed.error());
+  directory.fail_syncs = false;
+  open();
+  EXPECT_EQ(log->report(), "");
+}
+
 TEST_F(RemovalLogTest, WhatIsLostBetweenTwoFilesIsNotNewerThanTheFloor) {
   options.entries_per_file = 4;
   options.files_max = 5;
