@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/un.h>
 
 #include <array>
 #include <cstdlib>
@@ -140,6 +141,26 @@ TEST(Listen, ReplacesAStaleSocketButNotALiveOne) {
   ASSERT_TRUE(server && *server);
   EXPECT_EQ(peer_credentials((*server)->borrow())->pid, ::getpid());
   EXPECT_EQ(peer_groups((*server)->borrow())->front(), ::getgid());
+}
+
+TEST(Listen, LeavesASocketOfAnotherKindAlone) {
+  const Folder folder;
+  const std::string path = folder / "s";
+  auto stream = UniqueFd::adopt(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  ASSERT_LT(path.size(), sizeof address.sun_path);
+  std::memcpy(static_cast<char*>(address.sun_path), path.data(), path.size());
+  ASSERT_EQ(::bind(stream.raw(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(stream.raw(), 1), 0);
+  EXPECT_EQ(listen_seqpacket(path, 0600, 8).error().code, Errc::kBusy);
+  EXPECT_EQ(remove_stale_socket(path).error().code, Errc::kBusy);
+  EXPECT_TRUE(std::filesystem::exists(path));
+  stream.reset();
+  EXPECT_TRUE(listen_seqpacket(path, 0600, 8));
+  EXPECT_TRUE(remove_stale_socket(path));
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_TRUE(remove_stale_socket(path));
 }
 
 TEST(Listen, SaysWhatIsWrongWithAPath) {

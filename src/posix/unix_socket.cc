@@ -85,6 +85,26 @@ Result<bool> send_bytes(BorrowedFd socket, std::span<const std::byte> bytes, int
 
 }  // namespace
 
+Result<void> remove_stale_socket(const std::string& path) {
+  const sockaddr_un address = OM_TRY(address_of(path));
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0)
+    return errno == ENOENT ? Result<void>() : Result<void>(system_error("look at " + path));
+  if (!S_ISSOCK(status.st_mode))
+    return Error{Errc::kExists, 0,
+                 path + " exists and is not a socket: remove it or choose another path"};
+  const auto probe =
+      UniqueFd::adopt(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!probe) return system_error("make a socket");
+  // EPROTOTYPE: with a socket of another kind.
+  if (::connect(probe.raw(), generic(address), sizeof address) == 0 || errno == EAGAIN ||
+      errno == EPROTOTYPE)
+    return Error{Errc::kBusy, 0, "another daemon listens on " + path};
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+    return system_error("remove the stale socket " + path);
+  return {};
+}
+
 Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int backlog) {
   const sockaddr_un address = OM_TRY(address_of(path));
   auto socket =
@@ -92,16 +112,7 @@ Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int back
   if (!socket) return system_error("make a socket");
   if (::bind(socket.raw(), generic(address), sizeof address) != 0) {
     if (errno != EADDRINUSE) return system_error("make the socket " + path);
-    struct stat status {};
-    if (::lstat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode))
-      return Error{Errc::kExists, 0,
-                   path + " exists and is not a socket: remove it or choose another --socket"};
-    const auto probe =
-        UniqueFd::adopt(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (probe && (::connect(probe.raw(), generic(address), sizeof address) == 0 || errno == EAGAIN))
-      return Error{Errc::kBusy, 0, "another daemon listens on " + path};
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT)
-      return system_error("remove the stale socket " + path);
+    OM_TRY(remove_stale_socket(path));
     if (::bind(socket.raw(), generic(address), sizeof address) != 0)
       return system_error("make the socket " + path);
   }

@@ -23,9 +23,11 @@ struct PeerCredentials {
   gid_t gid = 0;
 };
 
-// A listening socket at `path`, non-blocking, close-on-exec. A stale file that nobody listens on is
-// replaced; one that somebody listens on is kBusy. A path that does not fit sockaddr_un is
-// kMalformed.
+// Takes away the file of a socket on which nobody listens. kBusy: somebody does, whatever kind of
+// socket it is; kExists: it is something else. Either stays.
+Result<void> remove_stale_socket(const std::string& path);
+// A listening socket at `path`, non-blocking, close-on-exec, in the place of a stale one. A path
+// that does not fit sockaddr_un is kMalformed.
 Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int backlog);
 // A blocking connection; `timeout` bounds connect(2) and, by SO_RCVTIMEO and SO_SNDTIMEO, every
 // later call on it (0: none).

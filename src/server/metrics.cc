@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "posix/unique_fd.h"
+#include "posix/unix_socket.h"
 
 namespace om::server {
 
@@ -191,21 +192,17 @@ class HttpMetrics final : public Metrics {
     stopping_->store(true);
     server_.stop();
     if (thread_.joinable()) thread_.join();
-    if (!address_.path.empty()) ::unlink(address_.path.c_str());
+    if (made_) ::unlink(address_.path.c_str());
   }
 
   Result<void> bind(Address address) {
     address_ = std::move(address);
     if (!address_.path.empty()) {
-      struct stat status {};
-      if (::lstat(address_.path.c_str(), &status) == 0) {
-        if (!S_ISSOCK(status.st_mode))
-          return Error{Errc::kExists, 0, address_.path + " exists and is not a socket"};
-        ::unlink(address_.path.c_str());
-      }
+      OM_TRY(remove_stale_socket(address_.path));
       server_.set_address_family(AF_UNIX);
       if (!server_.bind_to_port(address_.path, 80))
         return Error{Errc::kSystem, errno, "listen for metrics on " + address_.path};
+      made_ = true;
       ::chmod(address_.path.c_str(), 0660);
       where_ = address_.path;
     } else {
@@ -242,6 +239,7 @@ class HttpMetrics final : public Metrics {
   // Shared with what is posted to the loop, which may run after us.
   std::shared_ptr<std::atomic<bool>> stopping_ = std::make_shared<std::atomic<bool>>(false);
   Address address_;
+  bool made_ = false;  // the socket at address_.path
   std::string where_;
   HttpServer server_{*stopping_};
   std::thread thread_;
