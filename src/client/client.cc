@@ -178,7 +178,9 @@ Client::~Client() {
 }
 
 Result<Client> Client::connect(const ConnectOptions& options) {
-  UniqueFd socket = OM_TRY(connect_seqpacket(options.socket, options.timeout));
+  // 0 would be no limit.
+  UniqueFd socket = OM_TRY(connect_seqpacket(
+      options.socket, std::max(options.timeout, std::chrono::milliseconds(1))));
   return Client(OM_TRY(client::Connection::start(std::move(socket), options)));
 }
 

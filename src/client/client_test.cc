@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <future>
 #include <limits>
@@ -21,6 +23,7 @@
 #include "client/client_testing.h"
 #include "client/deadline.h"
 #include "posix/file.h"
+#include "posix/testing.h"
 
 namespace om::client {
 namespace {
@@ -91,6 +94,25 @@ TEST(Connect, ToNobodyIsUnavailable) {
   auto client = Client::connect(options);
   ASSERT_FALSE(client);
   EXPECT_EQ(client.error().code, Errc::kUnavailable);
+}
+
+TEST(Connect, HasATimeLimitAlsoWhereItIsSaidToBeNone) {
+  std::string directory = (std::filesystem::temp_directory_path() / "om-client-XXXXXX").string();
+  ASSERT_NE(::mkdtemp(directory.data()), nullptr);
+  ConnectOptions options;
+  options.socket = directory + "/s";
+  options.timeout = 0ms;
+  {
+    const auto listener = listen_seqpacket(options.socket, 0600, 0);
+    ASSERT_TRUE(listener);
+    // Nobody accepts: the queue is full at once.
+    std::vector<UniqueFd> queue;
+    while (auto one = connect_seqpacket(options.socket, 50ms)) queue.push_back(*std::move(one));
+    const auto client = Client::connect(options);
+    ASSERT_FALSE(client);
+    EXPECT_EQ(client.error().code, Errc::kUnavailable);
+  }
+  std::filesystem::remove_all(directory);
 }
 
 // --- replies that are none
@@ -314,6 +336,16 @@ TEST(Timeout, IsTheCallsOwnAlsoWhereTheDaemonReadsNothing) {
   // The socket is full long before the last of them.
   for (int i = 0; i < 100; ++i) EXPECT_EQ(m.client->stat(key, 1ms).error().code, Errc::kTimeout);
   EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+  over.set_value();
+}
+
+TEST(Timeout, HoldsWhateverSignalsCome) {
+  std::promise<void> over;
+  Meeting m([&](FakeServer& /*s*/) { over.get_future().wait(); }, 200ms);
+  const SignalStorm storm;
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(m.client->stat("k").error().code, Errc::kTimeout);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 3s);
   over.set_value();
 }
 

@@ -21,6 +21,7 @@
 #include "posix/range_lock.h"
 #include "posix/read_ahead.h"
 #include "posix/residency.h"
+#include "posix/testing.h"
 #include "posix/unix_socket.h"
 
 namespace om {
@@ -161,6 +162,25 @@ TEST(Listen, LeavesASocketOfAnotherKindAlone) {
   EXPECT_TRUE(remove_stale_socket(path));
   EXPECT_FALSE(std::filesystem::exists(path));
   EXPECT_TRUE(remove_stale_socket(path));
+}
+
+TEST(Connect, HasATimeLimitWhateverSignalsCome) {
+  const Folder folder;
+  const std::string path = folder / "s";
+  const auto listener = listen_seqpacket(path, 0600, 0);
+  ASSERT_TRUE(listener);
+  std::vector<UniqueFd> queue;
+  while (auto one = connect_seqpacket(path, std::chrono::milliseconds(50))) {
+    queue.push_back(*std::move(one));
+    ASSERT_LT(queue.size(), 10U);
+  }
+  const SignalStorm storm;
+  const auto begun = std::chrono::steady_clock::now();
+  const auto late = connect_seqpacket(path, std::chrono::milliseconds(200));
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(3));
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().code, Errc::kUnavailable);
+  EXPECT_EQ(late.error().sys_errno, EAGAIN);
 }
 
 TEST(Listen, SaysWhatIsWrongWithAPath) {

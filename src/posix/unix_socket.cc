@@ -126,9 +126,16 @@ Result<UniqueFd> connect_seqpacket(const std::string& path, std::chrono::millise
   auto socket = UniqueFd::adopt(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!socket) return system_error("make a socket");
   OM_TRY(set_timeouts(socket.borrow(), timeout));
+  const auto begun = std::chrono::steady_clock::now();
   while (::connect(socket.raw(), generic(address), sizeof address) != 0) {
-    if (errno == EINTR) continue;
-    const int reason = errno;
+    int reason = errno;
+    if (reason == EINTR) {
+      // The next wait has the whole time again: with signals that keep coming there is no end.
+      const auto waited = std::chrono::floor<std::chrono::milliseconds>(
+          std::chrono::steady_clock::now() - begun);
+      if (timeout.count() <= 0 || waited < timeout) continue;
+      reason = EAGAIN;
+    }
     if (reason == EACCES || reason == EPERM)
       return Error{Errc::kDenied, reason, "connect to " + path};
     return Error{Errc::kUnavailable, reason, "connect to " + path};
@@ -209,10 +216,10 @@ Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::b
   message.msg_iovlen = 1;
   message.msg_control = control.data();
   message.msg_controllen = control.size();
-  ssize_t received = 0;
-  while ((received = ::recvmsg(socket.raw(), &message, MSG_CMSG_CLOEXEC)) < 0) {
-    if (errno == EINTR) continue;
-    if (errno == EAGAIN) return std::optional<Packet>();
+  const ssize_t received = ::recvmsg(socket.raw(), &message, MSG_CMSG_CLOEXEC);
+  if (received < 0) {
+    // Whoever has a time limit looks at it after a signal: another wait would have the whole time.
+    if (errno == EAGAIN || errno == EINTR) return std::optional<Packet>();
     if (errno == ECONNRESET) return std::optional<Packet>(Packet{});
     return system_error("receive a packet");
   }

@@ -49,10 +49,10 @@ struct Packet {
 // `flags` one that blocks says so at once.
 Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
                          std::span<const BorrowedFd> descriptors, int flags = 0);
-// Receives one packet. nullopt: nothing there yet (EAGAIN). A packet longer than the buffer, or
-// with more descriptors than kFdsPerMessageMax, is kMalformed and its descriptors are closed; so
-// are those of a packet for which this process has no room (EMFILE shows as MSG_CTRUNC and is
-// kSystem, EMFILE).
+// Receives one packet. nullopt: nothing there yet (EAGAIN), or a signal came while it waited
+// (EINTR). A packet longer than the buffer, or with more descriptors than kFdsPerMessageMax, is
+// kMalformed and its descriptors are closed; so are those of a packet for which this process has no
+// room (EMFILE shows as MSG_CTRUNC and is kSystem, EMFILE).
 Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::byte> buffer);
 // Sends packets in order, as many as the socket takes: how many that were. Without descriptors.
 Result<std::size_t> send_packets(BorrowedFd socket,
