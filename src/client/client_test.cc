@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "client/client_testing.h"
+#include "client/connection.h"
 #include "client/deadline.h"
 #include "posix/file.h"
 #include "posix/testing.h"
@@ -282,6 +283,45 @@ TEST(Replies, InAnyOrderFindTheirCallers) {
     });
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(right, kThreads);
+}
+
+TEST(Replies, AreReadAlsoWhileSomebodyHasAskedAndDoesNotWaitYet) {
+  std::promise<void> first_asked;
+  std::promise<void> first_answered;
+  FakeServer server([&](FakeServer& s) {
+    s.welcome();
+    const auto begun = s.receive();
+    const auto first = s.receive();
+    first_asked.set_value();
+    const auto second = s.receive();
+    // Until the second one waits, most likely. If it does not yet, it reads by itself.
+    std::this_thread::sleep_for(50ms);
+    s.reply(*first, wire::StatReply{});
+    first_answered.get_future().wait();
+    s.reply(*second, wire::StatReply{});
+    s.reply(*begun, wire::StatReply{});
+    (void)s.receive();
+  });
+  ConnectOptions options;
+  options.timeout = 5s;
+  const auto started = Connection::start(UniqueFd::adopt(server.take_client_end()), options);
+  ASSERT_TRUE(started) << describe(started.error());
+  Connection& connection = **started;
+  Call<wire::StatReply> begun;
+  ASSERT_TRUE(connection.begin(wire::Stat{"begun"}, begun));
+  std::thread first([&] {
+    Call<wire::StatReply> waiting;
+    EXPECT_TRUE(connection.call(wire::Stat{"first"}, waiting));
+    first_answered.set_value();
+  });
+  first_asked.get_future().wait();
+  std::thread second([&] {
+    Call<wire::StatReply> waiting;
+    EXPECT_TRUE(connection.call(wire::Stat{"second"}, waiting));
+  });
+  first.join();
+  second.join();
+  EXPECT_TRUE(connection.await(begun, deadline_in(5s)));
 }
 
 TEST(Timeout, LeavesTheConnectionUsableAndGivesBackWhatComesLate) {

@@ -158,7 +158,9 @@ Result<void> Connection::await(Waiter& waiter, Deadline deadline) {
     } else if (waiter.taking_) {
       waiter.wake_.wait(lock);
     } else {
+      waiter.waits_ = true;
       waiter.wake_.wait_until(lock, deadline);
+      waiter.waits_ = false;
     }
   }
   pass_role_on();
@@ -174,10 +176,11 @@ bool Connection::forget(Waiter& waiter) {
   return true;
 }
 
+// Not to somebody who does not wait yet, and may be long in sending: who comes takes it by himself.
 void Connection::pass_role_on() {
   if (reading_) return;
   const auto waits = std::find_if(waiters_.begin(), waiters_.end(),
-                                  [](const Waiter* waiter) { return !waiter->detached_; });
+                                  [](const Waiter* waiter) { return waiter->waits_; });
   if (waits != waiters_.end())
     (*waits)->wake_.notify_one();
   else if (event_waiters_ > 0)

@@ -57,6 +57,7 @@ class Waiter {
   const bool detached_ = false;
   std::uint64_t id_ = 0;
   wire::Type type_{};
+  bool waits_ = false;   // in await(), for the reader or for its role
   bool taking_ = false;  // the reader is in take(): wait for done_, whatever the time
   bool done_ = false;
   std::optional<Error> failure_;
