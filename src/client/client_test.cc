@@ -480,6 +480,15 @@ TEST(Timeout, OfAReservationAbortsItWhenItComes) {
   EXPECT_EQ(aborted.get_future().get(), 9U);
 }
 
+TEST(ExpiresIn, ALongTimeIsNotThePast) {
+  const std::uint64_t tomorrow = expires_in(24h);
+  EXPECT_GT(tomorrow, expires_in(1h));
+  EXPECT_GT(expires_in(std::chrono::nanoseconds::max()), tomorrow);
+  EXPECT_GT(expires_in(std::chrono::nanoseconds::max() - 24h), tomorrow);
+  // 0 would be never.
+  EXPECT_EQ(expires_in(std::chrono::nanoseconds::min()), 1U);
+}
+
 // --- what is refused without asking
 
 TEST(Keys, ThatAreNoneAreRefusedWithoutAsking) {

@@ -312,9 +312,12 @@ Result<void> Writer::abort() && {
 }
 
 std::uint64_t expires_in(std::chrono::nanoseconds ttl) {
-  const auto when = std::chrono::system_clock::now().time_since_epoch() + ttl;
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(when).count(), 1));
+  using std::chrono::nanoseconds;
+  const auto now =
+      std::chrono::duration_cast<nanoseconds>(std::chrono::system_clock::now().time_since_epoch());
+  // A time that does not fit is far away, and not the past.
+  const nanoseconds when = ttl > nanoseconds::max() - now ? nanoseconds::max() : now + ttl;
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(when.count(), 1));
 }
 
 }  // namespace om
