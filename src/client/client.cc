@@ -1,6 +1,8 @@
 // om::Client: each call of the interface as messages.
 #include "objmapper/client.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <chrono>
 #include <thread>
@@ -424,7 +426,9 @@ Result<std::optional<Removal>> Client::next_removal(std::chrono::milliseconds wa
   return connection_->next_removal(client::deadline_in(wait));
 }
 
-bool Client::acknowledge(std::uint64_t sequence) { return connection_->post(wire::Ack{sequence}); }
+bool Client::acknowledge(std::uint64_t sequence) {
+  return connection_->post(wire::Ack{sequence}, MSG_DONTWAIT);
+}
 
 // --- the daemon
 

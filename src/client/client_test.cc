@@ -379,6 +379,19 @@ TEST(Timeout, IsTheCallsOwnAlsoWhereTheDaemonReadsNothing) {
   over.set_value();
 }
 
+TEST(Acknowledge, WaitsForNothing) {
+  std::promise<void> over;
+  Meeting m([&](FakeServer& /*s*/) { over.get_future().wait(); }, 60s);
+  const auto begin = std::chrono::steady_clock::now();
+  // The socket is full long before the last of them.
+  int sent = 0;
+  while (sent < 100'000 && m.client->acknowledge(1)) ++sent;
+  EXPECT_LT(sent, 100'000);
+  EXPECT_FALSE(m.client->closed());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+  over.set_value();
+}
+
 TEST(Timeout, HoldsWhateverSignalsCome) {
   std::promise<void> over;
   Meeting m([&](FakeServer& /*s*/) { over.get_future().wait(); }, 200ms);
