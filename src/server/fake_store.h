@@ -25,6 +25,7 @@ class FakeStore final : public store::Store {
 
   // What tests set and see.
   std::optional<Error> fail_get;
+  std::vector<store::Extent> more_extents;  // of each object, behind its own
   bool hold_commits = false;
   std::optional<Error> fail_record;
   bool hold_syncs = false;
@@ -65,7 +66,9 @@ class FakeStore final : public store::Store {
     if (it == objects_.end()) return std::optional<store::Leased>();
     leases[++next_] = it->second.info.object_id;
     const std::uint64_t id = it->second.info.object_id;
-    return std::optional(store::Leased{next_, it->second.info, {{id, 0, it->second.info.length}}});
+    store::Leased leased{next_, it->second.info, {{id, 0, it->second.info.length}}};
+    leased.extents.insert(leased.extents.end(), more_extents.begin(), more_extents.end());
+    return std::optional(std::move(leased));
   }
   void release(store::HolderId /*holder*/, store::LeaseId lease) override { leases.erase(lease); }
   Result<store::SegmentView> segment(store::HolderId /*holder*/, store::SegmentId id) override {

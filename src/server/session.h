@@ -128,6 +128,8 @@ class Session : public std::enable_shared_from_this<Session> {
   wire::GetItem take(store::Leased leased, SegmentsOut& out, std::size_t& bytes_left);
   std::optional<Error> add_segment(store::SegmentId id, SegmentsOut& out);
   void add_writable(std::vector<store::WritableSegment> segments, SegmentsOut& out);
+  // It does not go out: these descriptors have to be sent another time.
+  void forget(const SegmentsOut& out);
   // Answers with more room for a put, as EXTEND and HOLD do.
   template <class T>
   void reply_with_room(std::uint64_t id, store::PutId put, store::Extension room, T message);

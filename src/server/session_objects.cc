@@ -97,6 +97,11 @@ std::optional<Error> Session::add_segment(store::SegmentId id, SegmentsOut& out)
   return std::nullopt;
 }
 
+void Session::forget(const SegmentsOut& out) {
+  for (const wire::Segment& segment : out.segments)
+    if (segment.with_descriptor != 0) known_.erase(segment.id);
+}
+
 wire::GetItem Session::take(store::Leased leased, SegmentsOut& out, std::size_t& bytes_left) {
   wire::GetItem item;
   item.lease_id = leased.lease_id;
@@ -244,10 +249,12 @@ void Session::hit(std::uint64_t id, store::Leased leased) {
   SegmentsOut out;
   std::size_t left = kReplyRoom;
   message.hit = take(std::move(leased), out, left);
-  if (message.hit.status != 0)
+  if (message.hit.status != 0) {
+    forget(out);
     return refuse(wire::Type::kReserve, id,
                   {static_cast<Errc>(message.hit.status), 0,
                    "the object is there, but its descriptors cannot be sent now"});
+  }
   ++shared_.statistics.get_hits;
   message.segments = std::move(out.segments);
   reply(wire::Type::kReserve, id, message, std::move(out.descriptors));
@@ -330,9 +337,7 @@ void Session::followed(std::uint64_t id, store::Followed answer) {
     }
   }
   if (refused) {
-    // Descriptors that do not go out have to be sent another time.
-    for (const auto& segment : out.segments)
-      if (segment.with_descriptor != 0) known_.erase(segment.id);
+    forget(out);
     return refuse(kType, id, *refused);
   }
   message.segments = std::move(out.segments);

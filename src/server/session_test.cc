@@ -154,6 +154,28 @@ TEST_F(SessionTest, GivesTheLeaseBackWhenItsItemDoesNotFit) {
   EXPECT_EQ(store_.leases.size(), 1U);
 }
 
+TEST_F(SessionTest, ADescriptorThatWasNotSentWithAHitIsSentWithTheNext) {
+  greet();
+  put("k");
+  const wire::Reserve or_get{"k", 10, wire::kReserveOrGet, 0, 0, "", {}};
+  // The second segment cannot be had, when the first one is on its way already.
+  store_.more_extents = {{12345, 0, 1}};
+  request(5, or_get);
+  auto answer = receive();
+  ASSERT_TRUE(answer);
+  EXPECT_NE(answer->header.status, Errc::kOk);
+  EXPECT_TRUE(answer->descriptors.empty());
+  EXPECT_TRUE(store_.leases.empty());
+  store_.more_extents.clear();
+  request(6, or_get);
+  answer = receive();
+  ASSERT_TRUE(answer);
+  ASSERT_EQ(answer->header.status, Errc::kOk);
+  EXPECT_EQ(answer->as<wire::ReserveReply>().outcome,
+            static_cast<std::uint8_t>(wire::ReserveOutcome::kHit));
+  EXPECT_EQ(answer->descriptors.size(), 1U);
+}
+
 TEST_F(SessionTest, AFailureOfTheStoreIsTheItemsStatus) {
   greet();
   store_.fail_get = Error{Errc::kQuota, 0, "too many leases"};
