@@ -4,7 +4,9 @@
 // An append is in the file when it returns: it survives the death of the process. sync() makes it
 // survive power loss, and blocks. The log is bounded (files, entries); the oldest go, and what they
 // said about bans is kept as one time, floor_ns(): an object of before may have been banned by
-// something that is not here any more. A log that was lost is another log, with another id.
+// something that is not here any more. A log that was lost is another log, with another id; so is
+// one that has lost its end, though it keeps what is left: numbers of that end are given anew, and
+// a cache that knows them from before must not take the new ones for them.
 //
 // It also knows how far each cache has got, as a lower bound: that is written from time to time,
 // without haste.
@@ -99,6 +101,7 @@ class RemovalLog {
     std::uint64_t number = 0;
     std::uint64_t end = 0;
     std::size_t entries = 0;
+    std::uint64_t spoilt_until = 0;  // what a write that failed may have left lies before this
   };
   RemovalLog(std::unique_ptr<catalog::LogDirectory> directory, Options options, const Clock& clock)
       : directory_(std::move(directory)), options_(options), clock_(clock) {}
@@ -130,6 +133,10 @@ class RemovalLog {
   bool applied_changed_ = false;
   std::string report_;
   std::uint64_t torn_bytes_ = 0;  // behind the last entry of the last file
+  bool end_lost_ = false;         // at open(): behind the last entry that is here there were others
+  bool end_unknown_ = false;      // at open(): and nobody knows of when
+  // At open(): files without a header, until what they show is written down.
+  std::vector<std::string> broken_;
 
   std::mutex mutex_;
   std::vector<std::shared_ptr<catalog::LogFile>> unsynced_;  // guarded by mutex_

@@ -381,6 +381,145 @@ TEST_F(RemovalLogTest, WhatIsLostBehindADamagedEntryIsNotNewerThanTheFloor) {
   EXPECT_GT(log->find(2)->time_ns, last);
 }
 
+TEST_F(RemovalLogTest, ALogThatLostItsEndIsAnotherOneAndKeepsWhatIsLeft) {
+  open();
+  const std::uint64_t id = log->id();
+  add(RemovalKind::kTag, "a");
+  auto& bytes = directory.names().rbegin()->second->now;
+  const std::size_t whole = bytes.size();
+  const std::uint64_t lost = log->find(add(RemovalKind::kBan, "req.url ~ b"))->time_ns;
+  EXPECT_TRUE(log->note_applied("behind", 1));
+  EXPECT_TRUE(log->note_applied("current", 2));
+  ASSERT_TRUE(log->save_applied());
+  bytes[whole + 50] ^= std::byte{1};
+  clock.now_ns += 1000;
+  open();
+  // What a cache calls number 2 of the log that it knows is none of this one.
+  const std::uint64_t second = log->id();
+  EXPECT_NE(second, id);
+  EXPECT_GE(log->floor_ns(), lost);
+  const std::uint64_t floor = log->floor_ns();
+  clock.now_ns += 1000;
+  for (int start = 0; start < 2; ++start) {
+    SCOPED_TRACE(start);
+    ASSERT_NE(log->find(1), nullptr);
+    EXPECT_EQ(log->find(1)->what, "a");
+    EXPECT_EQ(log->head(), 1U + static_cast<unsigned>(start));
+    EXPECT_EQ(log->applied("behind"), 1U);
+    EXPECT_EQ(log->applied("current"), 1U);
+    EXPECT_EQ(log->floor_ns(), floor);
+    EXPECT_EQ(log->id(), second);
+    if (start == 0) {
+      EXPECT_EQ(add(RemovalKind::kTag, "c"), 2U);
+      directory.kill();
+      open();
+    }
+  }
+}
+
+TEST_F(RemovalLogTest, AnEndThatWentWithoutATraceShowsByWhatCachesHadApplied) {
+  open();
+  const std::uint64_t id = log->id();
+  add(RemovalKind::kTag, "a");
+  auto& bytes = directory.names().rbegin()->second->now;
+  const std::size_t whole = bytes.size();
+  add(RemovalKind::kTag, "b");
+  EXPECT_TRUE(log->note_applied("web", 2));
+  ASSERT_TRUE(log->save_applied());
+  bytes.resize(whole);
+  open();
+  EXPECT_EQ(log->report(), "a cache had applied more than is here");
+  EXPECT_NE(log->id(), id);
+  EXPECT_EQ(log->head(), 1U);
+  EXPECT_EQ(log->applied("web"), 1U);
+  EXPECT_EQ(add(RemovalKind::kTag, "c"), 2U);
+  directory.kill();
+  open();
+  EXPECT_EQ(log->report(), "");
+  EXPECT_EQ(log->head(), 2U);
+  EXPECT_EQ(log->applied("web"), 1U);  // and not 2, which it has not seen
+}
+
+TEST_F(RemovalLogTest, ALastFileWithoutAHeaderIsALostEndIfThereWasSomethingInIt) {
+  options.entries_per_file = 2;
+  open();
+  const std::uint64_t id = log->id();
+  add(RemovalKind::kTag, "a");
+  add(RemovalKind::kTag, "b");
+  // Its making was interrupted.
+  directory.names()["removals-0000000000000002"] =
+      std::make_shared<CrashingLogDirectory::Content>();
+  open();
+  EXPECT_EQ(log->report(), "removals-0000000000000002 has no valid header");
+  EXPECT_EQ(directory.names().count("removals-0000000000000002"), 0U);
+  EXPECT_EQ(log->id(), id);
+  EXPECT_EQ(log->floor_ns(), 0U);
+  const std::uint64_t lost = log->find(add(RemovalKind::kBan, "req.url ~ c"))->time_ns;
+  const std::string last = directory.names().rbegin()->first;
+  EXPECT_EQ(last, "removals-0000000000000003");
+  directory.names()[last]->now[0] ^= std::byte{1};
+  clock.now_ns += 1000;
+  open();
+  EXPECT_EQ(log->report(), last + " has no valid header");
+  EXPECT_EQ(directory.names().count(last), 0U);
+  const std::uint64_t second = log->id();
+  EXPECT_NE(second, id);
+  EXPECT_EQ(log->oldest(), 1U);
+  EXPECT_EQ(log->head(), 2U);
+  EXPECT_GE(log->floor_ns(), lost);
+  EXPECT_EQ(add(RemovalKind::kBan, "req.url ~ d"), 3U);
+  // And where that one is lost too, it is not the same log either.
+  const std::string another = directory.names().rbegin()->first;
+  EXPECT_NE(another, last);
+  directory.names()[another]->now[0] ^= std::byte{1};
+  open();
+  EXPECT_NE(log->id(), id);
+  EXPECT_NE(log->id(), second);
+  EXPECT_EQ(log->head(), 2U);
+}
+
+TEST_F(RemovalLogTest, AppendsThatWereInterruptedAreNoLostEnd) {
+  for (std::uint64_t step = 1; step < 40; ++step) {
+    SCOPED_TRACE(step);
+    CrashingLogDirectory disk(step);
+    RemovalLog::Options small;
+    small.entries_per_file = 4;
+    std::uint64_t id = 0;
+    {
+      auto first = RemovalLog::open(std::make_unique<Borrowed>(disk), small, clock);
+      ASSERT_TRUE(first);
+      id = (*first)->id();
+      disk.die_after(step);
+      while (!disk.dead())
+        (void)(*first)->append({0, 0, RemovalKind::kPurge, "http://a/x", "tag", "web", 7});
+    }
+    disk.kill();
+    auto again = RemovalLog::open(std::make_unique<Borrowed>(disk), small, clock);
+    ASSERT_TRUE(again) << describe(again.error());
+    EXPECT_EQ((*again)->id(), id);
+    EXPECT_EQ((*again)->floor_ns(), 0U);
+  }
+}
+
+TEST_F(RemovalLogTest, WhatAFailedWriteLeavesIsNoLostEnd) {
+  open();
+  const std::uint64_t id = log->id();
+  add(RemovalKind::kTag, "a");
+  directory.fail_writes = true;
+  for (int i = 0; i < 10; ++i)
+    EXPECT_FALSE(
+        log->append({0, 0, RemovalKind::kPurge, "http://a/" + std::string(1000, 'x'), "", "", 0}));
+  directory.fail_writes = false;
+  EXPECT_GT(directory.names().rbegin()->second->now.size(), 64U + 64 + 64);
+  EXPECT_EQ(add(RemovalKind::kTag, "b"), 2U);
+  directory.kill();
+  open();
+  EXPECT_EQ(log->id(), id);
+  EXPECT_EQ(log->head(), 2U);
+  EXPECT_EQ(log->find(2)->what, "b");
+  EXPECT_EQ(log->floor_ns(), 0U);
+}
+
 TEST_F(RemovalLogTest, AFailedWriteRecordsNothing) {
   open();
   add(RemovalKind::kTag, "a");
