@@ -194,11 +194,13 @@ class [[nodiscard]] Writer {
   // as they are, and commit() must come with as many at least. Cheap: it waits for nothing.
   Result<void> announce();
   // Says anew what the object is: replaces what PutOptions said, all of it. A length is declared
-  // from now on, once. Followers are told. Cheap: it waits for nothing.
+  // from now on, once. Followers are told. Cheap: it waits for no answer, and for a daemon that
+  // reads nothing at the moment no longer than limit() says.
   Result<void> amend(const Amendment& amendment);
   [[nodiscard]] explicit operator bool() const noexcept;
 
-  // How long the daemon may take for each answer from now on, instead of ConnectOptions::timeout.
+  // How long the daemon may take for each answer from now on, instead of ConnectOptions::timeout;
+  // also for reading what has none.
   void limit(std::chrono::milliseconds limit);
   // Publishes: when it returns, readers find it. An object of the same key is replaced.
   Result<PutResult> commit() &&;

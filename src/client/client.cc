@@ -1,8 +1,6 @@
 // om::Client: each call of the interface as messages.
 #include "objmapper/client.h"
 
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <chrono>
 #include <thread>
@@ -427,7 +425,7 @@ Result<std::optional<Removal>> Client::next_removal(std::chrono::milliseconds wa
 }
 
 bool Client::acknowledge(std::uint64_t sequence) {
-  return connection_->post(wire::Ack{sequence}, MSG_DONTWAIT);
+  return connection_->post(wire::Ack{sequence}, client::kAtOnce);
 }
 
 // --- the daemon

@@ -308,7 +308,7 @@ TEST(Replies, AreReadAlsoWhileSomebodyHasAskedAndDoesNotWaitYet) {
   ASSERT_TRUE(started) << describe(started.error());
   Connection& connection = **started;
   Call<wire::StatReply> begun;
-  ASSERT_TRUE(connection.begin(wire::Stat{"begun"}, begun));
+  ASSERT_TRUE(connection.begin(wire::Stat{"begun"}, begun, deadline_in(5s)));
   std::thread first([&] {
     Call<wire::StatReply> waiting;
     EXPECT_TRUE(connection.call(wire::Stat{"first"}, waiting));

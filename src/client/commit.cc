@@ -70,12 +70,13 @@ std::unique_ptr<Request> next_request(const States& states, std::size_t& at) {
 Result<void> send(Request& request, States& states) {
   if (request.room_id == 0) {
     const WriterState& state = *states[request.writers.front()];
-    return request.connection->begin(wire::Commit{state.put_id, state.written}, request.commit);
+    return request.connection->begin(wire::Commit{state.put_id, state.written}, request.commit,
+                                     request.deadline);
   }
   wire::Put message;
   message.room_id = request.room_id;
   for (const std::size_t i : request.writers) message.bodies.push_back(std::move(states[i]->put));
-  return request.connection->begin(message, request.put);
+  return request.connection->begin(message, request.put, request.deadline);
 }
 
 void take_answers(Request& request, States& states, Answers& answers, const Result<void>& done) {
@@ -85,7 +86,7 @@ void take_answers(Request& request, States& states, Answers& answers, const Resu
     if (!done) {
       answer = done.error();
       // Whether it was published is not known after a time-out; if not, this ends it.
-      if (request.room_id == 0) (void)state->connection->post(wire::Abort{state->put_id});
+      if (request.room_id == 0) state->connection->post(wire::Abort{state->put_id});
     } else if (request.room_id == 0) {
       answer = PutResult{request.commit.reply.object_id, request.commit.reply.created_ns};
     } else if (request.put.reply.items.size() != request.writers.size()) {

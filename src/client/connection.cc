@@ -122,7 +122,7 @@ Result<void> Connection::submit(Waiter& waiter, wire::Type type, const std::stri
                                 Deadline deadline, const std::string& before) {
   if (packet.size() > kPacketBytesMax || before.size() > kPacketBytesMax)
     return Error{Errc::kMalformed, 0, "the request is longer than one packet"};
-  if (has_unreleased_.load(std::memory_order_relaxed)) flush_releases();
+  if (has_unsent_.load(std::memory_order_relaxed)) flush_unsent(deadline);
   std::memcpy(&waiter.id_, packet.data() + offsetof(wire::Header, request_id), sizeof waiter.id_);
   waiter.type_ = type;
   {
@@ -187,15 +187,22 @@ void Connection::pass_role_on() {
     event_wake_.notify_one();
 }
 
-bool Connection::post_packet(const std::string& packet, int flags) {
+bool Connection::post_packet(const std::string& packet, Deadline until) {
   {
     const std::lock_guard lock(mutex_);
     if (broken_) return true;  // whatever it was, it ended with the connection
   }
-  auto sent = send_packet(socket_.borrow(), std::as_bytes(std::span(packet)), {}, flags);
+  auto sent = send({}, packet, until);
   if (sent) return *sent;
   break_off(std::move(sent).error());
   return true;
+}
+
+void Connection::post_or_keep(std::string packet, Deadline until) {
+  if (post_packet(packet, until)) return;
+  const std::lock_guard lock(mutex_);
+  unposted_.push_back(std::move(packet));
+  has_unsent_.store(true, std::memory_order_relaxed);
 }
 
 void Connection::release(std::vector<std::uint64_t> leases) {
@@ -210,21 +217,25 @@ void Connection::release(std::vector<std::uint64_t> leases) {
     const std::size_t count = std::min(kReleasesPerPacket, leases.size() - at);
     message.leases.assign(leases.begin() + static_cast<std::ptrdiff_t>(at),
                           leases.begin() + static_cast<std::ptrdiff_t>(at + count));
-    if (post(message, MSG_DONTWAIT)) continue;
+    if (post(message, kAtOnce)) continue;
     const std::lock_guard lock(mutex_);
     unreleased_.insert(unreleased_.end(), message.leases.begin(), message.leases.end());
-    has_unreleased_.store(true, std::memory_order_relaxed);
+    has_unsent_.store(true, std::memory_order_relaxed);
   }
 }
 
-void Connection::flush_releases() {
+// Before a call, which cannot be sent either while the socket is full.
+void Connection::flush_unsent(Deadline until) {
   std::vector<std::uint64_t> leases;
+  std::vector<std::string> packets;
   {
     const std::lock_guard lock(mutex_);
     leases.swap(unreleased_);
-    has_unreleased_.store(false, std::memory_order_relaxed);
+    packets.swap(unposted_);
+    has_unsent_.store(false, std::memory_order_relaxed);
   }
   release(std::move(leases));
+  for (std::string& packet : packets) post_or_keep(std::move(packet), until);
 }
 
 // --- the reader's role
@@ -363,7 +374,7 @@ void Connection::give_back(const wire::Header& header, std::span<const std::byte
     if (late.reply.outcome != static_cast<std::uint8_t>(wire::ReserveOutcome::kYours))
       release({late.reply.hit.lease_id});
     else
-      (void)post(wire::Abort{late.reply.put_id});
+      post(wire::Abort{late.reply.put_id});
   } else if (header.type == wire::Type::kDescribe) {
     Call<wire::GetReply> late;  // for the cache: a descriptor is not sent a second time unasked
     (void)late.take(*this, packet, descriptors);
@@ -462,7 +473,7 @@ Result<bool> Connection::reservation_is_complete(const wire::ReserveReply& reply
       return s->id == extent.segment && s->writable;
     });
     if (came || cache_.find(extent.segment, true) != nullptr) continue;
-    (void)post(wire::Abort{reply.put_id});
+    post(wire::Abort{reply.put_id});
     Call<wire::GetReply> waiting;
     // Whatever the answer: it makes the daemon forget that we have the descriptor.
     auto described = call(wire::Describe{{extent.segment}}, waiting);
@@ -505,7 +516,7 @@ Result<Lease> Connection::make_lease(wire::GetItem item, const std::vector<Segme
 // --- events
 
 void Connection::end_subscription() {
-  if (subscribed_.exchange(false)) (void)post(wire::Subscribe{});
+  if (subscribed_.exchange(false)) post(wire::Subscribe{});
 }
 
 template <class T, class Take>

@@ -146,19 +146,18 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // The same in two steps, so that several may be under way: every call that was begun well has to
   // be awaited.
   template <class Request, class Reply>
-  Result<void> begin(const Request& request, Call<Reply>& waiting) {
-    return submit(waiting, Request::kType, wire::encode_request(next_id(), request),
-                  deadline_in(timeout_));
+  Result<void> begin(const Request& request, Call<Reply>& waiting, Deadline deadline) {
+    return submit(waiting, Request::kType, wire::encode_request(next_id(), request), deadline);
   }
   Result<void> await(Waiter& waiter, Deadline deadline);
   // The same, and whoever reads the answer calls `done`; not when it could not be sent. `before`
   // is the packet of a request without an answer, which goes along.
   template <class Request, class Reply>
   Result<void> call_later(const Request& request, typename Later<Reply>::Done done,
-                          const std::string& before = {}) {
+                          Deadline deadline, const std::string& before = {}) {
     const std::string packet = wire::encode_request(next_id(), request);
     auto later = std::make_unique<Later<Reply>>(std::move(done));
-    OM_TRY(submit(*later, Request::kType, packet, deadline_in(timeout_), before));
+    OM_TRY(submit(*later, Request::kType, packet, deadline, before));
     (void)later.release();  // ends itself; it may be over already
     return {};
   }
@@ -166,11 +165,16 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string encode(const Request& request) {
     return wire::encode_request(next_id(), request);
   }
-  // Sends the request; its reply, if one comes, is of no interest. False: could not be sent now;
-  // flags are send(2)'s.
+  // Sends the request; its reply, if one comes, is of no interest. Waits for nobody: what cannot be
+  // sent now goes with the next call.
   template <class Request>
-  bool post(const Request& request, int flags = 0) {
-    return post_packet(wire::encode_request(next_id(), request), flags);
+  void post(const Request& request) {
+    post_or_keep(wire::encode_request(next_id(), request), kAtOnce);
+  }
+  // The same, until then or not at all (false).
+  template <class Request>
+  bool post(const Request& request, Deadline until) {
+    return post_packet(wire::encode_request(next_id(), request), until);
   }
 
   // Gives leases back: through the page that the daemon looks at, else in packets; those that
@@ -220,8 +224,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
                       const std::string& before = {});
   // False: the socket did not take all of it in time.
   Result<bool> send(const std::string& before, const std::string& packet, Deadline deadline);
-  bool post_packet(const std::string& packet, int flags);
-  void flush_releases();
+  bool post_packet(const std::string& packet, Deadline until);
+  void post_or_keep(std::string packet, Deadline until);
+  void flush_unsent(Deadline until);
   // With the reader's role and without the lock: receives one packet, if one comes in time, and
   // delivers it. False: none came.
   bool read_one(Deadline deadline);
@@ -262,8 +267,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::condition_variable event_wake_;
   Mapping release_page_;
   std::mutex release_mutex_;  // who writes to it
-  std::vector<std::uint64_t> unreleased_;
-  std::atomic<bool> has_unreleased_{false};
+  // What goes with the next call.
+  std::vector<std::uint64_t> unreleased_;  // leases
+  std::vector<std::string> unposted_;      // packets
+  std::atomic<bool> has_unsent_{false};
 
   bool room_granted_ = false;  // since HELLO
   std::mutex ahead_mutex_;     // held while a room is asked for

@@ -12,6 +12,9 @@ namespace om::client {
 
 using Deadline = std::chrono::steady_clock::time_point;
 
+// Of what waits for nobody.
+inline constexpr Deadline kAtOnce{};
+
 // Nothing is waited for longer than a year. A point in time has room for a sum of some of these.
 inline constexpr std::chrono::milliseconds kWaitMax = std::chrono::hours(24 * 365);
 

@@ -18,7 +18,7 @@ constexpr std::chrono::seconds kAskAgain{1};
 }  // namespace
 
 Room::~Room() {
-  if (left.load(std::memory_order_relaxed) > 0) (void)connection.post(wire::Abort{id});
+  if (left.load(std::memory_order_relaxed) > 0) connection.post(wire::Abort{id});
 }
 
 std::optional<Ahead> Connection::take_ahead(std::uint64_t length) {

@@ -68,7 +68,7 @@ std::function<void(Result<wire::CommitReply>)> answer_to(
 }
 
 void give_up(std::unique_ptr<WriterState> state) {
-  if (state != nullptr && !state->ahead) (void)state->connection->post(wire::Abort{state->put_id});
+  if (state != nullptr && !state->ahead) state->connection->post(wire::Abort{state->put_id});
 }
 
 }  // namespace
@@ -250,7 +250,7 @@ Result<void> Writer::advance(std::uint64_t bytes) {
 Result<void> Writer::announce() {
   if (state_->ahead) return {};  // nobody can follow
   // One way: where it cannot be sent now, the next one says as much.
-  (void)state_->connection->post(wire::Progress{state_->put_id, state_->written});
+  (void)state_->connection->post(wire::Progress{state_->put_id, state_->written}, client::kAtOnce);
   if (state_->connection->closed())
     return Error{Errc::kUnavailable, 0, "the daemon has closed the connection"};
   return {};
@@ -259,7 +259,7 @@ Result<void> Writer::announce() {
 Result<void> Writer::amend(const Amendment& amendment) {
   client::WriterState& s = *state_;
   OM_TRY(client::check(amendment, s));
-  if (!s.connection->post(client::to_wire(amendment, s.put_id)))
+  if (!s.connection->post(client::to_wire(amendment, s.put_id), client::deadline_in(s.limit)))
     return Error{Errc::kUnavailable, 0, "the daemon does not take it now"};
   if (amendment.length) s.amended = amendment.length;
   return {};
@@ -284,7 +284,8 @@ void Writer::commit(std::optional<Amendment> last, std::function<void(Result<Put
   const auto length = s.length();
   if (s.ahead || (length && s.written != *length)) return done(std::move(*this).commit());
   auto sent = s.connection->call_later<wire::Commit, wire::CommitReply>(
-      wire::Commit{s.put_id, s.written}, client::answer_to(done), amend);
+      wire::Commit{s.put_id, s.written}, client::answer_to(done), client::deadline_in(s.limit),
+      amend);
   if (!sent) return done(std::move(sent).error());  // and aborted
   state_.reset();
 }
@@ -299,7 +300,7 @@ void Writer::refresh(std::uint64_t object_id, const Amendment& says,
     return done(std::move(checked).error());
   auto sent = s.connection->call_later<wire::Refresh, wire::CommitReply>(
       wire::Refresh{s.put_id, object_id, says.expires_ns, says.metadata, says.tags},
-      client::answer_to(done));
+      client::answer_to(done), client::deadline_in(s.limit));
   if (!sent) return done(std::move(sent).error());  // and aborted
   state_.reset();
 }
