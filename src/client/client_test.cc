@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -15,6 +16,7 @@
 #include <functional>
 #include <future>
 #include <limits>
+#include <new>
 #include <string>
 #include <thread>
 #include <utility>
@@ -322,6 +324,63 @@ TEST(Replies, AreReadAlsoWhileSomebodyHasAskedAndDoesNotWaitYet) {
   first.join();
   second.join();
   EXPECT_TRUE(connection.await(begun, deadline_in(5s)));
+}
+
+// An answer for which there is no memory.
+struct TooLarge {
+  template <class A>
+  void fields(A& /*a*/) {
+    throw std::bad_alloc();
+  }
+};
+
+TEST(Memory, ThatIsNotThereForAnAnswerEndsTheConnectionAndLeavesNobodyWaiting) {
+  FakeServer server([](FakeServer& s) {
+    s.welcome();
+    const auto first = s.receive();
+    (void)s.receive();
+    s.reply(*first, wire::StatReply{});
+    (void)s.receive();
+  });
+  ConnectOptions options;
+  options.timeout = 60s;
+  const auto started = Connection::start(UniqueFd::adopt(server.take_client_end()), options);
+  ASSERT_TRUE(started) << describe(started.error());
+  Connection& connection = **started;
+  Call<TooLarge> large;
+  Call<wire::StatReply> other;
+  ASSERT_TRUE(connection.begin(wire::Stat{"large"}, large, deadline_in(60s)));
+  ASSERT_TRUE(connection.begin(wire::Stat{"other"}, other, deadline_in(60s)));
+  const auto begin = std::chrono::steady_clock::now();
+  // By somebody else than the one whose it is.
+  EXPECT_EQ(connection.await(other, deadline_in(60s)).error().sys_errno, ENOMEM);
+  EXPECT_EQ(connection.await(large, deadline_in(60s)).error().sys_errno, ENOMEM);
+  Call<wire::StatReply> later;
+  EXPECT_EQ(connection.call(wire::Stat{"later"}, later).error().sys_errno, ENOMEM);
+  EXPECT_TRUE(connection.closed());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+}
+
+TEST(Memory, ThatWhoeverIsToldDoesNotHaveEndsTheConnectionToo) {
+  FakeServer server([](FakeServer& s) {
+    s.welcome();
+    const auto first = s.receive();
+    s.reply(*first, wire::StatReply{});
+    (void)s.receive();
+  });
+  ConnectOptions options;
+  options.timeout = 60s;
+  const auto started = Connection::start(UniqueFd::adopt(server.take_client_end()), options);
+  ASSERT_TRUE(started) << describe(started.error());
+  Connection& connection = **started;
+  // Whoever reads calls it.
+  ASSERT_TRUE((connection.call_later<wire::Stat, wire::StatReply>(
+      wire::Stat{"k"}, [](const Result<wire::StatReply>& /*answer*/) { throw std::bad_alloc(); },
+      deadline_in(60s))));
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(connection.next_event(deadline_in(60s)).error().sys_errno, ENOMEM);
+  EXPECT_EQ(connection.next_event(deadline_in(60s)).error().sys_errno, ENOMEM);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
 }
 
 TEST(Timeout, LeavesTheConnectionUsableAndGivesBackWhatComesLate) {

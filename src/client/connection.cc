@@ -6,7 +6,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
+#include <exception>
+#include <new>
 
 #include "client/state.h"
 #include "posix/file.h"
@@ -26,6 +29,18 @@ Error no_room() {
 }
 
 Error out_of_time() { return {Errc::kTimeout, 0, "the daemon did not answer in time"}; }
+
+// Short: it takes no memory itself.
+Error no_memory() { return {Errc::kSystem, ENOMEM, "no memory"}; }
+
+// Without its words where there is no memory for them.
+Error copy_of(const Error& error) noexcept {
+  try {
+    return error;
+  } catch (const std::bad_alloc&) {
+    return {error.code, error.sys_errno, {}};
+  }
+}
 
 }  // namespace
 
@@ -240,7 +255,17 @@ void Connection::flush_unsent(Deadline until) {
 
 // --- the reader's role
 
-bool Connection::read_one(Deadline deadline) {
+bool Connection::read_one(Deadline deadline) noexcept {
+  try {
+    return receive_one(deadline);
+  } catch (const std::exception&) {
+    // What came is lost, and with it what the daemon believes that we have.
+    break_off(no_memory());
+    return true;
+  }
+}
+
+bool Connection::receive_one(Deadline deadline) {
   // The socket's own limit serves when about that much time is left; for less we ask poll(2).
   const auto left = left_until(deadline);
   if (left < receive_limit_ - receive_limit_ / 8) {
@@ -308,19 +333,26 @@ void Connection::deliver(std::span<const std::byte> packet, std::vector<UniqueFd
 
   std::optional<Error> failure;
   std::optional<Error> broken;
-  if (header->status != Errc::kOk) {
-    failure = wire::decode_failure(*header, packet);
-  } else if (auto taken = waiter->take(*this, packet, descriptors); !taken) {
-    broken = Error{Errc::kMalformed, 0, "the daemon sent nonsense: " + taken.error().what};
-    failure = broken;
+  // Nobody else knows of the waiter by now: whatever happens, it has to be told.
+  try {
+    if (header->status != Errc::kOk) {
+      failure = wire::decode_failure(*header, packet);
+    } else if (auto taken = waiter->take(*this, packet, descriptors); !taken) {
+      broken = Error{Errc::kMalformed, 0, "the daemon sent nonsense: " + taken.error().what};
+    }
+    // Descriptors of segments are asked for again; what came with these replies alone is lost.
+    if (!failure && !broken && descriptors_lost && header->type != wire::Type::kGet &&
+        header->type != wire::Type::kDescribe && header->type != wire::Type::kReserve &&
+        header->type != wire::Type::kRoom && header->type != wire::Type::kFollow &&
+        header->type != wire::Type::kHold)
+      failure = no_room();
+  } catch (const std::bad_alloc&) {
+    broken = no_memory();
   }
-  // Descriptors of segments are asked for again; what came with these replies alone is lost.
-  if (!failure && descriptors_lost && header->type != wire::Type::kGet &&
-      header->type != wire::Type::kDescribe && header->type != wire::Type::kReserve &&
-      header->type != wire::Type::kRoom && header->type != wire::Type::kFollow &&
-      header->type != wire::Type::kHold)
-    failure = no_room();
-  if (broken) break_off(*broken);
+  if (broken) {
+    failure = copy_of(*broken);
+    break_off(*std::move(broken));
+  }
   if (waiter->detached_) return waiter->concluded(std::move(failure));
   const std::lock_guard lock(mutex_);
   waiter->failure_ = std::move(failure);
@@ -396,22 +428,27 @@ void Connection::break_off(Error reason) {
   std::vector<Waiter*> detached;
   {
     const std::lock_guard lock(mutex_);
-    if (!broken_) broken_ = reason;
+    if (!broken_) broken_ = copy_of(reason);
     is_broken_.store(true, std::memory_order_release);
     ::shutdown(socket_.raw(), SHUT_RDWR);
-    for (Waiter* waiter : waiters_) {
-      if (waiter->detached_) {
-        detached.push_back(waiter);
-        continue;
-      }
-      waiter->failure_ = *broken_;
+    detached.swap(waiters_);
+    std::erase_if(detached, [this](Waiter* waiter) {
+      if (waiter->detached_) return false;
+      waiter->failure_ = copy_of(*broken_);
       waiter->done_ = true;
       waiter->wake_.notify_one();
-    }
-    waiters_.clear();
+      return true;
+    });
     event_wake_.notify_all();
   }
-  for (Waiter* waiter : detached) waiter->concluded(reason);
+  for (Waiter* waiter : detached) {
+    try {
+      waiter->concluded(copy_of(reason));
+    } catch (const std::exception&) {
+      // Its own trouble: the others are to be told as well.
+      continue;
+    }
+  }
 }
 
 // Whoever waits keeps the connection; those that nobody waits for do not.

@@ -228,8 +228,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void post_or_keep(std::string packet, Deadline until);
   void flush_unsent(Deadline until);
   // With the reader's role and without the lock: receives one packet, if one comes in time, and
-  // delivers it. False: none came.
-  bool read_one(Deadline deadline);
+  // delivers it. False: none came. Throws nothing: the role has to be passed on.
+  bool read_one(Deadline deadline) noexcept;
+  bool receive_one(Deadline deadline);
   void deliver(std::span<const std::byte> packet, std::vector<UniqueFd> descriptors,
                bool descriptors_lost);
   void deliver_event(std::span<const std::byte> packet);
