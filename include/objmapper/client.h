@@ -488,6 +488,7 @@ class [[nodiscard]] Pool {
   struct Options {
     ConnectOptions connect;
     std::size_t connections = 1;
+    // Between attempts; a millisecond at least. Doubles from the one to the other.
     std::chrono::milliseconds backoff_min{10};
     std::chrono::milliseconds backoff_max{1000};
   };
