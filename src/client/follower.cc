@@ -74,8 +74,8 @@ Result<void> read_places(const FollowerState& state, std::uint64_t offset,
     const auto count =
         static_cast<std::size_t>(std::min<std::uint64_t>(place.length - skip, into.size()));
     const auto part = into.first(count);
-    if (const auto memory = place.segment->map(); !memory.empty())
-      std::memcpy(part.data(), memory.data() + place.offset + skip, count);
+    if (const auto memory = place.segment->map(place.offset + skip, count); !memory.empty())
+      std::memcpy(part.data(), memory.data(), count);
     else
       OM_TRY(read_exactly(place.segment->file(), place.offset + skip, part));
     into = into.subspan(count);

@@ -178,8 +178,8 @@ Result<void> Writer::write(std::span<const std::byte> bytes) {
     const auto count =
         static_cast<std::size_t>(std::min<std::uint64_t>(place.length - s.used, bytes.size()));
     // Shared memory was faulted long ago: copying beats pwrite(2) by far.
-    if (const auto memory = place.segment->map(); !memory.empty())
-      std::memcpy(memory.data() + place.offset + s.used, bytes.data(), count);
+    if (const auto memory = place.segment->map(place.offset + s.used, count); !memory.empty())
+      std::memcpy(memory.data(), bytes.data(), count);
     else
       OM_TRY(write_exactly(place.segment->file(), place.offset + s.used, bytes.first(count)));
     s.used += count;
@@ -211,9 +211,9 @@ std::vector<std::span<std::byte>> Writer::map() const {
   for (const client::Place& place : s.places) {
     const std::uint64_t length = std::min(place.length, limit);
     if (length == 0) break;
-    const auto segment = place.segment->map();
-    if (segment.empty()) return {};
-    memory.push_back(segment.subspan(place.offset, length));
+    const auto part = place.segment->map(place.offset, length);
+    if (part.empty()) return {};
+    memory.push_back(part);
     limit -= length;
   }
   return memory;
@@ -222,7 +222,7 @@ std::vector<std::span<std::byte>> Writer::map() const {
 std::vector<std::shared_ptr<const void>> Writer::pins() const {
   std::vector<std::shared_ptr<const void>> pins;
   for (const client::Place& place : state_->places) {
-    if (place.segment->map().empty()) continue;
+    if (place.segment->map(place.offset, place.length).empty()) continue;
     std::shared_ptr<const void> mapping = place.segment->mapping();
     if (std::find(pins.begin(), pins.end(), mapping) == pins.end())
       pins.push_back(std::move(mapping));
