@@ -9,9 +9,14 @@
 #include <sys/un.h>
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <optional>
+#include <thread>
+#include <vector>
 
 #include "base/limits.h"
 #include "posix/drop_behind.h"
@@ -162,6 +167,53 @@ TEST(Listen, LeavesASocketOfAnotherKindAlone) {
   EXPECT_TRUE(remove_stale_socket(path));
   EXPECT_FALSE(std::filesystem::exists(path));
   EXPECT_TRUE(remove_stale_socket(path));
+}
+
+TEST(Listen, IsForOneOfThoseWhoComeAtOnce) {
+  const Folder folder;
+  const std::string path = folder / "s";
+  constexpr std::size_t kThreads = 3;
+  for (int round = 0; round < 100; ++round) {
+    SCOPED_TRACE(round);
+    std::array<std::optional<Result<UniqueFd>>, kThreads> sockets;
+    std::atomic<std::size_t> ready{0};
+    std::vector<std::thread> threads;
+    for (auto& socket : sockets)
+      threads.emplace_back([&] {
+        ++ready;
+        while (ready < kThreads) std::this_thread::yield();
+        socket.emplace(listen_seqpacket(path, 0600, 8));
+      });
+    for (std::thread& thread : threads) thread.join();
+    int listening = 0;
+    for (const auto& socket : sockets) {
+      if (*socket)
+        ++listening;
+      else
+        EXPECT_EQ((*socket).error().code, Errc::kBusy) << describe((*socket).error());
+    }
+    EXPECT_EQ(listening, 1);
+    EXPECT_TRUE(connect_seqpacket(path, std::chrono::milliseconds(500)));
+  }
+}
+
+TEST(Listen, ASocketIsRemovedByWhoMadeItOnly) {
+  const Folder folder;
+  const std::string path = folder / "s";
+  const auto first = listen_seqpacket(path, 0600, 8);
+  ASSERT_TRUE(first);
+  const auto of_first = file_id(path);
+  ASSERT_TRUE(of_first);
+  ASSERT_TRUE(std::filesystem::remove(path));
+  remove_own_socket(path, of_first);
+  const auto second = listen_seqpacket(path, 0600, 8);
+  ASSERT_TRUE(second);
+  remove_own_socket(path, of_first);
+  remove_own_socket(path, std::nullopt);
+  EXPECT_TRUE(std::filesystem::exists(path));
+  remove_own_socket(path, file_id(path));
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_FALSE(file_id(path));
 }
 
 TEST(Connect, HasATimeLimitWhateverSignalsCome) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <poll.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <thread>
 
 #include "base/limits.h"
 
@@ -41,6 +43,21 @@ Result<void> set_timeouts(BorrowedFd socket, std::chrono::milliseconds timeout) 
     if (::setsockopt(socket.raw(), SOL_SOCKET, option, &limit, sizeof limit) != 0)
       return system_error("set a time limit on a socket");
   return {};
+}
+
+// Held, on the directory, by whoever makes a socket in it: one that is bound and does not listen
+// yet refuses connections as a stale one does, and would be taken for one. That is a moment: where
+// somebody has it for longer, or it is not to be had, it is done without.
+UniqueFd lock_for_making(const std::string& path) {
+  constexpr auto kMost = std::chrono::seconds(2);
+  const std::size_t slash = path.rfind('/');
+  const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  auto lock = UniqueFd::adopt(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const auto end = std::chrono::steady_clock::now() + kMost;
+  while (lock && ::flock(lock.raw(), LOCK_EX | LOCK_NB) != 0 &&
+         (errno == EWOULDBLOCK || errno == EINTR) && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return lock;
 }
 
 // Room for one more than allowed, because CMSG_SPACE rounds up and would admit it silently.
@@ -110,6 +127,7 @@ Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int back
   auto socket =
       UniqueFd::adopt(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket) return system_error("make a socket");
+  const UniqueFd lock = lock_for_making(path);
   if (::bind(socket.raw(), generic(address), sizeof address) != 0) {
     if (errno != EADDRINUSE) return system_error("make the socket " + path);
     OM_TRY(remove_stale_socket(path));
@@ -119,6 +137,17 @@ Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int back
   if (::chmod(path.c_str(), mode) != 0) return system_error("set the mode of " + path);
   if (::listen(socket.raw(), backlog) != 0) return system_error("listen on " + path);
   return socket;
+}
+
+std::optional<FileId> file_id(const std::string& path) {
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0) return std::nullopt;
+  return FileId{status.st_dev, status.st_ino};
+}
+
+void remove_own_socket(const std::string& path, const std::optional<FileId>& ours) {
+  const UniqueFd lock = lock_for_making(path);
+  if (ours && file_id(path) == ours) (void)::unlink(path.c_str());
 }
 
 Result<UniqueFd> connect_seqpacket(const std::string& path, std::chrono::milliseconds timeout) {

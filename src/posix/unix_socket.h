@@ -26,9 +26,18 @@ struct PeerCredentials {
 // Takes away the file of a socket on which nobody listens. kBusy: somebody does, whatever kind of
 // socket it is; kExists: it is something else. Either stays.
 Result<void> remove_stale_socket(const std::string& path);
-// A listening socket at `path`, non-blocking, close-on-exec, in the place of a stale one. A path
-// that does not fit sockaddr_un is kMalformed.
+// A listening socket at `path`, non-blocking, close-on-exec, in place of a stale one. Of several who
+// come at once, one gets it. A path that does not fit sockaddr_un is kMalformed.
 Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int backlog);
+// Which file lies at a path, so that whoever made it removes no other one later.
+struct FileId {
+  dev_t device = 0;
+  ino_t inode = 0;
+  bool operator==(const FileId&) const = default;
+};
+std::optional<FileId> file_id(const std::string& path);
+// While the socket itself is open: its number may be another file's after that.
+void remove_own_socket(const std::string& path, const std::optional<FileId>& ours);
 // A blocking connection; `timeout` bounds connect(2) and, by SO_RCVTIMEO and SO_SNDTIMEO, every
 // later call on it (0: none).
 Result<UniqueFd> connect_seqpacket(const std::string& path, std::chrono::milliseconds timeout);
