@@ -122,10 +122,11 @@ Result<void> remove_stale_socket(const std::string& path) {
   return {};
 }
 
-Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int backlog) {
+namespace {
+
+Result<UniqueFd> listen_at(const std::string& path, int type, mode_t mode, int backlog) {
   const sockaddr_un address = OM_TRY(address_of(path));
-  auto socket =
-      UniqueFd::adopt(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  auto socket = UniqueFd::adopt(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket) return system_error("make a socket");
   const UniqueFd lock = lock_for_making(path);
   if (::bind(socket.raw(), generic(address), sizeof address) != 0) {
@@ -137,6 +138,16 @@ Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int back
   if (::chmod(path.c_str(), mode) != 0) return system_error("set the mode of " + path);
   if (::listen(socket.raw(), backlog) != 0) return system_error("listen on " + path);
   return socket;
+}
+
+}  // namespace
+
+Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int backlog) {
+  return listen_at(path, SOCK_SEQPACKET, mode, backlog);
+}
+
+Result<UniqueFd> listen_stream(const std::string& path, mode_t mode, int backlog) {
+  return listen_at(path, SOCK_STREAM, mode, backlog);
 }
 
 std::optional<FileId> file_id(const std::string& path) {

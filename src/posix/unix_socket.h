@@ -26,9 +26,11 @@ struct PeerCredentials {
 // Takes away the file of a socket on which nobody listens. kBusy: somebody does, whatever kind of
 // socket it is; kExists: it is something else. Either stays.
 Result<void> remove_stale_socket(const std::string& path);
-// A listening socket at `path`, non-blocking, close-on-exec, in place of a stale one. Of several who
-// come at once, one gets it. A path that does not fit sockaddr_un is kMalformed.
+// A listening socket at `path`, non-blocking, close-on-exec, in place of a stale one. Of several
+// who come at once, one gets it. A path that does not fit sockaddr_un is kMalformed.
 Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int backlog);
+// The same, a SOCK_STREAM.
+Result<UniqueFd> listen_stream(const std::string& path, mode_t mode, int backlog);
 // Which file lies at a path, so that whoever made it removes no other one later.
 struct FileId {
   dev_t device = 0;
