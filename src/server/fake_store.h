@@ -29,6 +29,7 @@ class FakeStore final : public store::Store {
   bool hold_commits = false;
   std::optional<Error> fail_record;
   bool hold_syncs = false;
+  bool hold_regions = false;
   std::optional<Error> fail_sync;
   bool durable_objects = false;
   std::deque<std::function<void()>> held;
@@ -228,11 +229,17 @@ class FakeStore final : public store::Store {
   }
   void open_region(std::string_view owner, std::uint64_t memory_bytes, std::uint64_t /*disk_bytes*/,
                    std::uint32_t pid, store::RegionDone done) override {
-    const bool fresh = !regions_.contains(std::string(owner));
-    regions_[std::string(owner)] = {std::string(owner), memory_bytes, 0, false, pid};
-    auto memory = make_memfd("region", memory_bytes);
-    if (!memory) return done(std::move(memory).error());
-    done(store::RegionGrant{++next_, fresh, *std::move(memory), memory_bytes, 0, std::nullopt});
+    auto open = [this, name = std::string(owner), memory_bytes, pid, done = std::move(done)] {
+      const bool fresh = !regions_.contains(name);
+      regions_[name] = {name, memory_bytes, 0, false, pid};
+      auto memory = make_memfd("region", memory_bytes);
+      if (!memory) return done(std::move(memory).error());
+      done(store::RegionGrant{++next_, fresh, *std::move(memory), memory_bytes, 0, std::nullopt});
+    };
+    if (hold_regions)
+      held.push_back(std::move(open));
+    else
+      open();
   }
   Result<std::vector<store::RegionInfo>> list_regions() override {
     std::vector<store::RegionInfo> list;

@@ -176,6 +176,7 @@ class Session : public std::enable_shared_from_this<Session> {
   std::map<std::uint64_t, Wait> waits_;
   std::map<std::uint64_t, FollowWait> follow_waits_;
   std::uint64_t wait_number_ = 0;
+  std::size_t descriptors_expected_ = 0;  // with answers of the store that are to come
   std::uint32_t events_ = 0;  // subscribed to
   std::string events_prefix_;
   bool events_lost_ = false;

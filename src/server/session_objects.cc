@@ -74,8 +74,8 @@ wire::GetItem item_with(Errc status) {
 }  // namespace
 
 std::size_t Session::descriptor_budget() {
-  const std::size_t own =
-      outbox_.descriptors() >= kFdsInFlightMax ? 0 : kFdsInFlightMax - outbox_.descriptors();
+  const std::size_t mine = outbox_.descriptors() + descriptors_expected_;
+  const std::size_t own = mine >= kFdsInFlightMax ? 0 : kFdsInFlightMax - mine;
   const std::size_t all = shared_.totals.descriptors.value();
   const std::size_t others =
       all >= shared_.limits.descriptors_max ? 0 : shared_.limits.descriptors_max - all;
