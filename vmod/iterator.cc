@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <exception>
 #include <new>
 #include <optional>
 #include <string_view>
@@ -274,17 +275,19 @@ int streaming(struct worker* wrk, struct objcore* oc, struct boc* boc, void* pri
 
 }  // namespace
 
-int iterate(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func, int final) {
+int iterate(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func,
+            int final) noexcept {
   struct boc* boc = varnish.HSH_RefBoc(oc);
-  if (boc == nullptr) return whole(wrk, oc, priv, func, final);
-  // A body that was attached came as a whole, before anybody could see it.
-  if (attached_body(oc) != nullptr) {
-    const int answer = whole(wrk, oc, priv, func, final);
-    varnish.HSH_DerefBoc(wrk, oc);
-    return answer;
+  int answer = -1;
+  try {
+    // A body that was attached came as a whole, before anybody could see it.
+    answer = boc == nullptr || attached_body(oc) != nullptr
+                 ? whole(wrk, oc, priv, func, final)
+                 : streaming(wrk, oc, boc, priv, func, final);
+  } catch (const std::exception&) {
+    // Out of memory: what was handed on is not all of it.
   }
-  const int answer = streaming(wrk, oc, boc, priv, func, final);
-  varnish.HSH_DerefBoc(wrk, oc);
+  if (boc != nullptr) varnish.HSH_DerefBoc(wrk, oc);
   return answer;
 }
 

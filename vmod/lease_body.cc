@@ -229,12 +229,15 @@ class LeaseBody final : public AttachedBody {
         record_bytes_(record_bytes(record_of(oc))),
         held_(std::move(held)),
         bytes_(held_->loan()->length()) {
+    {
+      const std::lock_guard lock(holders().mutex);
+      holders().of.emplace(key(), Holders::Holder{oc_, held_, false});
+    }
+    // After what may fail: nobody would give these back.
     store_.lent().leases.fetch_add(1);
     store_.lent().record_bytes.fetch_add(record_bytes_);
     count(store_.counters().g_leases);
     count(store_.counters().g_lease_bytes, bytes_);
-    const std::lock_guard lock(holders().mutex);
-    holders().of.emplace(key(), Holders::Holder{oc_, held_, false});
   }
   ~LeaseBody() override {
     store_.lent().leases.fetch_sub(1);

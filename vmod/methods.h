@@ -39,6 +39,7 @@ bool refused_as_template(struct objcore* oc);
 bool was_refused(const struct req* req);
 
 // iterator.cc
-int iterate(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func, int final);
+int iterate(struct worker* wrk, struct objcore* oc, void* priv, objiterate_f* func,
+            int final) noexcept;
 
 }  // namespace om::vmod

@@ -186,6 +186,7 @@ void on_event(struct worker* wrk, void* /*priv*/, struct objcore* oc, unsigned e
     if (found == all.by_object.end()) return;
     for (const std::string& tag : found->second) {
       const auto tagged = all.by_tag.find(tag);
+      if (tagged == all.by_tag.end()) continue;  // there was no memory to enter it
       tagged->second.erase(oc);
       if (tagged->second.empty()) all.by_tag.erase(tagged);
     }
@@ -198,9 +199,10 @@ void on_event(struct worker* wrk, void* /*priv*/, struct objcore* oc, unsigned e
     std::vector<std::string> tags = tags_of(wrk, oc);
     if (!tags.empty()) {
       const std::lock_guard lock(all.mutex);
-      for (const std::string& tag : tags) all.by_tag[tag].insert(oc);
+      // First what the object is taken out by when it goes: memory may end in the middle.
       all.by_object[oc] = tags;
       all.objects.store(all.by_object.size(), std::memory_order_relaxed);
+      for (const std::string& tag : tags) all.by_tag[tag].insert(oc);
     }
     if (const struct busyobj* bo = fetch_of(oc); bo != nullptr)
       kill = overtaken(wrk, oc, bo, tags);

@@ -66,10 +66,15 @@ std::string build_ban(const std::string& canonical, bool commit) {
 std::string check_ban(const std::string& canonical) { return build_ban(canonical, false); }
 
 std::string commit_ban(const std::string& canonical) {
-  ban_is_recorded = true;
-  std::string error = build_ban(canonical, true);
-  ban_is_recorded = false;
-  return error;
+  // Also where memory ends: what this thread bans later has to travel.
+  struct Recorded {
+    Recorded() { ban_is_recorded = true; }
+    Recorded(const Recorded&) = delete;
+    Recorded& operator=(const Recorded&) = delete;
+    ~Recorded() { ban_is_recorded = false; }
+  };
+  const Recorded recorded;
+  return build_ban(canonical, true);
 }
 
 void RemovalLink::Impl::run_sender() noexcept {

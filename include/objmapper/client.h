@@ -10,8 +10,9 @@
 // gone, every call answers kUnavailable, while leases that are held stay readable. Pool (below)
 // reconnects, with back-off.
 //
-// Every call has a time limit: ConnectOptions::timeout, from the call to its reply. A call that ran
-// out answers kTimeout and the connection stays usable; what its late reply brings is given back.
+// Every call has a time limit: ConnectOptions::timeout, from the call to its reply; a year at most,
+// milliseconds::max() too. A call that ran out answers kTimeout and the connection stays usable;
+// what its late reply brings is given back.
 //
 // Do not share a Client across fork(2): the child closes it and connects for itself.
 #pragma once
@@ -206,11 +207,13 @@ class [[nodiscard]] Writer {
   // as they are, and commit() must come with as many at least. Cheap: it waits for nothing.
   Result<void> announce();
   // Says anew what the object is: replaces what PutOptions said, all of it. A length is declared
-  // from now on, once. Followers are told. Cheap: it waits for nothing.
+  // from now on, once. Followers are told. Cheap: it waits for no answer, and for a daemon that
+  // reads nothing at the moment no longer than limit() says.
   Result<void> amend(const Amendment& amendment);
   [[nodiscard]] explicit operator bool() const noexcept;
 
-  // How long the daemon may take for each answer from now on, instead of ConnectOptions::timeout.
+  // How long the daemon may take for each answer from now on, instead of ConnectOptions::timeout;
+  // also for reading what has none.
   void limit(std::chrono::milliseconds limit);
   // Publishes: when it returns, readers find it. An object of the same key is replaced.
   Result<PutResult> commit() &&;
@@ -509,6 +512,7 @@ class [[nodiscard]] Pool {
   struct Options {
     ConnectOptions connect;
     std::size_t connections = 1;
+    // Between attempts; a millisecond at least. Doubles from the one to the other.
     std::chrono::milliseconds backoff_min{10};
     std::chrono::milliseconds backoff_max{1000};
   };

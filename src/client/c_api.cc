@@ -1,5 +1,7 @@
 // The C interface: opaque handles around the C++ one. No exception crosses it.
 #include <cerrno>
+#include <chrono>
+#include <cstdint>
 #include <new>
 #include <string>
 
@@ -76,8 +78,13 @@ om::PutOptions to_options(const char* key, const om_put_options* options) {
   put.key = key;
   if (options == nullptr) return put;
   if (options->length != 0) put.length = options->length;
-  if (options->ttl_ms != 0)
-    put.expires_ns = om::expires_in(std::chrono::milliseconds(options->ttl_ms));
+  if (options->ttl_ms != 0) {
+    using std::chrono::milliseconds;
+    constexpr auto kMost = std::chrono::floor<milliseconds>(std::chrono::nanoseconds::max());
+    put.expires_ns = om::expires_in(options->ttl_ms < std::uint64_t{kMost.count()}
+                                        ? milliseconds(options->ttl_ms)
+                                        : kMost);
+  }
   if (options->metadata != nullptr)
     put.metadata.assign(static_cast<const char*>(options->metadata), options->metadata_length);
   for (const char* const* tag = options->tags; tag != nullptr && *tag != nullptr; ++tag)

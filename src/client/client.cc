@@ -124,8 +124,7 @@ Result<std::vector<std::optional<Lease>>> get_many(Connection& connection,
     const std::size_t count = batch_size(open, at, connection.keys_per_get_max());
     const KeysOfGet request{std::span(open).subspan(at, count)};
     Call<wire::GetReply> waiting;
-    OM_TRY(connection.call(
-        request, waiting, whole.value_or(std::chrono::steady_clock::now() + connection.timeout())));
+    OM_TRY(connection.call(request, waiting, whole.value_or(deadline_in(connection.timeout()))));
     if (waiting.reply.items.size() != count)
       return Error{Errc::kMalformed, 0, "the daemon answered for another number of keys"};
     // Most answers lie in the same few segments: each is looked up once.
@@ -181,7 +180,9 @@ Client::~Client() {
 }
 
 Result<Client> Client::connect(const ConnectOptions& options) {
-  UniqueFd socket = OM_TRY(connect_seqpacket(options.socket, options.timeout));
+  // 0 would be no limit.
+  UniqueFd socket = OM_TRY(connect_seqpacket(
+      options.socket, std::max(options.timeout, std::chrono::milliseconds(1))));
   return Client(OM_TRY(client::Connection::start(std::move(socket), options)));
 }
 
@@ -204,7 +205,7 @@ Result<std::optional<Lease>> Client::get(const std::string& key, std::chrono::mi
   OM_TRY(client::check_key(key, "key"));
   if (auto lease = connection_->get_by_board(key))
     return std::optional<Lease>(*std::move(lease));
-  const auto deadline = std::chrono::steady_clock::now() + within;
+  const auto deadline = client::deadline_in(within);
   while (true) {
     Call<wire::GetReply> waiting;
     const std::string* const keys[] = {&key};
@@ -231,7 +232,7 @@ Result<std::vector<std::optional<Lease>>> Client::get_many(const std::vector<std
 
 Result<std::vector<std::optional<Lease>>> Client::get_many(const std::vector<std::string>& keys,
                                                            std::chrono::milliseconds within) {
-  return client::get_many(*connection_, keys, std::chrono::steady_clock::now() + within);
+  return client::get_many(*connection_, keys, client::deadline_in(within));
 }
 
 Result<std::optional<ObjectInfo>> Client::stat(const std::string& key) {
@@ -242,8 +243,7 @@ Result<std::optional<ObjectInfo>> Client::stat(const std::string& key,
                                                std::chrono::milliseconds within) {
   OM_TRY(client::check_key(key, "key"));
   Call<wire::StatReply> waiting;
-  auto answer =
-      connection_->call(wire::Stat{key}, waiting, std::chrono::steady_clock::now() + within);
+  auto answer = connection_->call(wire::Stat{key}, waiting, client::deadline_in(within));
   if (!answer) {
     if (answer.error().code == Errc::kNotFound) return std::optional<ObjectInfo>();
     return std::move(answer).error();
@@ -282,8 +282,8 @@ Result<Reserved> reserve_through(client::Connection& connection, const PutOption
     if (auto lease = connection.get_by_board(request.key, request.stale_object_id,
                                              request.stale_revision))
       return Reserved(*std::move(lease));
-  const auto deadline = std::chrono::steady_clock::now() + within.value_or(connection.timeout()) +
-                        std::chrono::milliseconds(request.wait_ms);
+  const auto deadline = client::deadline_in(within.value_or(connection.timeout()),
+                                            std::chrono::milliseconds(request.wait_ms));
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     Call<wire::ReserveReply> waiting;
     OM_TRY(connection.call(request, waiting, deadline));
@@ -310,7 +310,7 @@ Result<Writer> Client::reserve(const PutOptions& options, std::chrono::milliseco
     client::AheadWish wish;
     wish.length = *options.length;
     wish.held = options.held;
-    wish.deadline = std::chrono::steady_clock::now() + within;
+    wish.deadline = client::deadline_in(within);
     if (auto ahead = connection_->take_ahead(wish); ahead && *ahead)
       return connection_->make_writer(options, **std::move(ahead));
   }
@@ -329,7 +329,7 @@ Result<std::optional<Writer>> Client::reserve_ahead(const PutOptions& options,
   wish.held = options.held;
   wish.at_once = true;
   wish.again = again;
-  wish.deadline = std::chrono::steady_clock::now() + within;
+  wish.deadline = client::deadline_in(within);
   auto ahead = OM_TRY(connection_->take_ahead(wish));
   if (!ahead) return std::optional<Writer>();
   return std::optional<Writer>(connection_->make_writer(options, *std::move(ahead)));
@@ -380,7 +380,7 @@ Result<bool> Client::remove(const std::string& key, std::chrono::milliseconds wi
   Call<wire::DeleteReply> waiting;
   auto answer =
       connection_->call(wire::Delete{static_cast<std::uint8_t>(wire::DeleteBy::kKey), key}, waiting,
-                        std::chrono::steady_clock::now() + within);
+                        client::deadline_in(within));
   if (answer) return true;
   if (answer.error().code == Errc::kNotFound) return false;
   return std::move(answer).error();
@@ -396,8 +396,8 @@ Result<std::uint64_t> remove_many(client::Connection& connection, wire::DeleteBy
   Call<wire::DeleteReply> waiting;
   auto answer = connection.call(
       wire::Delete{static_cast<std::uint8_t>(by), what}, waiting,
-      std::chrono::steady_clock::now() +
-          std::max<std::chrono::milliseconds>(connection.timeout(), kRemoveManyLimit));
+      client::deadline_in(
+          std::max<std::chrono::milliseconds>(connection.timeout(), kRemoveManyLimit)));
   if (answer) return waiting.reply.removed;
   if (answer.error().code == Errc::kNotFound) return std::uint64_t{0};
   return std::move(answer).error();
@@ -423,8 +423,7 @@ Result<RemovalDone> Client::remove_everywhere(const RemovalRequest& request) {
   OM_TRY(connection_->call(
       wire::Remove{static_cast<std::uint8_t>(request.kind), request.what, request.tag,
                    request.origin, request.token, static_cast<std::uint32_t>(wait)},
-      waiting,
-      std::chrono::steady_clock::now() + connection_->timeout() + std::chrono::milliseconds(wait)));
+      waiting, client::deadline_in(connection_->timeout(), std::chrono::milliseconds(wait))));
   const wire::RemoveReply& reply = waiting.reply;
   return RemovalDone{reply.sequence, reply.time_ns, reply.removed, reply.caches, reply.unapplied};
 }
@@ -451,10 +450,12 @@ Result<Joined> Client::join(const std::string& name, std::uint64_t log_id, std::
 }
 
 Result<std::optional<Removal>> Client::next_removal(std::chrono::milliseconds wait) {
-  return connection_->next_removal(std::chrono::steady_clock::now() + wait);
+  return connection_->next_removal(client::deadline_in(wait));
 }
 
-bool Client::acknowledge(std::uint64_t sequence) { return connection_->post(wire::Ack{sequence}); }
+bool Client::acknowledge(std::uint64_t sequence) {
+  return connection_->post(wire::Ack{sequence}, client::kAtOnce);
+}
 
 // --- the daemon
 
@@ -528,7 +529,7 @@ Result<void> Client::subscribe(std::uint32_t kinds, const std::string& prefix) {
 }
 
 Result<std::optional<Event>> Client::next_event(std::chrono::milliseconds wait) {
-  return connection_->next_event(std::chrono::steady_clock::now() + wait);
+  return connection_->next_event(client::deadline_in(wait));
 }
 
 }  // namespace om

@@ -8,17 +8,25 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <future>
+#include <limits>
+#include <new>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "client/client_testing.h"
+#include "client/connection.h"
+#include "client/deadline.h"
 #include "posix/file.h"
+#include "posix/testing.h"
 
 namespace om::client {
 namespace {
@@ -89,6 +97,25 @@ TEST(Connect, ToNobodyIsUnavailable) {
   auto client = Client::connect(options);
   ASSERT_FALSE(client);
   EXPECT_EQ(client.error().code, Errc::kUnavailable);
+}
+
+TEST(Connect, HasATimeLimitAlsoWhereItIsSaidToBeNone) {
+  std::string directory = (std::filesystem::temp_directory_path() / "om-client-XXXXXX").string();
+  ASSERT_NE(::mkdtemp(directory.data()), nullptr);
+  ConnectOptions options;
+  options.socket = directory + "/s";
+  options.timeout = 0ms;
+  {
+    const auto listener = listen_seqpacket(options.socket, 0600, 0);
+    ASSERT_TRUE(listener);
+    // Nobody accepts: the queue is full at once.
+    std::vector<UniqueFd> queue;
+    while (auto one = connect_seqpacket(options.socket, 50ms)) queue.push_back(*std::move(one));
+    const auto client = Client::connect(options);
+    ASSERT_FALSE(client);
+    EXPECT_EQ(client.error().code, Errc::kUnavailable);
+  }
+  std::filesystem::remove_all(directory);
 }
 
 // --- replies that are none
@@ -260,6 +287,102 @@ TEST(Replies, InAnyOrderFindTheirCallers) {
   EXPECT_EQ(right, kThreads);
 }
 
+TEST(Replies, AreReadAlsoWhileSomebodyHasAskedAndDoesNotWaitYet) {
+  std::promise<void> first_asked;
+  std::promise<void> first_answered;
+  FakeServer server([&](FakeServer& s) {
+    s.welcome();
+    const auto begun = s.receive();
+    const auto first = s.receive();
+    first_asked.set_value();
+    const auto second = s.receive();
+    // Until the second one waits, most likely. If it does not yet, it reads by itself.
+    std::this_thread::sleep_for(50ms);
+    s.reply(*first, wire::StatReply{});
+    first_answered.get_future().wait();
+    s.reply(*second, wire::StatReply{});
+    s.reply(*begun, wire::StatReply{});
+    (void)s.receive();
+  });
+  ConnectOptions options;
+  options.timeout = 5s;
+  const auto started = Connection::start(UniqueFd::adopt(server.take_client_end()), options);
+  ASSERT_TRUE(started) << describe(started.error());
+  Connection& connection = **started;
+  Call<wire::StatReply> begun;
+  ASSERT_TRUE(connection.begin(wire::Stat{"begun"}, begun, deadline_in(5s)));
+  std::thread first([&] {
+    Call<wire::StatReply> waiting;
+    EXPECT_TRUE(connection.call(wire::Stat{"first"}, waiting));
+    first_answered.set_value();
+  });
+  first_asked.get_future().wait();
+  std::thread second([&] {
+    Call<wire::StatReply> waiting;
+    EXPECT_TRUE(connection.call(wire::Stat{"second"}, waiting));
+  });
+  first.join();
+  second.join();
+  EXPECT_TRUE(connection.await(begun, deadline_in(5s)));
+}
+
+// An answer for which there is no memory.
+struct TooLarge {
+  template <class A>
+  void fields(A& /*a*/) {
+    throw std::bad_alloc();
+  }
+};
+
+TEST(Memory, ThatIsNotThereForAnAnswerEndsTheConnectionAndLeavesNobodyWaiting) {
+  FakeServer server([](FakeServer& s) {
+    s.welcome();
+    const auto first = s.receive();
+    (void)s.receive();
+    s.reply(*first, wire::StatReply{});
+    (void)s.receive();
+  });
+  ConnectOptions options;
+  options.timeout = 60s;
+  const auto started = Connection::start(UniqueFd::adopt(server.take_client_end()), options);
+  ASSERT_TRUE(started) << describe(started.error());
+  Connection& connection = **started;
+  Call<TooLarge> large;
+  Call<wire::StatReply> other;
+  ASSERT_TRUE(connection.begin(wire::Stat{"large"}, large, deadline_in(60s)));
+  ASSERT_TRUE(connection.begin(wire::Stat{"other"}, other, deadline_in(60s)));
+  const auto begin = std::chrono::steady_clock::now();
+  // By somebody else than the one whose it is.
+  EXPECT_EQ(connection.await(other, deadline_in(60s)).error().sys_errno, ENOMEM);
+  EXPECT_EQ(connection.await(large, deadline_in(60s)).error().sys_errno, ENOMEM);
+  Call<wire::StatReply> later;
+  EXPECT_EQ(connection.call(wire::Stat{"later"}, later).error().sys_errno, ENOMEM);
+  EXPECT_TRUE(connection.closed());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+}
+
+TEST(Memory, ThatWhoeverIsToldDoesNotHaveEndsTheConnectionToo) {
+  FakeServer server([](FakeServer& s) {
+    s.welcome();
+    const auto first = s.receive();
+    s.reply(*first, wire::StatReply{});
+    (void)s.receive();
+  });
+  ConnectOptions options;
+  options.timeout = 60s;
+  const auto started = Connection::start(UniqueFd::adopt(server.take_client_end()), options);
+  ASSERT_TRUE(started) << describe(started.error());
+  Connection& connection = **started;
+  // Whoever reads calls it.
+  ASSERT_TRUE((connection.call_later<wire::Stat, wire::StatReply>(
+      wire::Stat{"k"}, [](const Result<wire::StatReply>& /*answer*/) { throw std::bad_alloc(); },
+      deadline_in(60s))));
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(connection.next_event(deadline_in(60s)).error().sys_errno, ENOMEM);
+  EXPECT_EQ(connection.next_event(deadline_in(60s)).error().sys_errno, ENOMEM);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+}
+
 TEST(Timeout, LeavesTheConnectionUsableAndGivesBackWhatComesLate) {
   std::promise<void> timed_out;
   std::promise<std::uint64_t> released;
@@ -315,6 +438,29 @@ TEST(Timeout, IsTheCallsOwnAlsoWhereTheDaemonReadsNothing) {
   over.set_value();
 }
 
+TEST(Acknowledge, WaitsForNothing) {
+  std::promise<void> over;
+  Meeting m([&](FakeServer& /*s*/) { over.get_future().wait(); }, 60s);
+  const auto begin = std::chrono::steady_clock::now();
+  // The socket is full long before the last of them.
+  int sent = 0;
+  while (sent < 100'000 && m.client->acknowledge(1)) ++sent;
+  EXPECT_LT(sent, 100'000);
+  EXPECT_FALSE(m.client->closed());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+  over.set_value();
+}
+
+TEST(Timeout, HoldsWhateverSignalsCome) {
+  std::promise<void> over;
+  Meeting m([&](FakeServer& /*s*/) { over.get_future().wait(); }, 200ms);
+  const SignalStorm storm;
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(m.client->stat("k").error().code, Errc::kTimeout);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 3s);
+  over.set_value();
+}
+
 TEST(Timeout, OfManyKeysIsOneForThemAll) {
   std::size_t questions = 0;
   std::size_t given_back = 0;
@@ -345,6 +491,46 @@ TEST(Timeout, OfManyKeysIsOneForThemAll) {
   EXPECT_EQ(given_back, keys.size());
 }
 
+TEST(Timeout, OfAnyLengthFitsPollAndTheClock) {
+  using std::chrono::milliseconds;
+  constexpr int kMost = std::numeric_limits<int>::max();
+  EXPECT_EQ(poll_ms(-1ms), 0);
+  EXPECT_EQ(poll_ms(0ms), 0);
+  EXPECT_EQ(poll_ms(20ms), 20);
+  // As an int, 25 days would be for ever, and the fourth of these a millisecond.
+  for (const milliseconds wait : {milliseconds(kMost), milliseconds(25 * 24h),
+                                  milliseconds(50 * 24h), milliseconds((std::int64_t{1} << 32) + 1),
+                                  milliseconds::max()})
+    EXPECT_EQ(poll_ms(wait), kMost) << wait.count();
+  const auto now = std::chrono::steady_clock::now();
+  EXPECT_GE(deadline_in(50 * 24h), now + 50 * 24h);
+  EXPECT_GT(deadline_in(milliseconds::max()), now + 300 * 24h);
+  EXPECT_GT(deadline_in(milliseconds::max(), milliseconds::max()), now + 600 * 24h);
+  EXPECT_LT(deadline_in(milliseconds::min(), 1ms), now + 24h);
+  EXPECT_EQ(left_until(now).count(), 0);
+  EXPECT_GT(left_until(deadline_in(milliseconds::max())), 300 * 24h);
+}
+
+TEST(Timeout, ForEverIsNotOverAtOnce) {
+  constexpr auto kForEver = std::chrono::milliseconds::max();
+  Meeting m(
+      [](FakeServer& s) {
+        s.reply(*s.receive(), wire::StatReply{});
+        s.reply(*s.receive(), wire::Empty{});
+        s.send(wire::encode(wire::Type::kEvent, 0, wire::Event{wire::kEventPublished, "k", 1, 0}));
+        (void)s.receive();
+      },
+      kForEver);
+  const auto info = m.client->stat("k", kForEver);
+  ASSERT_TRUE(info) << describe(info.error());
+  EXPECT_TRUE(info->has_value());
+  ASSERT_TRUE(m.client->subscribe(kPublishedEvents));
+  const auto event = m.client->next_event(kForEver);
+  ASSERT_TRUE(event && event->has_value());
+  EXPECT_EQ((*event)->key, "k");
+  m.client->close();
+}
+
 TEST(Timeout, OfAReservationAbortsItWhenItComes) {
   std::promise<void> timed_out;
   std::promise<std::uint64_t> aborted;
@@ -364,6 +550,15 @@ TEST(Timeout, OfAReservationAbortsItWhenItComes) {
   timed_out.set_value();
   EXPECT_TRUE(m.client->status());
   EXPECT_EQ(aborted.get_future().get(), 9U);
+}
+
+TEST(ExpiresIn, ALongTimeIsNotThePast) {
+  const std::uint64_t tomorrow = expires_in(24h);
+  EXPECT_GT(tomorrow, expires_in(1h));
+  EXPECT_GT(expires_in(std::chrono::nanoseconds::max()), tomorrow);
+  EXPECT_GT(expires_in(std::chrono::nanoseconds::max() - 24h), tomorrow);
+  // 0 would be never.
+  EXPECT_EQ(expires_in(std::chrono::nanoseconds::min()), 1U);
 }
 
 // --- what is refused without asking

@@ -63,26 +63,32 @@ std::unique_ptr<Request> next_request(const States& states, std::size_t& at) {
       break;
     }
   }
-  request->deadline = std::chrono::steady_clock::now() + limit;
+  request->deadline = deadline_in(limit);
   return request;
 }
 
 Result<void> send(Request& request, States& states) {
   if (request.room_id == 0) {
     const WriterState& state = *states[request.writers.front()];
-    return request.connection->begin(wire::Commit{state.put_id, state.written}, request.commit);
+    return request.connection->begin(wire::Commit{state.put_id, state.written}, request.commit,
+                                     request.deadline);
   }
   wire::Put message;
   message.room_id = request.room_id;
   for (const std::size_t i : request.writers) message.bodies.push_back(std::move(states[i]->put));
-  return request.connection->begin(message, request.put);
+  auto sent = request.connection->begin(message, request.put, request.deadline);
+  if (sent) return sent;
+  for (std::size_t i = 0; i < request.writers.size(); ++i)
+    states[request.writers[i]]->put = std::move(message.bodies[i]);
+  return sent;
 }
 
-// The daemon was not told of what somebody goes on using.
-void keep_held(const Request& request, const States& states) {
-  for (const std::size_t i : request.writers)
-    if (const WriterState& state = *states[i]; state.ahead && state.ahead->object_id != 0)
-      state.connection->keep(state.ahead->room);
+// The daemon has heard of none of them.
+void give_up_all(const Request& request, States& states, Answers& answers, const Error& why) {
+  for (const std::size_t i : request.writers) {
+    answers[i] = why;
+    give_up(std::move(states[i]));
+  }
 }
 
 void take_answers(Request& request, States& states, Answers& answers, const Result<void>& done) {
@@ -92,7 +98,7 @@ void take_answers(Request& request, States& states, Answers& answers, const Resu
     if (!done) {
       answer = done.error();
       // Whether it was published is not known after a time-out; if not, this ends it.
-      if (request.room_id == 0) (void)state->connection->post(wire::Abort{state->put_id});
+      if (request.room_id == 0) state->connection->post(wire::Abort{state->put_id});
     } else if (request.room_id == 0) {
       answer = PutResult{request.commit.reply.object_id, request.commit.reply.created_ns};
     } else if (request.put.reply.items.size() != request.writers.size()) {
@@ -133,12 +139,10 @@ std::vector<Result<PutResult>> commit(std::vector<Writer> writers) {
     while (at < states.size() && under_way.size() < client::kUnderWayMax) {
       auto request = client::next_request(states, at);
       if (request->writers.empty()) break;
-      if (auto sent = client::send(*request, states); !sent) {
-        client::keep_held(*request, states);
-        client::take_answers(*request, states, answers, sent);
-      } else {
+      if (auto sent = client::send(*request, states); !sent)
+        client::give_up_all(*request, states, answers, sent.error());
+      else
         under_way.push_back(std::move(request));
-      }
     }
     for (const auto& request : under_way) {
       const bool put = request->room_id != 0;

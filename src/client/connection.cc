@@ -6,7 +6,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
+#include <exception>
+#include <new>
 
 #include "base/clock.h"
 #include "client/state.h"
@@ -20,12 +23,6 @@ namespace {
 constexpr std::size_t kEventsQueuedMax = 65536;
 constexpr std::size_t kReleasesPerPacket = 8192;
 
-std::chrono::milliseconds until(Deadline deadline) {
-  const auto left =
-      std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-  return std::max(left, std::chrono::milliseconds(0));
-}
-
 Error hung_up() { return {Errc::kUnavailable, 0, "the daemon has closed the connection"}; }
 
 Error no_room() {
@@ -34,11 +31,23 @@ Error no_room() {
 
 Error out_of_time() { return {Errc::kTimeout, 0, "the daemon did not answer in time"}; }
 
+// Short: it takes no memory itself.
+Error no_memory() { return {Errc::kSystem, ENOMEM, "no memory"}; }
+
+// Without its words where there is no memory for them.
+Error copy_of(const Error& error) noexcept {
+  try {
+    return error;
+  } catch (const std::bad_alloc&) {
+    return {error.code, error.sys_errno, {}};
+  }
+}
+
 }  // namespace
 
 Connection::Connection(UniqueFd socket, const ConnectOptions& options)
     : socket_(std::move(socket)),
-      timeout_(std::max(options.timeout, std::chrono::milliseconds(1))),
+      timeout_(std::clamp(options.timeout, std::chrono::milliseconds(1), kWaitMax)),
       receive_limit_(timeout_),
       cache_(std::max<std::size_t>(options.descriptors_max, 1)),
       buffer_(kPacketBytesMax) {}
@@ -130,7 +139,8 @@ Result<bool> Connection::send(const std::string& before, const std::string& pack
       if (left.empty()) return true;
     }
     pollfd look{socket_.raw(), POLLOUT, 0};
-    if (::poll(&look, 1, static_cast<int>(until(deadline).count())) == 0) return false;
+    if (::poll(&look, 1, poll_ms(left_until(deadline))) == 0 && left_until(deadline).count() == 0)
+      return false;
   }
 }
 
@@ -138,7 +148,7 @@ Result<void> Connection::submit(Waiter& waiter, wire::Type type, const std::stri
                                 Deadline deadline, const std::string& before) {
   if (packet.size() > kPacketBytesMax || before.size() > kPacketBytesMax)
     return Error{Errc::kMalformed, 0, "the request is longer than one packet"};
-  if (has_unreleased_.load(std::memory_order_relaxed)) flush_releases();
+  if (has_unsent_.load(std::memory_order_relaxed)) flush_unsent(deadline);
   std::memcpy(&waiter.id_, packet.data() + offsetof(wire::Header, request_id), sizeof waiter.id_);
   waiter.type_ = type;
   {
@@ -160,7 +170,6 @@ Result<void> Connection::submit(Waiter& waiter, wire::Type type, const std::stri
 
 Result<void> Connection::await(Waiter& waiter, Deadline deadline) {
   std::unique_lock lock(mutex_);
-  waiter.awaited_ = true;
   while (!waiter.done_) {
     if (!waiter.taking_ && std::chrono::steady_clock::now() >= deadline && forget(waiter)) {
       pass_role_on();
@@ -175,7 +184,9 @@ Result<void> Connection::await(Waiter& waiter, Deadline deadline) {
     } else if (waiter.taking_) {
       waiter.wake_.wait(lock);
     } else {
+      waiter.waits_ = true;
       waiter.wake_.wait_until(lock, deadline);
+      waiter.waits_ = false;
     }
   }
   pass_role_on();
@@ -191,25 +202,64 @@ bool Connection::forget(Waiter& waiter) {
   return true;
 }
 
+// Not to somebody who does not wait yet, and may be long in sending: who comes takes it by himself.
 void Connection::pass_role_on() {
   if (reading_) return;
   const auto waits = std::find_if(waiters_.begin(), waiters_.end(),
-                                  [](const Waiter* waiter) { return waiter->awaited_; });
+                                  [](const Waiter* waiter) { return waiter->waits_; });
   if (waits != waiters_.end())
     (*waits)->wake_.notify_one();
   else if (event_waiters_ > 0)
     event_wake_.notify_one();
 }
 
-bool Connection::post_packet(const std::string& packet, int flags) {
+bool Connection::post_packet(const std::string& packet, Deadline until) {
   {
     const std::lock_guard lock(mutex_);
     if (broken_) return true;  // whatever it was, it ended with the connection
   }
-  auto sent = send_packet(socket_.borrow(), std::as_bytes(std::span(packet)), {}, flags);
+  auto sent = send({}, packet, until);
   if (sent) return *sent;
   break_off(std::move(sent).error());
   return true;
+}
+
+// In order: a room that ends must not overtake what tells the daemon that bytes of it are held.
+void Connection::post_or_keep(std::string packet) {
+  std::unique_lock lock(mutex_);
+  const bool is_behind = posting_ || !unposted_.empty();
+  if (!is_behind) {
+    lock.unlock();
+    if (post_packet(packet, kAtOnce)) return;
+    lock.lock();
+  }
+  unposted_.push_back(std::move(packet));
+  has_unsent_.store(true, std::memory_order_relaxed);
+  lock.unlock();
+  // The first of them may go by now.
+  if (is_behind) send_kept(kAtOnce);
+}
+
+// One thread at a time. Another waits for it until then: what it has posted is to go first.
+void Connection::send_kept(Deadline until) {
+  std::unique_lock lock(mutex_);
+  while (posting_)
+    if (posted_.wait_until(lock, until) == std::cv_status::timeout) return;
+  posting_ = true;
+  for (bool sent = true; sent && !unposted_.empty();) {
+    const std::string& packet = unposted_.front();  // stays there: others only add
+    lock.unlock();
+    try {
+      sent = post_packet(packet, until);
+    } catch (const std::exception&) {
+      sent = false;  // no memory: another time
+    }
+    lock.lock();
+    if (sent) unposted_.pop_front();
+  }
+  posting_ = false;
+  has_unsent_.store(!unposted_.empty() || !unreleased_.empty(), std::memory_order_relaxed);
+  posted_.notify_all();
 }
 
 void Connection::release(std::vector<std::uint64_t> leases) {
@@ -224,33 +274,44 @@ void Connection::release(std::vector<std::uint64_t> leases) {
     const std::size_t count = std::min(kReleasesPerPacket, leases.size() - at);
     message.leases.assign(leases.begin() + static_cast<std::ptrdiff_t>(at),
                           leases.begin() + static_cast<std::ptrdiff_t>(at + count));
-    if (post(message, MSG_DONTWAIT)) continue;
+    if (post(message, kAtOnce)) continue;
     const std::lock_guard lock(mutex_);
     unreleased_.insert(unreleased_.end(), message.leases.begin(), message.leases.end());
-    has_unreleased_.store(true, std::memory_order_relaxed);
+    has_unsent_.store(true, std::memory_order_relaxed);
   }
 }
 
-void Connection::flush_releases() {
+// Before a call, which cannot be sent either while the socket is full.
+void Connection::flush_unsent(Deadline until) {
   std::vector<std::uint64_t> leases;
   {
     const std::lock_guard lock(mutex_);
     leases.swap(unreleased_);
-    has_unreleased_.store(false, std::memory_order_relaxed);
   }
   release(std::move(leases));
+  send_kept(until);
 }
 
 // --- the reader's role
 
-bool Connection::read_one(Deadline deadline) {
+bool Connection::read_one(Deadline deadline) noexcept {
+  try {
+    return receive_one(deadline);
+  } catch (const std::exception&) {
+    // What came is lost, and with it what the daemon believes that we have.
+    break_off(no_memory());
+    return true;
+  }
+}
+
+bool Connection::receive_one(Deadline deadline) {
   // The socket's own limit serves when about that much time is left, and none is needed where there
   // is no time left; else we ask poll(2).
-  const auto left = until(deadline);
+  const auto left = left_until(deadline);
   const bool waits = left.count() > 0;
   if (waits && left < receive_limit_ - receive_limit_ / 8) {
     pollfd look{socket_.raw(), POLLIN, 0};
-    if (::poll(&look, 1, static_cast<int>(left.count())) <= 0) return false;
+    if (::poll(&look, 1, poll_ms(left)) <= 0) return false;
   }
   std::memset(buffer_.data(), 0, wire::Header::kBytes);
   auto packet = receive_packet(socket_.borrow(), buffer_, waits ? 0 : MSG_DONTWAIT);
@@ -313,19 +374,26 @@ void Connection::deliver(std::span<const std::byte> packet, std::vector<UniqueFd
 
   std::optional<Error> failure;
   std::optional<Error> broken;
-  if (header->status != Errc::kOk) {
-    failure = wire::decode_failure(*header, packet);
-  } else if (auto taken = waiter->take(*this, packet, descriptors); !taken) {
-    broken = Error{Errc::kMalformed, 0, "the daemon sent nonsense: " + taken.error().what};
-    failure = broken;
+  // Nobody else knows of the waiter by now: whatever happens, it has to be told.
+  try {
+    if (header->status != Errc::kOk) {
+      failure = wire::decode_failure(*header, packet);
+    } else if (auto taken = waiter->take(*this, packet, descriptors); !taken) {
+      broken = Error{Errc::kMalformed, 0, "the daemon sent nonsense: " + taken.error().what};
+    }
+    // Descriptors of segments are asked for again; what came with these replies alone is lost.
+    if (!failure && !broken && descriptors_lost && header->type != wire::Type::kGet &&
+        header->type != wire::Type::kDescribe && header->type != wire::Type::kReserve &&
+        header->type != wire::Type::kRoom && header->type != wire::Type::kFollow &&
+        header->type != wire::Type::kHold)
+      failure = no_room();
+  } catch (const std::bad_alloc&) {
+    broken = no_memory();
   }
-  // Descriptors of segments are asked for again; what came with these replies alone is lost.
-  if (!failure && descriptors_lost && header->type != wire::Type::kGet &&
-      header->type != wire::Type::kDescribe && header->type != wire::Type::kReserve &&
-      header->type != wire::Type::kRoom && header->type != wire::Type::kFollow &&
-      header->type != wire::Type::kHold)
-    failure = no_room();
-  if (broken) break_off(*broken);
+  if (broken) {
+    failure = copy_of(*broken);
+    break_off(*std::move(broken));
+  }
   if (waiter->detached_) return waiter->concluded(std::move(failure));
   const std::lock_guard lock(mutex_);
   waiter->failure_ = std::move(failure);
@@ -379,14 +447,14 @@ void Connection::give_back(const wire::Header& header, std::span<const std::byte
     if (!leases.empty()) release(std::move(leases));
   } else if (header.type == wire::Type::kRoom) {
     Call<wire::RoomReply> late;
-    if (late.take(*this, packet, descriptors)) (void)post(wire::Abort{late.reply.room_id});
+    if (late.take(*this, packet, descriptors)) post(wire::Abort{late.reply.room_id});
   } else if (header.type == wire::Type::kReserve) {
     Call<wire::ReserveReply> late;
     if (!late.take(*this, packet, descriptors)) return;
     if (late.reply.outcome != static_cast<std::uint8_t>(wire::ReserveOutcome::kYours))
       release({late.reply.hit.lease_id});
     else
-      (void)post(wire::Abort{late.reply.put_id});
+      post(wire::Abort{late.reply.put_id});
   } else if (header.type == wire::Type::kDescribe) {
     Call<wire::GetReply> late;  // for the cache: a descriptor is not sent a second time unasked
     (void)late.take(*this, packet, descriptors);
@@ -408,22 +476,27 @@ void Connection::break_off(Error reason) {
   std::vector<Waiter*> detached;
   {
     const std::lock_guard lock(mutex_);
-    if (!broken_) broken_ = reason;
+    if (!broken_) broken_ = copy_of(reason);
     is_broken_.store(true, std::memory_order_release);
     ::shutdown(socket_.raw(), SHUT_RDWR);
-    for (Waiter* waiter : waiters_) {
-      if (waiter->detached_) {
-        detached.push_back(waiter);
-        continue;
-      }
-      waiter->failure_ = *broken_;
+    detached.swap(waiters_);
+    std::erase_if(detached, [this](Waiter* waiter) {
+      if (waiter->detached_) return false;
+      waiter->failure_ = copy_of(*broken_);
       waiter->done_ = true;
       waiter->wake_.notify_one();
-    }
-    waiters_.clear();
+      return true;
+    });
     event_wake_.notify_all();
   }
-  for (Waiter* waiter : detached) waiter->concluded(reason);
+  for (Waiter* waiter : detached) {
+    try {
+      waiter->concluded(copy_of(reason));
+    } catch (const std::exception&) {
+      // Its own trouble: the others are to be told as well.
+      continue;
+    }
+  }
 }
 
 // Whoever waits keeps the connection; those that nobody waits for do not. Rooms that end with our
@@ -465,8 +538,7 @@ Result<SegmentRef> Connection::segment(std::uint64_t id, bool writable,
   // Of many that are missing, each would be asked for.
   if (deadline && std::chrono::steady_clock::now() >= *deadline) return out_of_time();
   Call<wire::GetReply> waiting;
-  OM_TRY(call(wire::Describe{{id}}, waiting,
-              deadline.value_or(std::chrono::steady_clock::now() + timeout_)));
+  OM_TRY(call(wire::Describe{{id}}, waiting, deadline.value_or(deadline_in(timeout_))));
   for (const SegmentRef& candidate : waiting.segments)
     if (candidate->id == id && !candidate->writable) return candidate;
   return no_room();
@@ -488,7 +560,7 @@ Result<bool> Connection::reservation_is_complete(std::uint64_t put_id,
       return s->id == extent.segment && s->writable;
     });
     if (came || cache_.find(extent.segment, true) != nullptr) continue;
-    (void)post(wire::Abort{put_id});
+    post(wire::Abort{put_id});
     Call<wire::GetReply> waiting;
     // Whatever the answer: it makes the daemon forget that we have the descriptor.
     auto described = call(wire::Describe{{extent.segment}}, waiting);
@@ -539,8 +611,8 @@ std::optional<Lease> Connection::get_by_board(const std::string& key, std::uint6
   if (object.object_id == stale && object.revision == stale_revision) return std::nullopt;
   if (object.expires_ns != 0 && object.expires_ns <= SystemClock().real_ns()) return std::nullopt;
   SegmentRef segment = cache_.find(object.segment, false);
-  if (segment == nullptr || segment->map().empty() ||
-      !check({object.segment, object.offset, object.length}, *segment))
+  if (segment == nullptr || !check({object.segment, object.offset, object.length}, *segment) ||
+      segment->map(object.offset, object.length).empty())
     return std::nullopt;
   auto tags = seen.text.tags();
   if (!tags) return std::nullopt;
@@ -562,7 +634,7 @@ std::optional<Lease> Connection::get_by_board(const std::string& key, std::uint6
 // --- events
 
 void Connection::end_subscription() {
-  if (subscribed_.exchange(false)) (void)post(wire::Subscribe{});
+  if (subscribed_.exchange(false)) post(wire::Subscribe{});
 }
 
 template <class T, class Take>

@@ -25,6 +25,7 @@
 
 #include "base/release_ring.h"
 #include "client/board.h"
+#include "client/deadline.h"
 #include "client/segment.h"
 #include "objmapper/client.h"
 #include "posix/mapping.h"
@@ -33,8 +34,6 @@
 #include "wire/messages.h"
 
 namespace om::client {
-
-using Deadline = std::chrono::steady_clock::time_point;
 
 // Somebody who waits for the reply of one request.
 class Waiter {
@@ -59,8 +58,8 @@ class Waiter {
   const bool detached_ = false;
   std::uint64_t id_ = 0;
   wire::Type type_{};
-  bool awaited_ = false;  // somebody is in await(), or was
-  bool taking_ = false;   // the reader is in take(): wait for done_, whatever the time
+  bool waits_ = false;   // in await(), for the reader or for its role
+  bool taking_ = false;  // the reader is in take(): wait for done_, whatever the time
   bool done_ = false;
   std::optional<Error> failure_;
   std::condition_variable wake_;
@@ -162,25 +161,23 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
   template <class Request, class Reply>
   Result<void> call(const Request& request, Call<Reply>& waiting) {
-    return call(request, waiting, std::chrono::steady_clock::now() + timeout_);
+    return call(request, waiting, deadline_in(timeout_));
   }
   // The same in two steps, so that several may be under way: every call that was begun well has to
   // be awaited.
   template <class Request, class Reply>
-  Result<void> begin(const Request& request, Call<Reply>& waiting) {
-    return submit(waiting, Request::kType, wire::encode_request(next_id(), request),
-                  std::chrono::steady_clock::now() + timeout_);
+  Result<void> begin(const Request& request, Call<Reply>& waiting, Deadline deadline) {
+    return submit(waiting, Request::kType, wire::encode_request(next_id(), request), deadline);
   }
   Result<void> await(Waiter& waiter, Deadline deadline);
   // The same, and whoever reads the answer calls `done`; not when it could not be sent. `before`
   // is the packet of a request without an answer, which goes along.
   template <class Request, class Reply>
   Result<void> call_later(const Request& request, typename Later<Reply>::Done done,
-                          const std::string& before = {}) {
+                          Deadline deadline, const std::string& before = {}) {
     const std::string packet = wire::encode_request(next_id(), request);
     auto later = std::make_unique<Later<Reply>>(std::move(done));
-    OM_TRY(submit(*later, Request::kType, packet, std::chrono::steady_clock::now() + timeout_,
-                  before));
+    OM_TRY(submit(*later, Request::kType, packet, deadline, before));
     (void)later.release();  // ends itself; it may be over already
     return {};
   }
@@ -188,11 +185,16 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string encode(const Request& request) {
     return wire::encode_request(next_id(), request);
   }
-  // Sends the request; its reply, if one comes, is of no interest. False: could not be sent now;
-  // flags are send(2)'s.
+  // Sends the request; its reply, if one comes, is of no interest. Waits for nobody: what cannot be
+  // sent now goes before the next call, and before all that is posted in this way later.
   template <class Request>
-  bool post(const Request& request, int flags = 0) {
-    return post_packet(wire::encode_request(next_id(), request), flags);
+  void post(const Request& request) {
+    post_or_keep(wire::encode_request(next_id(), request));
+  }
+  // The same, until then or not at all (false).
+  template <class Request>
+  bool post(const Request& request, Deadline until) {
+    return post_packet(wire::encode_request(next_id(), request), until);
   }
 
   // Gives leases back: through the page that the daemon looks at, else in packets; those that
@@ -219,8 +221,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // was, and was refused. Either way, reserve.
   Result<std::optional<Ahead>> take_ahead(const AheadWish& wish);
   Writer make_writer(const PutOptions& options, Ahead ahead);
-  // Of which the daemon could not be told that somebody holds what is in it: it is not given back.
-  void keep(std::shared_ptr<Room> room);
   Follower make_follower(wire::GetItem item);
   Result<std::optional<Event>> next_event(Deadline deadline);
   Result<std::optional<Removal>> next_removal(Deadline deadline);
@@ -254,11 +254,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
                       const std::string& before = {});
   // False: the socket did not take all of it in time.
   Result<bool> send(const std::string& before, const std::string& packet, Deadline deadline);
-  bool post_packet(const std::string& packet, int flags);
-  void flush_releases();
+  bool post_packet(const std::string& packet, Deadline until);
+  void post_or_keep(std::string packet);
+  void send_kept(Deadline until);
+  void flush_unsent(Deadline until);
   // With the reader's role and without the lock: receives one packet, if one comes in time, and
-  // delivers it. False: none came.
-  bool read_one(Deadline deadline);
+  // delivers it. False: none came. Throws nothing: the role has to be passed on.
+  bool read_one(Deadline deadline) noexcept;
+  bool receive_one(Deadline deadline);
   void deliver(std::span<const std::byte> packet, std::vector<UniqueFd> descriptors,
                bool descriptors_lost);
   void deliver_event(std::span<const std::byte> packet);
@@ -309,8 +312,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::unique_ptr<Board> board_;  // since HELLO; null: there is none
   Mapping release_page_;
   std::mutex release_mutex_;  // who writes to it
-  std::vector<std::uint64_t> unreleased_;
-  std::atomic<bool> has_unreleased_{false};
+  // What goes with the next call.
+  std::vector<std::uint64_t> unreleased_;  // leases
+  std::deque<std::string> unposted_;       // packets, in the order in which they are to go
+  bool posting_ = false;                   // a thread is sending the first of them
+  std::condition_variable posted_;         // none is any more
+  std::atomic<bool> has_unsent_{false};
 
   bool room_granted_ = false;  // since HELLO
   std::mutex ahead_mutex_;     // before mutex_; guards the rest, and Room::lent
@@ -318,11 +325,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool holds_ = false;   // rooms come with leases
   bool asking_ = false;  // a thread waits for a room
   Deadline refused_at_{};
-  std::uint64_t last_room_ = 0;                        // its bytes
+  std::uint64_t last_room_ = 0;                       // its bytes
   std::unique_ptr<Call<wire::RoomReply>> next_room_;  // asked for, not awaited yet
-  bool next_lends_ = false;                            // with leases
-  // Last: they give their rooms back through all of the above.
-  std::vector<std::shared_ptr<Room>> kept_rooms_;
+  bool next_lends_ = false;                           // with leases
+  // Last: gives its rooms back through all of the above.
   std::vector<Ahead> free_ahead_;
 };
 

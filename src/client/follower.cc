@@ -26,8 +26,7 @@ Result<void> ask(FollowerState& state, std::chrono::milliseconds wait) {
   request.wait_ms =
       static_cast<std::uint32_t>(std::clamp<std::int64_t>(wait.count(), 0, 3600 * 1000));
   Call<wire::FollowReply> waiting;
-  OM_TRY(state.connection->call(request, waiting,
-                                std::chrono::steady_clock::now() + wait + state.limit));
+  OM_TRY(state.connection->call(request, waiting, deadline_in(wait, state.limit)));
   wire::FollowReply& reply = waiting.reply;
   const auto ended = static_cast<wire::FollowState>(reply.state);
   if (ended == wire::FollowState::kAborted) {
@@ -75,20 +74,14 @@ Result<void> read_places(const FollowerState& state, std::uint64_t offset,
     const auto count =
         static_cast<std::size_t>(std::min<std::uint64_t>(place.length - skip, into.size()));
     const auto part = into.first(count);
-    if (const auto memory = place.segment->map(); !memory.empty())
-      std::memcpy(part.data(), memory.data() + place.offset + skip, count);
+    if (const auto memory = place.segment->map(place.offset + skip, count); !memory.empty())
+      std::memcpy(part.data(), memory.data(), count);
     else
       OM_TRY(read_exactly(place.segment->file(), place.offset + skip, part));
     into = into.subspan(count);
     offset += count;
   }
   return {};
-}
-
-std::chrono::milliseconds left_until(Deadline deadline) {
-  return std::max(
-      std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()),
-      std::chrono::milliseconds(0));
 }
 
 }  // namespace
@@ -118,13 +111,15 @@ Follower::~Follower() {
 
 Follower::operator bool() const noexcept { return state_ != nullptr; }
 const ObjectInfo& Follower::info() const { return state_->info; }
-void Follower::limit(std::chrono::milliseconds limit) { state_->limit = limit; }
+void Follower::limit(std::chrono::milliseconds limit) {
+  state_->limit = std::min(limit, client::kWaitMax);
+}
 std::uint64_t Follower::available() const { return state_->available; }
 bool Follower::committed() const { return state_->ended == wire::FollowState::kCommitted; }
 
 Result<bool> Follower::amended(std::chrono::milliseconds wait) {
   client::FollowerState& s = *state_;
-  const auto deadline = std::chrono::steady_clock::now() + wait;
+  const auto deadline = client::deadline_in(wait);
   for (bool asked = false;; asked = true) {
     if (s.ended == wire::FollowState::kAborted) return client::given_up();
     if (s.amended > 0 || s.lease) return true;
@@ -139,7 +134,7 @@ Result<bool> Follower::amended(std::chrono::milliseconds wait) {
 Result<std::size_t> Follower::read(std::uint64_t offset, std::span<std::byte> into,
                                    std::chrono::milliseconds wait) {
   client::FollowerState& s = *state_;
-  const auto deadline = std::chrono::steady_clock::now() + wait;
+  const auto deadline = client::deadline_in(wait);
   if (into.empty()) return std::size_t{0};
   for (bool asked = false;; asked = true) {
     if (s.lease) return s.lease.read(std::min(offset, s.lease.size()), into);
@@ -161,7 +156,7 @@ Result<std::size_t> Follower::read(std::uint64_t offset, std::span<std::byte> in
 Result<Lease> Follower::lease(std::chrono::milliseconds wait) && {
   const Follower self(std::move(*this));  // lets go at the end
   client::FollowerState& s = *self.state_;
-  const auto deadline = std::chrono::steady_clock::now() + wait;
+  const auto deadline = client::deadline_in(wait);
   while (s.ended == wire::FollowState::kWriting) {
     const auto left = client::left_until(deadline);
     OM_TRY(client::ask(s, left));

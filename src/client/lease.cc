@@ -120,8 +120,8 @@ Result<std::size_t> Lease::read(std::uint64_t offset, std::span<std::byte> into)
         static_cast<std::size_t>(std::min<std::uint64_t>(slice.length - skip, into.size() - done));
     const std::span<std::byte> part = into.subspan(done, count);
     const std::uint64_t at = slice.offset + skip;
-    if (const auto memory = state_->segments[i]->map(); !memory.empty()) {
-      std::memcpy(part.data(), memory.data() + at, count);
+    if (const auto memory = state_->segments[i]->map(at, count); !memory.empty()) {
+      std::memcpy(part.data(), memory.data(), count);
     } else {
       begin_reading(state_->segments[i]->file(), at, count);
       OM_TRY(read_exactly(state_->segments[i]->file(), at, part));
@@ -142,9 +142,9 @@ Result<void> Lease::copy_to(int fd) const {
   for (std::size_t i = 0; i < state_->slices.size(); ++i) {
     const Slice& slice = state_->slices[i];
     // Memory is recycled once the lease ends; sendfile(2) would leave references to it in a socket.
-    if (const auto memory = state_->segments[i]->map(); !memory.empty()) {
-      OM_TRY(write_all(fd, memory.subspan(static_cast<std::size_t>(slice.offset),
-                                          static_cast<std::size_t>(slice.length))));
+    if (const auto memory = state_->segments[i]->map(slice.offset, slice.length);
+        !memory.empty()) {
+      OM_TRY(write_all(fd, memory));
       continue;
     }
     std::uint64_t left = slice.length;
@@ -169,8 +169,9 @@ Result<std::vector<std::span<const std::byte>>> Lease::map() const {
   for (std::size_t i = 0; i < state_->slices.size(); ++i) {
     const Slice& slice = state_->slices[i];
     const auto length = static_cast<std::size_t>(slice.length);
-    if (const auto memory = state_->segments[i]->map(); !memory.empty()) {
-      spans.push_back(memory.subspan(static_cast<std::size_t>(slice.offset), length));
+    if (const auto memory = state_->segments[i]->map(slice.offset, slice.length);
+        !memory.empty()) {
+      spans.push_back(memory);
       continue;
     }
     if (copies[i] == nullptr) {
@@ -193,7 +194,8 @@ std::vector<std::shared_ptr<const void>> Lease::pins() const {
   for (std::size_t i = 0; i < state_->segments.size(); ++i) {
     const client::SegmentRef& segment = state_->segments[i];
     // Without the descriptor, where the bytes are mapped.
-    if (!segment->map().empty()) {
+    const Slice& slice = state_->slices[i];
+    if (!segment->map(slice.offset, slice.length).empty()) {
       add(segment->mapping());
       continue;
     }

@@ -101,6 +101,41 @@ INSTANTIATE_TEST_SUITE_P(Kinds, ReadLease,
                            return "Kind" + std::to_string(static_cast<int>(kind.param));
                          });
 
+TEST(Lease, IsReadAlsoWhereItsSegmentHasGrownSinceItWasMapped) {
+  constexpr std::uint64_t kPage = 4096;
+  const UniqueFd file = file_with(std::string(kPage, 'a'));
+  const std::string more = "0123456789";
+  Meeting m([&](FakeServer& s) {
+    wire::GetReply first;
+    first.segments = {segment(1, kPage, wire::SegmentKind::kMemory)};
+    first.items = {item(1, {{1, 0, 10}})};
+    s.reply(*s.receive(), first, {file.borrow()});
+    const auto again = s.receive();
+    EXPECT_TRUE(write_exactly(file.borrow(), kPage, std::as_bytes(std::span(more))));
+    wire::GetReply second;
+    second.segments = {segment(1, 2 * kPage, wire::SegmentKind::kMemory, false, false)};
+    second.items = {item(2, {{1, kPage, 10}})};
+    s.reply(*again, second);
+    while (s.receive()) continue;
+  });
+  const auto small = m.client->get("a");
+  ASSERT_TRUE(small && small->has_value());
+  EXPECT_EQ(*(*small)->read_all(), "aaaaaaaaaa");
+  const auto grown = m.client->get("b");
+  ASSERT_TRUE(grown) << describe(grown.error());
+  const Lease& lease = **grown;
+  EXPECT_EQ(*lease.read_all(), more);
+  const auto spans = lease.map();
+  ASSERT_TRUE(spans);
+  ASSERT_EQ(spans->size(), 1U);
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(spans->front().data()), 10), more);
+  EXPECT_EQ(lease.pins().size(), 2U);  // the descriptor and the copy
+  const UniqueFd output = *make_memfd("output", 0);
+  ASSERT_TRUE(lease.copy_to(output.raw()));
+  EXPECT_EQ(*file_size(output.borrow()), 10U);
+  m.client->close();
+}
+
 TEST(Lease, OutlivesTheClientAndTheDaemon) {
   const std::size_t before = open_descriptors();
   {

@@ -5,6 +5,7 @@
 #include <random>
 #include <thread>
 
+#include "client/deadline.h"
 #include "objmapper/client.h"
 
 namespace om {
@@ -13,8 +14,20 @@ using std::chrono::steady_clock;
 
 namespace client {
 
+namespace {
+
+// Whatever was asked for: never without a pause, and in order.
+Pool::Options sane(Pool::Options options) {
+  constexpr std::chrono::milliseconds kLeast(1);
+  options.backoff_min = std::clamp(options.backoff_min, kLeast, kWaitMax);
+  options.backoff_max = std::clamp(options.backoff_max, options.backoff_min, kWaitMax);
+  return options;
+}
+
+}  // namespace
+
 struct PoolState {
-  explicit PoolState(Pool::Options o) : options(std::move(o)) {}
+  explicit PoolState(Pool::Options o) : options(sane(std::move(o))) {}
   const Pool::Options options;
   std::mutex mutex;
   std::vector<std::shared_ptr<Client>> slots;
@@ -30,7 +43,7 @@ struct PoolState {
   void failed(Error error) {
     last_failure = std::move(error);
     backoff = std::clamp(backoff * 2, options.backoff_min, options.backoff_max);
-    std::uniform_int_distribution<std::int64_t> jitter(backoff.count() / 2, backoff.count());
+    std::uniform_int_distribution<std::int64_t> jitter((backoff.count() + 1) / 2, backoff.count());
     not_before = steady_clock::now() + std::chrono::milliseconds(jitter(random));
   }
 };
@@ -78,7 +91,7 @@ Result<std::shared_ptr<Client>> Pool::client() {
 }
 
 Result<std::shared_ptr<Client>> Pool::wait_for_client(std::chrono::milliseconds wait) {
-  const auto deadline = steady_clock::now() + wait;
+  const auto deadline = client::deadline_in(wait);
   while (true) {
     auto connected = client();
     if (connected || steady_clock::now() >= deadline) return connected;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -109,6 +110,41 @@ TEST(Pool, DoesNotHammerADaemonThatIsGone) {
   for (int i = 0; i < 1000; ++i) EXPECT_FALSE(pool.client());
   EXPECT_FALSE(pool.wait_for_client(30ms));
   EXPECT_LT(std::chrono::steady_clock::now() - begin, 5s);
+}
+
+TEST(Pool, HasAPauseWhateverIsAskedFor) {
+  using std::chrono::milliseconds;
+  struct Pauses {
+    milliseconds least;
+    milliseconds most;
+  };
+  // Of two that are the wrong way round the longer one counts.
+  for (const auto& [least, most] : {Pauses{60s, 1ms}, Pauses{60s, milliseconds::min()},
+                                    Pauses{milliseconds::max(), milliseconds::max()}}) {
+    Pool::Options options;
+    options.connect.socket = "/nonexistent/s";
+    options.backoff_min = least;
+    options.backoff_max = most;
+    Pool pool(options);
+    const auto begin = std::chrono::steady_clock::now();
+    for (int i = 0; i < 1000; ++i) EXPECT_FALSE(pool.client());
+    EXPECT_FALSE(pool.wait_for_client(30ms));
+    EXPECT_GE(std::chrono::steady_clock::now() - begin, 30ms);
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+  }
+  // Without any, this would try as often as it can: CPU time of this thread says so.
+  Pool::Options options;
+  options.connect.socket = "/nonexistent/s";
+  options.backoff_min = options.backoff_max = 0ms;
+  Pool pool(options);
+  const auto cpu = [] {
+    timespec now{};
+    (void)::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+  };
+  const auto before = cpu();
+  EXPECT_FALSE(pool.wait_for_client(500ms));
+  EXPECT_LT(cpu() - before, 250ms);
 }
 
 }  // namespace

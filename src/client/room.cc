@@ -35,7 +35,7 @@ constexpr std::chrono::milliseconds kAskAgainSoon{100};  // for those who can ma
 }  // namespace
 
 Room::~Room() {
-  if (left.load(std::memory_order_relaxed) > 0) (void)connection.post(wire::Abort{id});
+  if (left.load(std::memory_order_relaxed) > 0) connection.post(wire::Abort{id});
 }
 
 wire::Room Connection::room_wish(std::uint64_t whole) const {
@@ -172,11 +172,6 @@ Result<std::optional<Ahead>> Connection::take_ahead(const AheadWish& wish) {
   }
   refused_at_ = std::chrono::steady_clock::now();
   return std::optional<Ahead>();
-}
-
-void Connection::keep(std::shared_ptr<Room> room) {
-  const std::lock_guard lock(ahead_mutex_);
-  kept_rooms_.push_back(std::move(room));
 }
 
 Writer Connection::make_writer(const PutOptions& options, Ahead ahead) {

@@ -273,6 +273,57 @@ TEST(Room, LendsLeasesToThoseWhoHold) {
   server.join();
 }
 
+// Both are packets that nobody waits for; the socket is full for the first, and no more for the
+// second.
+TEST(Room, EndsWhenTheDaemonHasHeardOfWhatIsHeldInIt) {
+  std::promise<int> full;
+  std::promise<void> emptied;
+  FakeServer server([&](FakeServer& s) {
+    const UniqueFd file = file_with(std::string(8192, '.'));
+    welcome_with_room(s);
+    const auto request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kRoom);
+    wire::RoomReply reply;
+    reply.room_id = 7;
+    reply.segments = {segment(3, 8192, wire::SegmentKind::kMemory, true)};
+    reply.extents = {{3, 0, 2048}};
+    reply.first_object = 500;
+    reply.first_lease = 600;
+    reply.leases = 2;
+    s.reply(*request, reply, {file.borrow()});
+    EXPECT_EQ(s.receive()->header.type, wire::Type::kRoom);  // the next one
+    for (int left = full.get_future().get(); left > 0; --left)
+      EXPECT_EQ(s.receive()->header.type, wire::Type::kAck);
+    emptied.set_value();
+    const auto held = s.receive();
+    ASSERT_TRUE(held);
+    ASSERT_EQ(held->header.type, wire::Type::kPut);
+    const auto put = held->as<wire::Put>();
+    EXPECT_EQ(put.room_id, 7U);
+    ASSERT_EQ(put.bodies.size(), 1U);
+    EXPECT_EQ(put.bodies[0].flags, wire::kPutHeldOnly);
+    EXPECT_EQ(put.bodies[0].object_id, 500U);
+    const auto end = s.receive();
+    ASSERT_TRUE(end);
+    ASSERT_EQ(end->header.type, wire::Type::kAbort);
+    EXPECT_EQ(end->as<wire::Abort>().put_id, 7U);
+  });
+  auto client = connect_to(server);
+  ASSERT_TRUE(client);
+  auto first = client->reserve_ahead({.key = "first", .length = 1024, .held = true}, kLong);
+  ASSERT_TRUE(first && *first);
+  const auto lease = (*first)->hold(1024);
+  ASSERT_TRUE(lease) << describe(lease.error());
+  auto second = client->reserve_ahead({.key = "second", .length = 1024}, kLong);
+  ASSERT_TRUE(second && *second);
+  int acknowledged = 0;
+  while (client->acknowledge(1)) ++acknowledged;
+  **first = Writer();
+  full.set_value(acknowledged);
+  emptied.get_future().wait();
+  **second = Writer();
+}
+
 TEST(Room, IsAskedForBeforeItIsNeeded) {
   std::promise<void> asked;
   FakeServer server([&](FakeServer& s) {

@@ -45,10 +45,13 @@ std::shared_ptr<const Mapping> map_file(BorrowedFd file, std::uint64_t size, boo
 
 }  // namespace
 
-std::span<std::byte> Segment::map() {
+std::span<std::byte> Segment::map(std::uint64_t offset, std::uint64_t length) {
   if (kind != wire::SegmentKind::kMemory) return {};
   std::call_once(mapped_once_, [this] { mapping_ = map_file(file(), size(), writable); });
-  return mapping_ == nullptr ? std::span<std::byte>() : mapping_->bytes();
+  if (mapping_ == nullptr) return {};
+  const std::span<std::byte> all = mapping_->bytes();
+  if (offset > all.size() || length > all.size() - offset) return {};
+  return all.subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(length));
 }
 
 void SegmentCache::insert(const SegmentRef& segment) {

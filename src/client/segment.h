@@ -37,9 +37,10 @@ class Segment {
   // Segments that are written to may grow: the newest size is right.
   [[nodiscard]] std::uint64_t size() const { return size_.load(std::memory_order_relaxed); }
   void set_size(std::uint64_t bytes) { size_.store(bytes, std::memory_order_relaxed); }
-  // The whole of a memory segment, mapped the first time somebody asks; empty when it is of another
-  // kind or cannot be mapped (then read and write it by descriptor). Any thread.
-  std::span<std::byte> map();
+  // A part of a memory segment, which is mapped the first time somebody asks, as large as it is
+  // then. Empty when it is of another kind, cannot be mapped, or has grown to that part since: then
+  // read and write it by descriptor. Any thread.
+  std::span<std::byte> map(std::uint64_t offset, std::uint64_t length);
   // After that: what keeps those bytes mapped, without the descriptor. Null where there are none.
   [[nodiscard]] std::shared_ptr<const void> mapping() const { return mapping_; }
 

@@ -66,6 +66,10 @@ struct FollowerState {
   Lease lease;                // once it is committed, where there is one
 };
 
+// The end of a writer that publishes nothing. Nobody knows of what was written to room ahead, and
+// its bytes go back with the rest of the room; where they are leased, they are cut out of it, for
+// as long as the lease lasts.
+void give_up(std::unique_ptr<WriterState> state);
 // Metadata and tags within the protocol's limits.
 Result<void> check_notes(const std::string& metadata, const std::vector<std::string>& tags);
 // From the wire's words to the interface's.

@@ -1,6 +1,4 @@
 // om::Writer: filling what was reserved, asking for more, publishing.
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -39,7 +37,7 @@ Result<void> add_places(WriterState& state, const std::vector<wire::Extent>& ext
 Result<void> extend(WriterState& state, std::uint64_t bytes) {
   Call<wire::ExtendReply> waiting;
   OM_TRY(state.connection->call(wire::Extend{state.put_id, bytes}, waiting,
-                                std::chrono::steady_clock::now() + state.limit));
+                                deadline_in(state.limit)));
   const std::uint64_t before = state.room;
   OM_TRY(add_places(state, waiting.reply.extents, waiting.segments));
   if (state.room == before)
@@ -88,31 +86,6 @@ std::function<void(Result<wire::PutReply>)> answer_to_one(
   };
 }
 
-// Nobody knows of what was written to room ahead, and its bytes go back with the rest of the room.
-// Where they are leased, they are cut out of it, for as long as the lease lasts.
-void give_up(std::unique_ptr<WriterState> state) {
-  if (state == nullptr) return;
-  if (!state->ahead) {
-    (void)state->connection->post(wire::Abort{state->put_id});
-    return;
-  }
-  if (!state->held()) return;
-  Ahead& ahead = *state->ahead;
-  wire::PutBody body;
-  body.segment = ahead.segment->id;
-  body.offset = ahead.offset;
-  body.length = ahead.length;
-  body.flags = wire::kPutHeldOnly;
-  body.object_id = ahead.object_id;
-  wire::Put put;
-  put.room_id = ahead.room->id;
-  put.bodies.push_back(std::move(body));
-  if (state->connection->post(put, MSG_DONTWAIT))
-    ahead.room->left -= Room::rounded(ahead.length);
-  else
-    state->connection->keep(std::move(ahead.room));
-}
-
 // The first `length` bytes of what is written, for their lease.
 void add_slices(const WriterState& state, std::uint64_t length, LeaseState& lease) {
   for (const Place& place : state.places) {
@@ -125,6 +98,25 @@ void add_slices(const WriterState& state, std::uint64_t length, LeaseState& leas
 }
 
 }  // namespace
+
+void give_up(std::unique_ptr<WriterState> state) {
+  if (state == nullptr) return;
+  if (!state->ahead) return state->connection->post(wire::Abort{state->put_id});
+  if (!state->held()) return;
+  const Ahead& ahead = *state->ahead;
+  wire::PutBody body;
+  body.segment = ahead.segment->id;
+  body.offset = ahead.offset;
+  body.length = ahead.length;
+  body.flags = wire::kPutHeldOnly;
+  body.object_id = ahead.object_id;
+  wire::Put put;
+  put.room_id = ahead.room->id;
+  put.bodies.push_back(std::move(body));
+  // The room's own end is posted as well, and so comes later.
+  state->connection->post(put);
+  ahead.room->left -= Room::rounded(ahead.length);
+}
 
 Result<Writer> Connection::make_writer(const PutOptions& options, const wire::ReserveReply& reply,
                                        const std::vector<SegmentRef>& with_reply) {
@@ -152,7 +144,9 @@ Writer& Writer::operator=(Writer&& other) noexcept {
 Writer::~Writer() { client::give_up(std::move(state_)); }
 
 Writer::operator bool() const noexcept { return state_ != nullptr; }
-void Writer::limit(std::chrono::milliseconds limit) { state_->limit = limit; }
+void Writer::limit(std::chrono::milliseconds limit) {
+  state_->limit = std::min(limit, client::kWaitMax);
+}
 std::uint64_t Writer::written() const { return state_->written; }
 
 Result<void> Writer::make_room(std::uint64_t bytes) {
@@ -196,7 +190,7 @@ Result<Lease> Writer::hold(std::uint64_t bytes) {
   }
   client::Call<wire::HoldReply> waiting;
   OM_TRY(s.connection->call(wire::Hold{s.put_id, bytes > left ? bytes - left : 0}, waiting,
-                            std::chrono::steady_clock::now() + s.limit));
+                            client::deadline_in(s.limit)));
   auto held = std::make_unique<client::LeaseState>();
   held->connection = s.connection;
   held->lease_id = waiting.reply.lease_id;
@@ -235,8 +229,8 @@ Result<void> Writer::write(std::span<const std::byte> bytes) {
     const auto count =
         static_cast<std::size_t>(std::min<std::uint64_t>(place.length - s.used, bytes.size()));
     // Shared memory was faulted long ago: copying beats pwrite(2) by far.
-    if (const auto memory = place.segment->map(); !memory.empty())
-      std::memcpy(memory.data() + place.offset + s.used, bytes.data(), count);
+    if (const auto memory = place.segment->map(place.offset + s.used, count); !memory.empty())
+      std::memcpy(memory.data(), bytes.data(), count);
     else
       OM_TRY(write_exactly(place.segment->file(), place.offset + s.used, bytes.first(count)));
     s.used += count;
@@ -268,9 +262,9 @@ std::vector<std::span<std::byte>> Writer::map() const {
   for (const client::Place& place : s.places) {
     const std::uint64_t length = std::min(place.length, limit);
     if (length == 0) break;
-    const auto segment = place.segment->map();
-    if (segment.empty()) return {};
-    memory.push_back(segment.subspan(place.offset, length));
+    const auto part = place.segment->map(place.offset, length);
+    if (part.empty()) return {};
+    memory.push_back(part);
     limit -= length;
   }
   return memory;
@@ -279,7 +273,7 @@ std::vector<std::span<std::byte>> Writer::map() const {
 std::vector<std::shared_ptr<const void>> Writer::pins() const {
   std::vector<std::shared_ptr<const void>> pins;
   for (const client::Place& place : state_->places) {
-    if (place.segment->map().empty()) continue;
+    if (place.segment->map(place.offset, place.length).empty()) continue;
     std::shared_ptr<const void> mapping = place.segment->mapping();
     if (std::find(pins.begin(), pins.end(), mapping) == pins.end())
       pins.push_back(std::move(mapping));
@@ -307,7 +301,7 @@ Result<void> Writer::advance(std::uint64_t bytes) {
 Result<void> Writer::announce() {
   if (state_->ahead) return {};  // nobody can follow
   // One way: where it cannot be sent now, the next one says as much.
-  (void)state_->connection->post(wire::Progress{state_->put_id, state_->written});
+  (void)state_->connection->post(wire::Progress{state_->put_id, state_->written}, client::kAtOnce);
   if (state_->connection->closed())
     return Error{Errc::kUnavailable, 0, "the daemon has closed the connection"};
   return {};
@@ -320,7 +314,7 @@ Result<void> Writer::amend(const Amendment& amendment) {
     client::say(amendment, s.put);
     return {};
   }
-  if (!s.connection->post(client::to_wire(amendment, s.put_id)))
+  if (!s.connection->post(client::to_wire(amendment, s.put_id), client::deadline_in(s.limit)))
     return Error{Errc::kUnavailable, 0, "the daemon does not take it now"};
   if (amendment.length) s.amended = amendment.length;
   return {};
@@ -351,8 +345,8 @@ void Writer::commit(std::optional<Amendment> last, std::function<void(Result<Put
     wire::Put put;
     put.room_id = s.ahead->room->id;
     put.bodies.push_back(std::move(s.put));
-    auto sent = s.connection->call_later<wire::Put, wire::PutReply>(put,
-                                                                    client::answer_to_one(done));
+    auto sent = s.connection->call_later<wire::Put, wire::PutReply>(
+        put, client::answer_to_one(done), client::deadline_in(s.limit));
     s.put = std::move(put.bodies.front());
     if (!sent) return done(std::move(sent).error());  // and given up
     s.ahead->room->left -= client::Room::rounded(s.ahead->length);
@@ -360,7 +354,8 @@ void Writer::commit(std::optional<Amendment> last, std::function<void(Result<Put
     return;
   }
   auto sent = s.connection->call_later<wire::Commit, wire::CommitReply>(
-      wire::Commit{s.put_id, s.written}, client::answer_to(done), amend);
+      wire::Commit{s.put_id, s.written}, client::answer_to(done), client::deadline_in(s.limit),
+      amend);
   if (!sent) return done(std::move(sent).error());  // and aborted
   state_.reset();
 }
@@ -375,7 +370,7 @@ void Writer::refresh(std::uint64_t object_id, const Amendment& says,
     return done(std::move(checked).error());
   auto sent = s.connection->call_later<wire::Refresh, wire::CommitReply>(
       wire::Refresh{s.put_id, object_id, says.expires_ns, says.metadata, says.tags},
-      client::answer_to(done));
+      client::answer_to(done), client::deadline_in(s.limit));
   if (!sent) return done(std::move(sent).error());  // and aborted
   state_.reset();
 }
@@ -391,9 +386,12 @@ Result<void> Writer::abort() && {
 }
 
 std::uint64_t expires_in(std::chrono::nanoseconds ttl) {
-  const auto when = std::chrono::system_clock::now().time_since_epoch() + ttl;
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(when).count(), 1));
+  using std::chrono::nanoseconds;
+  const auto now =
+      std::chrono::duration_cast<nanoseconds>(std::chrono::system_clock::now().time_since_epoch());
+  // A time that does not fit is far away, and not the past.
+  const nanoseconds when = ttl > nanoseconds::max() - now ? nanoseconds::max() : now + ttl;
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(when.count(), 1));
 }
 
 }  // namespace om

@@ -320,5 +320,51 @@ TEST(Writer, AmendsOnceWhatItDidNotDeclare) {
   m.client->close();
 }
 
+TEST(Writer, WaitsForNobodyWhereTheSocketIsFull) {
+  const UniqueFd staging = *make_memfd("staging", 16);
+  std::promise<void> full;
+  std::promise<std::vector<std::uint64_t>> aborted;
+  Meeting m(
+      [&](FakeServer& s) {
+        for (const std::uint64_t put : {4U, 5U}) {
+          const auto request = s.receive();
+          wire::ReserveReply reply;
+          reply.put_id = put;
+          reply.segments = {segment(put, 16, wire::SegmentKind::kStaging, true)};
+          reply.extents = {{put, 0, 8}};
+          s.reply(*request, reply, {staging.borrow()});
+        }
+        full.get_future().wait();
+        std::vector<std::uint64_t> puts;
+        while (const auto request = s.receive()) {
+          if (request->header.type == wire::Type::kAbort)
+            puts.push_back(request->as<wire::Abort>().put_id);
+          else if (request->header.type == wire::Type::kStat)
+            s.reply(*request, wire::StatReply{});
+        }
+        aborted.set_value(puts);
+      },
+      60s);
+  auto first = m.client->reserve({.key = "a", .length = 8});
+  auto second = m.client->reserve({.key = "b", .length = 8});
+  EXPECT_TRUE(first && second);
+  const auto begin = std::chrono::steady_clock::now();
+  while (m.client->acknowledge(1)) continue;
+  if (first && second) {
+    EXPECT_TRUE(second->announce());
+    second->limit(1ms);
+    EXPECT_EQ(second->amend({.metadata = "meta"}).error().code, Errc::kUnavailable);
+    const Writer given_up = *std::move(first);
+    const Writer too = *std::move(second);
+  }
+  EXPECT_FALSE(m.client->closed());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+  // They go with the next call.
+  full.set_value();
+  EXPECT_TRUE(m.client->stat("k"));
+  m.client->close();
+  EXPECT_THAT(aborted.get_future().get(), testing::UnorderedElementsAre(4, 5));
+}
+
 }  // namespace
 }  // namespace om::client

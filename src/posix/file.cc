@@ -22,15 +22,19 @@ Error file_error(std::string what) {
 }
 
 Result<UniqueFd> open_file(const std::string& path, int flags, mode_t mode) {
-  auto file = UniqueFd::adopt(::open(path.c_str(), flags | O_CLOEXEC, mode));
-  if (!file) return file_error("open " + path);
-  return file;
+  while (true) {
+    if (auto file = UniqueFd::adopt(::open(path.c_str(), flags | O_CLOEXEC, mode))) return file;
+    if (errno != EINTR) return file_error("open " + path);
+  }
 }
 
 Result<UniqueFd> open_at(BorrowedFd directory, const std::string& name, int flags, mode_t mode) {
-  auto file = UniqueFd::adopt(::openat(directory.raw(), name.c_str(), flags | O_CLOEXEC, mode));
-  if (!file) return file_error("open " + name);
-  return file;
+  while (true) {
+    if (auto file =
+            UniqueFd::adopt(::openat(directory.raw(), name.c_str(), flags | O_CLOEXEC, mode)))
+      return file;
+    if (errno != EINTR) return file_error("open " + name);
+  }
 }
 
 Result<UniqueFd> reopen(BorrowedFd file, int flags) {
@@ -102,7 +106,9 @@ Result<void> write_exactly(BorrowedFd file, std::uint64_t offset,
     const ssize_t n = ::pwrite(file.raw(), bytes.data() + done, bytes.size() - done,
                                static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return file_error("write");
+    if (n < 0) return file_error("write");
+    // Nobody says why: errno is of something else.
+    if (n == 0) return Error{Errc::kSystem, EIO, "write"};
     done += static_cast<std::size_t>(n);
   }
   return {};
@@ -155,7 +161,8 @@ Result<std::uint64_t> file_size(BorrowedFd file) {
 }
 
 Result<void> sync_data(BorrowedFd file) {
-  if (::fdatasync(file.raw()) != 0) return file_error("sync a file");
+  while (::fdatasync(file.raw()) != 0)
+    if (errno != EINTR) return file_error("sync a file");
   return {};
 }
 
@@ -191,9 +198,11 @@ Result<std::vector<std::string>> list_directory(BorrowedFd directory) {
   if (!stream) return system_error("list a directory");
   (void)own.release();
   std::vector<std::string> names;
-  errno = 0;
-  while (const dirent* entry =
-             ::readdir(stream.get())) {  // NOLINT(concurrency-mt-unsafe): the stream is ours
+  while (true) {
+    errno = 0;  // each time: what we do with a name may leave something there
+    const dirent* const entry =
+        ::readdir(stream.get());  // NOLINT(concurrency-mt-unsafe): the stream is ours
+    if (entry == nullptr) break;
     const std::string name = static_cast<const char*>(entry->d_name);
     if (name != "." && name != "..") names.push_back(name);
   }

@@ -6,11 +6,17 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/un.h>
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <optional>
+#include <thread>
+#include <vector>
 
 #include "base/limits.h"
 #include "posix/drop_behind.h"
@@ -20,6 +26,7 @@
 #include "posix/range_lock.h"
 #include "posix/read_ahead.h"
 #include "posix/residency.h"
+#include "posix/testing.h"
 #include "posix/unix_socket.h"
 
 namespace om {
@@ -140,6 +147,92 @@ TEST(Listen, ReplacesAStaleSocketButNotALiveOne) {
   ASSERT_TRUE(server && *server);
   EXPECT_EQ(peer_credentials((*server)->borrow())->pid, ::getpid());
   EXPECT_EQ(peer_groups((*server)->borrow())->front(), ::getgid());
+}
+
+TEST(Listen, LeavesASocketOfAnotherKindAlone) {
+  const Folder folder;
+  const std::string path = folder / "s";
+  auto stream = UniqueFd::adopt(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  ASSERT_LT(path.size(), sizeof address.sun_path);
+  std::memcpy(static_cast<char*>(address.sun_path), path.data(), path.size());
+  ASSERT_EQ(::bind(stream.raw(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(stream.raw(), 1), 0);
+  EXPECT_EQ(listen_seqpacket(path, 0600, 8).error().code, Errc::kBusy);
+  EXPECT_EQ(remove_stale_socket(path).error().code, Errc::kBusy);
+  EXPECT_TRUE(std::filesystem::exists(path));
+  stream.reset();
+  EXPECT_TRUE(listen_seqpacket(path, 0600, 8));
+  EXPECT_TRUE(remove_stale_socket(path));
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_TRUE(remove_stale_socket(path));
+}
+
+TEST(Listen, IsForOneOfThoseWhoComeAtOnce) {
+  const Folder folder;
+  const std::string path = folder / "s";
+  constexpr std::size_t kThreads = 3;
+  for (int round = 0; round < 100; ++round) {
+    SCOPED_TRACE(round);
+    std::array<std::optional<Result<UniqueFd>>, kThreads> sockets;
+    std::atomic<std::size_t> ready{0};
+    std::vector<std::thread> threads;
+    for (auto& socket : sockets)
+      threads.emplace_back([&] {
+        ++ready;
+        while (ready < kThreads) std::this_thread::yield();
+        socket.emplace(listen_seqpacket(path, 0600, 8));
+      });
+    for (std::thread& thread : threads) thread.join();
+    int listening = 0;
+    for (const auto& socket : sockets) {
+      if (*socket)
+        ++listening;
+      else
+        EXPECT_EQ((*socket).error().code, Errc::kBusy) << describe((*socket).error());
+    }
+    EXPECT_EQ(listening, 1);
+    EXPECT_TRUE(connect_seqpacket(path, std::chrono::milliseconds(500)));
+  }
+}
+
+TEST(Listen, ASocketIsRemovedByWhoMadeItOnly) {
+  const Folder folder;
+  const std::string path = folder / "s";
+  const auto first = listen_seqpacket(path, 0600, 8);
+  ASSERT_TRUE(first);
+  const auto of_first = file_id(path);
+  ASSERT_TRUE(of_first);
+  ASSERT_TRUE(std::filesystem::remove(path));
+  remove_own_socket(path, of_first);
+  const auto second = listen_seqpacket(path, 0600, 8);
+  ASSERT_TRUE(second);
+  remove_own_socket(path, of_first);
+  remove_own_socket(path, std::nullopt);
+  EXPECT_TRUE(std::filesystem::exists(path));
+  remove_own_socket(path, file_id(path));
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_FALSE(file_id(path));
+}
+
+TEST(Connect, HasATimeLimitWhateverSignalsCome) {
+  const Folder folder;
+  const std::string path = folder / "s";
+  const auto listener = listen_seqpacket(path, 0600, 0);
+  ASSERT_TRUE(listener);
+  std::vector<UniqueFd> queue;
+  while (auto one = connect_seqpacket(path, std::chrono::milliseconds(50))) {
+    queue.push_back(*std::move(one));
+    ASSERT_LT(queue.size(), 10U);
+  }
+  const SignalStorm storm;
+  const auto begun = std::chrono::steady_clock::now();
+  const auto late = connect_seqpacket(path, std::chrono::milliseconds(200));
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(3));
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().code, Errc::kUnavailable);
+  EXPECT_EQ(late.error().sys_errno, EAGAIN);
 }
 
 TEST(Listen, SaysWhatIsWrongWithAPath) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <poll.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <thread>
 
 #include "base/limits.h"
 
@@ -41,6 +43,21 @@ Result<void> set_timeouts(BorrowedFd socket, std::chrono::milliseconds timeout) 
     if (::setsockopt(socket.raw(), SOL_SOCKET, option, &limit, sizeof limit) != 0)
       return system_error("set a time limit on a socket");
   return {};
+}
+
+// Held, on the directory, by whoever makes a socket in it: one that is bound and does not listen
+// yet refuses connections as a stale one does, and would be taken for one. That is a moment: where
+// somebody has it for longer, or it is not to be had, it is done without.
+UniqueFd lock_for_making(const std::string& path) {
+  constexpr auto kMost = std::chrono::seconds(2);
+  const std::size_t slash = path.rfind('/');
+  const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  auto lock = UniqueFd::adopt(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const auto end = std::chrono::steady_clock::now() + kMost;
+  while (lock && ::flock(lock.raw(), LOCK_EX | LOCK_NB) != 0 &&
+         (errno == EWOULDBLOCK || errno == EINTR) && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return lock;
 }
 
 // Room for one more than allowed, because CMSG_SPACE rounds up and would admit it silently.
@@ -85,23 +102,36 @@ Result<bool> send_bytes(BorrowedFd socket, std::span<const std::byte> bytes, int
 
 }  // namespace
 
-Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int backlog) {
+Result<void> remove_stale_socket(const std::string& path) {
   const sockaddr_un address = OM_TRY(address_of(path));
-  auto socket =
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0)
+    return errno == ENOENT ? Result<void>() : Result<void>(system_error("look at " + path));
+  if (!S_ISSOCK(status.st_mode))
+    return Error{Errc::kExists, 0,
+                 path + " exists and is not a socket: remove it or choose another path"};
+  const auto probe =
       UniqueFd::adopt(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!probe) return system_error("make a socket");
+  // EPROTOTYPE: with a socket of another kind.
+  if (::connect(probe.raw(), generic(address), sizeof address) == 0 || errno == EAGAIN ||
+      errno == EPROTOTYPE)
+    return Error{Errc::kBusy, 0, "another daemon listens on " + path};
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+    return system_error("remove the stale socket " + path);
+  return {};
+}
+
+namespace {
+
+Result<UniqueFd> listen_at(const std::string& path, int type, mode_t mode, int backlog) {
+  const sockaddr_un address = OM_TRY(address_of(path));
+  auto socket = UniqueFd::adopt(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket) return system_error("make a socket");
+  const UniqueFd lock = lock_for_making(path);
   if (::bind(socket.raw(), generic(address), sizeof address) != 0) {
     if (errno != EADDRINUSE) return system_error("make the socket " + path);
-    struct stat status {};
-    if (::lstat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode))
-      return Error{Errc::kExists, 0,
-                   path + " exists and is not a socket: remove it or choose another --socket"};
-    const auto probe =
-        UniqueFd::adopt(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (probe && (::connect(probe.raw(), generic(address), sizeof address) == 0 || errno == EAGAIN))
-      return Error{Errc::kBusy, 0, "another daemon listens on " + path};
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT)
-      return system_error("remove the stale socket " + path);
+    OM_TRY(remove_stale_socket(path));
     if (::bind(socket.raw(), generic(address), sizeof address) != 0)
       return system_error("make the socket " + path);
   }
@@ -110,14 +140,42 @@ Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int back
   return socket;
 }
 
+}  // namespace
+
+Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int backlog) {
+  return listen_at(path, SOCK_SEQPACKET, mode, backlog);
+}
+
+Result<UniqueFd> listen_stream(const std::string& path, mode_t mode, int backlog) {
+  return listen_at(path, SOCK_STREAM, mode, backlog);
+}
+
+std::optional<FileId> file_id(const std::string& path) {
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0) return std::nullopt;
+  return FileId{status.st_dev, status.st_ino};
+}
+
+void remove_own_socket(const std::string& path, const std::optional<FileId>& ours) {
+  const UniqueFd lock = lock_for_making(path);
+  if (ours && file_id(path) == ours) (void)::unlink(path.c_str());
+}
+
 Result<UniqueFd> connect_seqpacket(const std::string& path, std::chrono::milliseconds timeout) {
   const sockaddr_un address = OM_TRY(address_of(path));
   auto socket = UniqueFd::adopt(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!socket) return system_error("make a socket");
   OM_TRY(set_timeouts(socket.borrow(), timeout));
+  const auto begun = std::chrono::steady_clock::now();
   while (::connect(socket.raw(), generic(address), sizeof address) != 0) {
-    if (errno == EINTR) continue;
-    const int reason = errno;
+    int reason = errno;
+    if (reason == EINTR) {
+      // The next wait has the whole time again: with signals that keep coming there is no end.
+      const auto waited = std::chrono::floor<std::chrono::milliseconds>(
+          std::chrono::steady_clock::now() - begun);
+      if (timeout.count() <= 0 || waited < timeout) continue;
+      reason = EAGAIN;
+    }
     if (reason == EACCES || reason == EPERM)
       return Error{Errc::kDenied, reason, "connect to " + path};
     return Error{Errc::kUnavailable, reason, "connect to " + path};
@@ -199,10 +257,10 @@ Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::b
   message.msg_iovlen = 1;
   message.msg_control = control.data();
   message.msg_controllen = control.size();
-  ssize_t received = 0;
-  while ((received = ::recvmsg(socket.raw(), &message, MSG_CMSG_CLOEXEC | flags)) < 0) {
-    if (errno == EINTR) continue;
-    if (errno == EAGAIN) return std::optional<Packet>();
+  const ssize_t received = ::recvmsg(socket.raw(), &message, MSG_CMSG_CLOEXEC | flags);
+  if (received < 0) {
+    // Whoever has a time limit looks at it after a signal: another wait would have the whole time.
+    if (errno == EAGAIN || errno == EINTR) return std::optional<Packet>();
     if (errno == ECONNRESET) return std::optional<Packet>(Packet{});
     return system_error("receive a packet");
   }

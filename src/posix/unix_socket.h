@@ -23,10 +23,23 @@ struct PeerCredentials {
   gid_t gid = 0;
 };
 
-// A listening socket at `path`, non-blocking, close-on-exec. A stale file that nobody listens on is
-// replaced; one that somebody listens on is kBusy. A path that does not fit sockaddr_un is
-// kMalformed.
+// Takes away the file of a socket on which nobody listens. kBusy: somebody does, whatever kind of
+// socket it is; kExists: it is something else. Either stays.
+Result<void> remove_stale_socket(const std::string& path);
+// A listening socket at `path`, non-blocking, close-on-exec, in place of a stale one. Of several
+// who come at once, one gets it. A path that does not fit sockaddr_un is kMalformed.
 Result<UniqueFd> listen_seqpacket(const std::string& path, mode_t mode, int backlog);
+// The same, a SOCK_STREAM.
+Result<UniqueFd> listen_stream(const std::string& path, mode_t mode, int backlog);
+// Which file lies at a path, so that whoever made it removes no other one later.
+struct FileId {
+  dev_t device = 0;
+  ino_t inode = 0;
+  bool operator==(const FileId&) const = default;
+};
+std::optional<FileId> file_id(const std::string& path);
+// While the socket itself is open: its number may be another file's after that.
+void remove_own_socket(const std::string& path, const std::optional<FileId>& ours);
 // A blocking connection; `timeout` bounds connect(2) and, by SO_RCVTIMEO and SO_SNDTIMEO, every
 // later call on it (0: none).
 Result<UniqueFd> connect_seqpacket(const std::string& path, std::chrono::milliseconds timeout);
@@ -47,10 +60,10 @@ struct Packet {
 // `flags` one that blocks says so at once.
 Result<bool> send_packet(BorrowedFd socket, std::span<const std::byte> bytes,
                          std::span<const BorrowedFd> descriptors, int flags = 0);
-// Receives one packet. nullopt: nothing there yet (EAGAIN). A packet longer than the buffer, or
-// with more descriptors than kFdsPerMessageMax, is kMalformed and its descriptors are closed; so
-// are those of a packet for which this process has no room (EMFILE shows as MSG_CTRUNC and is
-// kSystem, EMFILE). `flags` as above.
+// Receives one packet. nullopt: nothing there yet (EAGAIN), or a signal came while it waited
+// (EINTR). A packet longer than the buffer, or with more descriptors than kFdsPerMessageMax, is
+// kMalformed and its descriptors are closed; so are those of a packet for which this process has no
+// room (EMFILE shows as MSG_CTRUNC and is kSystem, EMFILE). `flags` as above.
 Result<std::optional<Packet>> receive_packet(BorrowedFd socket, std::span<std::byte> buffer,
                                              int flags = 0);
 // Sends packets in order, as many as the socket takes: how many that were. Without descriptors.

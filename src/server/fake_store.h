@@ -25,10 +25,12 @@ class FakeStore final : public store::Store {
 
   // What tests set and see.
   std::optional<Error> fail_get;
+  std::vector<store::Extent> more_extents;  // of each object, behind its own
   bool has_board = false;
   bool hold_commits = false;
   std::optional<Error> fail_record;
   bool hold_syncs = false;
+  bool hold_regions = false;
   std::optional<Error> fail_sync;
   bool durable_objects = false;
   std::deque<std::function<void()>> held;
@@ -76,7 +78,9 @@ class FakeStore final : public store::Store {
     if (it == objects_.end()) return std::optional<store::Leased>();
     leases[++next_] = it->second.info.object_id;
     const std::uint64_t id = it->second.info.object_id;
-    return std::optional(store::Leased{next_, it->second.info, {{id, 0, it->second.info.length}}});
+    store::Leased leased{next_, it->second.info, {{id, 0, it->second.info.length}}};
+    leased.extents.insert(leased.extents.end(), more_extents.begin(), more_extents.end());
+    return std::optional(std::move(leased));
   }
   void release(store::HolderId /*holder*/, store::LeaseId lease) override { leases.erase(lease); }
   Result<store::SegmentView> segment(store::HolderId /*holder*/, store::SegmentId id) override {
@@ -240,11 +244,17 @@ class FakeStore final : public store::Store {
   }
   void open_region(std::string_view owner, std::uint64_t memory_bytes, std::uint64_t /*disk_bytes*/,
                    std::uint32_t pid, store::RegionDone done) override {
-    const bool fresh = !regions_.contains(std::string(owner));
-    regions_[std::string(owner)] = {std::string(owner), memory_bytes, 0, false, pid};
-    auto memory = make_memfd("region", memory_bytes);
-    if (!memory) return done(std::move(memory).error());
-    done(store::RegionGrant{++next_, fresh, *std::move(memory), memory_bytes, 0, std::nullopt});
+    auto open = [this, name = std::string(owner), memory_bytes, pid, done = std::move(done)] {
+      const bool fresh = !regions_.contains(name);
+      regions_[name] = {name, memory_bytes, 0, false, pid};
+      auto memory = make_memfd("region", memory_bytes);
+      if (!memory) return done(std::move(memory).error());
+      done(store::RegionGrant{++next_, fresh, *std::move(memory), memory_bytes, 0, std::nullopt});
+    };
+    if (hold_regions)
+      held.push_back(std::move(open));
+    else
+      open();
   }
   Result<std::vector<store::RegionInfo>> list_regions() override {
     std::vector<store::RegionInfo> list;

@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
+#include <optional>
 
 #include "base/units.h"
 #include "loop/signals.h"
@@ -33,7 +34,7 @@ constexpr int kCannotStart = 3;
 // The socket that systemd passed, or one of our own.
 struct Listening {
   UniqueFd socket;
-  bool passed = false;
+  std::optional<FileId> file;  // that we made for it
 };
 
 Result<Listening> listen(const Config& config) {
@@ -49,7 +50,7 @@ Result<Listening> listen(const Config& config) {
                    "the socket that systemd passed is not ListenSequentialPacket="};
     const int flags = ::fcntl(socket.raw(), F_GETFL);
     (void)::fcntl(socket.raw(), F_SETFL, flags | O_NONBLOCK);
-    return Listening{std::move(socket), true};
+    return Listening{std::move(socket), std::nullopt};
   }
   const auto directory = std::filesystem::path(config.socket).parent_path();
   if (!directory.empty()) {
@@ -64,10 +65,11 @@ Result<Listening> listen(const Config& config) {
                        std::to_string(::geteuid()) + ": choose another --socket, or make it"};
   }
   auto socket = OM_TRY(listen_seqpacket(config.socket, 0660, 1024));
+  const auto file = file_id(config.socket);
   // NOLINTNEXTLINE(concurrency-mt-unsafe): there is one thread yet
   if (const group* const g = ::getgrnam("objmapper"); g != nullptr && ::geteuid() == 0)
     (void)!::chown(config.socket.c_str(), static_cast<uid_t>(-1), g->gr_gid);
-  return Listening{std::move(socket), false};
+  return Listening{std::move(socket), file};
 }
 
 Result<void> check_directory(const char* flag, const std::string& path) {
@@ -159,15 +161,17 @@ int serve(int argc, const char* const* argv, Config config) {
   auto listening = listen(config);
   if (!listening) return cannot_start(listening.error());
   const auto remove_socket = [&] {
-    if (!listening->passed) ::unlink(config.socket.c_str());
+    if (listening->file) remove_own_socket(config.socket, listening->file);
   };
   if (auto checked = check_directories(config); !checked) {
     remove_socket();
     return cannot_start(checked.error());
   }
   const SystemClock clock;
-  auto store = store::Store::open(config.store, clock);
+  std::vector<std::string> troubles;
+  auto store = store::Store::open(config.store, clock, &troubles);
   if (!store) {
+    for (const std::string& line : troubles) spdlog::warn("{}", line);
     remove_socket();
     return cannot_start(store.error());
   }

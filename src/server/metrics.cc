@@ -1,10 +1,10 @@
 #include "server/metrics.h"
 
+#include <fcntl.h>
 #include <httplib.h>
 #include <poll.h>
+#include <spdlog/spdlog.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,11 +16,14 @@
 #include <deque>
 #include <future>
 #include <mutex>
+#include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "posix/unique_fd.h"
+#include "posix/unix_socket.h"
 
 namespace om::server {
 
@@ -28,17 +31,29 @@ namespace {
 
 constexpr unsigned kThreads = 2;
 constexpr std::size_t kWaitingMax = 16;
+constexpr int kBacklog = 16;
+// After accept(2) has failed, and between two lines of the log about it.
+constexpr auto kPause = std::chrono::milliseconds(100);
+constexpr auto kTellAgain = std::chrono::seconds(60);
 // To say what is wanted, and then to take it.
 constexpr auto kPatience = std::chrono::seconds(2);
 
 // Anybody on the machine may connect to a loopback address: what is more than a few connections
 // waits in the kernel, where it costs us no descriptors.
-class BoundedPool final : public httplib::TaskQueue {
+class BoundedPool {
  public:
   BoundedPool() {
-    for (unsigned i = 0; i < kThreads; ++i) threads_.emplace_back([this] { work(); });
+    try {
+      for (unsigned i = 0; i < kThreads; ++i) threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+      shutdown();
+      throw;
+    }
   }
-  void enqueue(std::function<void()> job) override {
+  BoundedPool(const BoundedPool&) = delete;
+  BoundedPool& operator=(const BoundedPool&) = delete;
+  ~BoundedPool() { shutdown(); }
+  void enqueue(std::function<void()> job) {
     {
       std::unique_lock lock(mutex_);
       taken_.wait(lock, [this] { return jobs_.size() < kWaitingMax; });
@@ -46,8 +61,10 @@ class BoundedPool final : public httplib::TaskQueue {
     }
     came_.notify_one();
   }
+
+ private:
   // A job that nobody does would leave its socket open.
-  void shutdown() override {
+  void shutdown() {
     {
       const std::lock_guard lock(mutex_);
       ended_ = true;
@@ -55,8 +72,6 @@ class BoundedPool final : public httplib::TaskQueue {
     came_.notify_all();
     for (std::thread& thread : threads_) thread.join();
   }
-
- private:
   void work() {
     std::unique_lock lock(mutex_);
     for (;;) {
@@ -127,22 +142,33 @@ class Connection final : public httplib::Stream {
   bool answers_ = false;
 };
 
+// What the library knows of HTTP. It accepts nothing: most of what accept(2) may say, such as that
+// the machine is short of memory for a moment, would end that for good, and nobody would be told.
 class HttpServer final : public httplib::Server {
  public:
   explicit HttpServer(const std::atomic<bool>& stopping) : stopping_(stopping) {
-    new_task_queue = [] { return new BoundedPool; };
     set_payload_max_length(4096);
+  }
+  // A listening socket; nullopt: it cannot be had, errno says why. `port` 0: any, told there.
+  std::optional<UniqueFd> make_listener(const std::string& host, int& port) {
+    if (port == 0)
+      port = bind_to_any_port(host);
+    else if (!bind_to_port(host, port))
+      return std::nullopt;
+    auto socket = UniqueFd::adopt(svr_sock_.exchange(INVALID_SOCKET));
+    if (port < 0 || !socket) return std::nullopt;
+    const int flags = ::fcntl(socket.raw(), F_GETFL);
+    if (flags < 0 || ::fcntl(socket.raw(), F_SETFL, flags | O_NONBLOCK) != 0) return std::nullopt;
+    return socket;
+  }
+  void answer(UniqueFd socket) {
+    Connection connection(socket.raw(), stopping_);
+    bool closed = false;
+    (void)process_request(connection, true, closed, nullptr);
+    (void)::shutdown(socket.raw(), SHUT_RDWR);
   }
 
  private:
-  bool process_and_close_socket(socket_t number) override {
-    const UniqueFd socket = UniqueFd::adopt(number);
-    Connection connection(number, stopping_);
-    bool closed = false;
-    const bool answered = process_request(connection, true, closed, nullptr);
-    (void)::shutdown(number, SHUT_RDWR);
-    return answered;
-  }
   const std::atomic<bool>& stopping_;
 };
 
@@ -189,40 +215,59 @@ class HttpMetrics final : public Metrics {
   HttpMetrics& operator=(const HttpMetrics&) = delete;
   ~HttpMetrics() override {
     stopping_->store(true);
-    server_.stop();
+    // Wakes poll(2): it is readable from now on.
+    if (listener_) (void)::shutdown(listener_.raw(), SHUT_RDWR);
     if (thread_.joinable()) thread_.join();
-    if (!address_.path.empty()) ::unlink(address_.path.c_str());
+    pool_.reset();
+    if (file_) remove_own_socket(where_, file_);
   }
 
   Result<void> bind(Address address) {
-    address_ = std::move(address);
-    if (!address_.path.empty()) {
-      struct stat status {};
-      if (::lstat(address_.path.c_str(), &status) == 0) {
-        if (!S_ISSOCK(status.st_mode))
-          return Error{Errc::kExists, 0, address_.path + " exists and is not a socket"};
-        ::unlink(address_.path.c_str());
-      }
-      server_.set_address_family(AF_UNIX);
-      if (!server_.bind_to_port(address_.path, 80))
-        return Error{Errc::kSystem, errno, "listen for metrics on " + address_.path};
-      ::chmod(address_.path.c_str(), 0660);
-      where_ = address_.path;
+    if (!address.path.empty()) {
+      where_ = address.path;
+      listener_ = OM_TRY(listen_stream(address.path, 0660, kBacklog));
+      file_ = file_id(address.path);
     } else {
-      const int port = address_.port == 0 ? server_.bind_to_any_port(address_.host)
-                       : server_.bind_to_port(address_.host, address_.port) ? address_.port
-                                                                            : -1;
-      where_ = address_.host + ":" + std::to_string(port < 0 ? address_.port : port);
-      if (port < 0) return Error{Errc::kSystem, errno, "listen for metrics on " + where_};
+      const std::string wanted = address.host + ":" + std::to_string(address.port);
+      auto listener = server_.make_listener(address.host, address.port);
+      if (!listener) return Error{Errc::kSystem, errno, "listen for metrics on " + wanted};
+      listener_ = *std::move(listener);
+      where_ = address.host + ":" + std::to_string(address.port);
     }
-    thread_ = std::thread([this] { server_.listen_after_bind(); });
-    // stop() does nothing before the thread is that far.
-    while (!server_.is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    try {
+      pool_ = std::make_unique<BoundedPool>();
+      thread_ = std::thread([this] { accept_all(); });
+    } catch (const std::system_error& failure) {
+      return Error{Errc::kSystem, failure.code().value(), "start the threads for metrics"};
+    }
     return {};
   }
   [[nodiscard]] const std::string& where() const override { return where_; }
 
  private:
+  void accept_all() {
+    std::optional<std::chrono::steady_clock::time_point> told;
+    while (!stopping_->load()) {
+      pollfd look{listener_.raw(), POLLIN, 0};
+      (void)::poll(&look, 1, -1);
+      if (stopping_->load()) return;
+      auto socket = accept_connection(listener_.borrow());
+      if (!socket) {
+        const auto now = std::chrono::steady_clock::now();
+        if (!told || now - *told >= kTellAgain) {
+          told = now;
+          spdlog::warn("metrics accept failed error=\"{}\"", describe(socket.error()));
+        }
+        std::this_thread::sleep_for(kPause);
+        continue;
+      }
+      if (!*socket) continue;
+      // std::function wants to be copied.
+      pool_->enqueue([this, one = std::make_shared<UniqueFd>(**std::move(socket))] {
+        server_.answer(std::move(*one));
+      });
+    }
+  }
   void answer(httplib::Response& response) {
     auto text = std::make_shared<std::promise<std::string>>();
     auto future = text->get_future();
@@ -241,9 +286,11 @@ class HttpMetrics final : public Metrics {
   std::function<std::string()> render_;
   // Shared with what is posted to the loop, which may run after us.
   std::shared_ptr<std::atomic<bool>> stopping_ = std::make_shared<std::atomic<bool>>(false);
-  Address address_;
   std::string where_;
+  UniqueFd listener_;
+  std::optional<FileId> file_;  // that we made for it
   HttpServer server_{*stopping_};
+  std::unique_ptr<BoundedPool> pool_;
   std::thread thread_;
 };
 

@@ -17,7 +17,8 @@ namespace om::server {
 class Metrics {
  public:
   // `address`: "/path/of/a/socket", "127.0.0.1:9100", "[::1]:9100" or ":9100" (loopback). `render`
-  // runs on the loop's thread.
+  // runs on the loop's thread. At a path, a stale socket is replaced; anything else there is an
+  // error, and stays.
   static Result<std::unique_ptr<Metrics>> start(Loop& loop, const std::string& address,
                                                 std::function<std::string()> render);
   // Whether an address has one of these forms; for --check-config.

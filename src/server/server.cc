@@ -61,6 +61,7 @@ Result<std::unique_ptr<Server>> Server::start(Loop& loop, store::Store& store, c
                                               const AccessGroups& access, UniqueFd listener) {
   auto server = std::unique_ptr<Server>(new Server(loop, store, clock, std::move(listener)));
   Server* const s = server.get();
+  s->tell_troubles();  // first: what follows may fail
   rlimit limit{};
   (void)::getrlimit(RLIMIT_NOFILE, &limit);
   s->shared_.limits = limits_for(static_cast<std::size_t>(limit.rlim_cur));
@@ -72,7 +73,6 @@ Result<std::unique_ptr<Server>> Server::start(Loop& loop, store::Store& store, c
       loop.watch(store.wakeup_fd(), EPOLLIN, [s](std::uint32_t) { s->shared_.store.on_wakeup(); }));
   store.set_listener([s](const store::Event& event) { s->note(event); });
   s->tick_timer_ = loop.after(kTick, [s] { s->tick(); });
-  s->tell_troubles();
   return server;
 }
 

@@ -130,6 +130,8 @@ class Session : public std::enable_shared_from_this<Session> {
   wire::GetItem take(store::Leased leased, SegmentsOut& out, std::size_t& bytes_left);
   std::optional<Error> add_segment(store::SegmentId id, SegmentsOut& out);
   void add_writable(std::vector<store::WritableSegment> segments, SegmentsOut& out);
+  // It does not go out: these descriptors have to be sent another time.
+  void forget(const SegmentsOut& out);
   // Answers with more room for a put, as EXTEND and HOLD do.
   template <class T>
   void reply_with_room(std::uint64_t id, store::PutId put, store::Extension room, T message);
@@ -176,7 +178,8 @@ class Session : public std::enable_shared_from_this<Session> {
   std::map<std::uint64_t, Wait> waits_;
   std::map<std::uint64_t, FollowWait> follow_waits_;
   std::uint64_t wait_number_ = 0;
-  std::uint32_t events_ = 0;  // subscribed to
+  std::size_t descriptors_expected_ = 0;  // with answers of the store that are to come
+  std::uint32_t events_ = 0;              // subscribed to
   std::string events_prefix_;
   bool events_lost_ = false;
 };

@@ -74,8 +74,8 @@ wire::GetItem item_with(Errc status) {
 }  // namespace
 
 std::size_t Session::descriptor_budget() {
-  const std::size_t own =
-      outbox_.descriptors() >= kFdsInFlightMax ? 0 : kFdsInFlightMax - outbox_.descriptors();
+  const std::size_t mine = outbox_.descriptors() + descriptors_expected_;
+  const std::size_t own = mine >= kFdsInFlightMax ? 0 : kFdsInFlightMax - mine;
   const std::size_t all = shared_.totals.descriptors.value();
   const std::size_t others =
       all >= shared_.limits.descriptors_max ? 0 : shared_.limits.descriptors_max - all;
@@ -95,6 +95,11 @@ std::optional<Error> Session::add_segment(store::SegmentId id, SegmentsOut& out)
   out.segments.push_back({id, view->size_bytes, static_cast<std::uint8_t>(view->kind), 0, 1});
   out.descriptors.push_back(*std::move(descriptor));
   return std::nullopt;
+}
+
+void Session::forget(const SegmentsOut& out) {
+  for (const wire::Segment& segment : out.segments)
+    if (segment.with_descriptor != 0) known_.erase(segment.id);
 }
 
 wire::GetItem Session::take(store::Leased leased, SegmentsOut& out, std::size_t& bytes_left) {
@@ -246,10 +251,12 @@ void Session::hit(std::uint64_t id, store::Leased leased) {
   SegmentsOut out;
   std::size_t left = kReplyRoom;
   message.hit = take(std::move(leased), out, left);
-  if (message.hit.status != 0)
+  if (message.hit.status != 0) {
+    forget(out);
     return refuse(wire::Type::kReserve, id,
                   {static_cast<Errc>(message.hit.status), 0,
                    "the object is there, but its descriptors cannot be sent now"});
+  }
   ++shared_.statistics.get_hits;
   message.segments = std::move(out.segments);
   reply(wire::Type::kReserve, id, message, std::move(out.descriptors));
@@ -332,9 +339,7 @@ void Session::followed(std::uint64_t id, store::Followed answer) {
     }
   }
   if (refused) {
-    // Descriptors that do not go out have to be sent another time.
-    for (const auto& segment : out.segments)
-      if (segment.with_descriptor != 0) known_.erase(segment.id);
+    forget(out);
     return refuse(kType, id, *refused);
   }
   message.segments = std::move(out.segments);

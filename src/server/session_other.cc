@@ -124,16 +124,26 @@ void Session::region(std::uint64_t id, const wire::RegionOpen& request) {
   constexpr auto kType = wire::Type::kRegion;
   if (request.owner.empty() || request.owner.find('\0') != std::string::npos)
     return refuse(kType, id, {Errc::kMalformed, 0, "an owner is a text without NUL bytes"});
-  if (descriptor_budget() < 2)
+  constexpr std::size_t kMost = 2;
+  if (descriptor_budget() < kMost)
     return refuse(kType, id, {Errc::kBusy, 0, "too many descriptors under way: ask again"});
-  shared_.store.open_region(request.owner, request.memory_bytes, request.disk_bytes,
-                            static_cast<std::uint32_t>(peer_.pid),
-                            [weak = weak_from_this(), id](Result<store::RegionGrant> grant) {
-                              const auto self = weak.lock();
-                              if (!self || self->closed_) return;
-                              if (!grant) return self->refuse(kType, id, grant.error());
-                              self->region_opened(id, *std::move(grant));
-                            });
+  // From now on, as others may be asked for before these come. A region that is there by then
+  // cannot be refused any more.
+  account_->descriptors.add(kMost);
+  descriptors_expected_ += kMost;
+  shared_.store.open_region(
+      request.owner, request.memory_bytes, request.disk_bytes,
+      static_cast<std::uint32_t>(peer_.pid),
+      [weak = weak_from_this(), account = std::weak_ptr(account_),
+       id](Result<store::RegionGrant> grant) {
+        if (const auto counted = account.lock()) counted->descriptors.subtract(kMost);
+        const auto self = weak.lock();
+        if (!self) return;
+        self->descriptors_expected_ -= kMost;
+        if (self->closed_) return;
+        if (!grant) return self->refuse(kType, id, grant.error());
+        self->region_opened(id, *std::move(grant));
+      });
 }
 
 void Session::region_opened(std::uint64_t id, store::RegionGrant opened) {

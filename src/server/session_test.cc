@@ -195,6 +195,28 @@ TEST_F(SessionTest, GivesTheLeaseBackWhenItsItemDoesNotFit) {
   EXPECT_EQ(store_.leases.size(), 1U);
 }
 
+TEST_F(SessionTest, ADescriptorThatWasNotSentWithAHitIsSentWithTheNext) {
+  greet();
+  put("k");
+  const wire::Reserve or_get{"k", 10, wire::kReserveOrGet, 0, 0, "", {}};
+  // The second segment cannot be had, when the first one is on its way already.
+  store_.more_extents = {{12345, 0, 1}};
+  request(5, or_get);
+  auto answer = receive();
+  ASSERT_TRUE(answer);
+  EXPECT_NE(answer->header.status, Errc::kOk);
+  EXPECT_TRUE(answer->descriptors.empty());
+  EXPECT_TRUE(store_.leases.empty());
+  store_.more_extents.clear();
+  request(6, or_get);
+  answer = receive();
+  ASSERT_TRUE(answer);
+  ASSERT_EQ(answer->header.status, Errc::kOk);
+  EXPECT_EQ(answer->as<wire::ReserveReply>().outcome,
+            static_cast<std::uint8_t>(wire::ReserveOutcome::kHit));
+  EXPECT_EQ(answer->descriptors.size(), 1U);
+}
+
 TEST_F(SessionTest, AFailureOfTheStoreIsTheItemsStatus) {
   greet();
   store_.fail_get = Error{Errc::kQuota, 0, "too many leases"};
@@ -331,6 +353,47 @@ TEST_F(SessionTest, ARemovalIsAnsweredOnceItIsOnDiskAndOthersMeanwhile) {
   ASSERT_TRUE(second);
   EXPECT_EQ(second->header.request_id, 2U);
   EXPECT_EQ(second->as<wire::RemoveReply>().sequence, 1U);
+}
+
+TEST_F(SessionTest, RegionsThatAreAskedForCountAsDescriptorsUnderWay) {
+  constexpr std::uint64_t kAsked = 200;
+  greet();
+  store_.hold_regions = true;
+  for (std::uint64_t id = 2; id < 2 + kAsked; ++id) {
+    request(id, wire::RegionOpen{"web" + std::to_string(id), 4096, 0});
+    turn();
+  }
+  const std::size_t taken = store_.held.size();
+  EXPECT_GT(taken, kFdsPerMessageMax);
+  EXPECT_LE(2 * taken, kFdsInFlightMax);
+  for (std::size_t i = taken; i < kAsked; ++i) {
+    const auto refused = receive();
+    ASSERT_TRUE(refused);
+    EXPECT_EQ(refused->header.status, Errc::kBusy);
+  }
+  for (; !store_.held.empty(); store_.held.pop_front()) {
+    store_.held.front()();
+    const auto opened = receive();
+    ASSERT_TRUE(opened);
+    EXPECT_EQ(opened->header.status, Errc::kOk);
+    EXPECT_EQ(opened->descriptors.size(), 1U);
+  }
+  store_.hold_regions = false;
+  request(500, wire::RegionOpen{"web2", 4096, 0});
+  const auto again = receive();
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->header.status, Errc::kOk);
+  // And those of a peer that has gone meanwhile count for nobody.
+  const std::size_t before = shared_.totals.descriptors.value();
+  store_.hold_regions = true;
+  request(501, wire::RegionOpen{"web3", 4096, 0});
+  turn();
+  EXPECT_EQ(shared_.totals.descriptors.value(), before + 2);
+  peer_.reset();
+  turn();
+  EXPECT_EQ(session_, nullptr);
+  store_.held.front()();
+  EXPECT_EQ(shared_.totals.descriptors.value(), 0U);
 }
 
 TEST_F(SessionTest, ADeleteIsAnsweredOnceItIsOnDiskAndOthersMeanwhile) {

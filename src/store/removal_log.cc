@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstddef>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <random>
 #include <span>
@@ -23,7 +25,7 @@ struct FileHeader {
   std::uint64_t file_number;
   std::uint64_t first_sequence;
   std::uint64_t floor_ns;
-  std::uint64_t zero;
+  std::uint64_t counted;   // what floor_ns is about: removals before this one; 0: not known
   std::uint64_t checksum;  // of all before
 };
 static_assert(sizeof(FileHeader) == 64 && std::has_unique_object_representations_v<FileHeader>);
@@ -107,6 +109,52 @@ std::optional<std::pair<Removal, std::size_t>> decode(std::string_view bytes, st
   return std::pair(std::move(removal), static_cast<std::size_t>(length));
 }
 
+// Whether an append that did not come to its end, with the process or with the power, leaves these
+// bytes: the beginning of the entry of this number, and zeros. Nobody was told of that one.
+bool is_unfinished(std::string_view bytes, std::uint64_t next) {
+  const std::size_t last = bytes.find_last_not_of('\0');
+  if (last == std::string_view::npos) return true;
+  const std::size_t written = last + 1;
+  EntryHeader header{};
+  std::memcpy(&header, bytes.data(), std::min(written, sizeof header));
+  if (written > offsetof(EntryHeader, sequence) && header.sequence != next) return false;
+  const std::uint64_t length = sizeof header + std::uint64_t{header.what_bytes} +
+                               header.tag_bytes + header.origin_bytes;
+  // Zeros at its end are part of it.
+  return written < length || bytes.size() < padded(length);
+}
+
+// What follows the entries of a file that are good.
+struct Behind {
+  std::uint64_t newest_ns = 0;  // of the whole entries in it; 0: there are none
+  bool lost = false;            // there may have been entries that somebody was told of
+  bool unknown = false;         // and newer ones than newest_ns
+};
+// Entries begin at a multiple of eight.
+Behind look_behind(std::string_view bytes, std::uint64_t log_id, std::uint64_t file,
+                   std::uint64_t next) {
+  Behind found;
+  std::size_t end = 0;
+  for (std::size_t at = 0; at + sizeof(EntryHeader) <= bytes.size();) {
+    const auto entry = decode(bytes.substr(at), log_id, file);
+    at += entry ? entry->second : 8;
+    if (!entry) continue;
+    found.lost = true;
+    found.newest_ns = std::max(found.newest_ns, entry->first.time_ns);
+    next = entry->first.sequence + 1;
+    end = at;
+  }
+  found.unknown = !is_unfinished(bytes.substr(end), next);
+  found.lost = found.lost || found.unknown;
+  return found;
+}
+
+// Whether a file of the later id goes on with the log of the other one: begin() counts up where the
+// log has lost its end. Ids that are drawn are nowhere near each other.
+bool goes_on(std::uint64_t id, std::uint64_t later) {
+  return later - id <= std::numeric_limits<std::uint32_t>::max();
+}
+
 Result<std::string> read_all(catalog::LogFile& log) {
   std::string bytes(OM_TRY(log.size()), '\0');
   bytes.resize(OM_TRY(log.read_at(0, std::as_writable_bytes(std::span(bytes)))));
@@ -124,16 +172,40 @@ std::uint64_t random_id() {
 Result<std::unique_ptr<RemovalLog>> RemovalLog::open(
     std::unique_ptr<catalog::LogDirectory> directory, Options options, const Clock& clock) {
   std::unique_ptr<RemovalLog> log(new RemovalLog(std::move(directory), options, clock));
-  if (log->directory_ != nullptr) OM_TRY(log->recover());
-  if (log->id_ == 0) log->id_ = random_id();
-  if (log->directory_ != nullptr) {
-    // What a torn end left is never written over, and never read: another file, then.
-    if (log->files_.empty() || log->torn_bytes_ != 0) {
-      OM_TRY(log->start_file());
-      OM_TRY(log->sync());
-    }
+  if (auto begun = log->begin(); !begun) {
+    Error error = std::move(begun).error();
+    // Now or never: the next start may find nothing of it any more.
+    if (!log->report_.empty()) error.what += " (of the removals: " + log->report_ + ")";
+    return error;
   }
   return log;
+}
+
+Result<void> RemovalLog::begin() {
+  if (directory_ != nullptr) OM_TRY(recover());
+  if (id_ == 0) {
+    id_ = random_id();
+  } else if (end_lost_) {
+    // By the number of the file that says so: the same step is not taken twice, also when that file
+    // is lost as well.
+    id_ += next_file_;
+    applied_changed_ = true;
+  }
+  if (directory_ == nullptr) return {};
+  // What a torn end left is never written over, and never read: another file, then.
+  if (files_.empty() || torn_bytes_ != 0 || end_lost_) {
+    OM_TRY(start_file());
+    OM_TRY(sync());
+    // Where that fails they are forgotten with the id that stands there.
+    (void)save_applied();
+  } else if (counts_more_) {
+    // For the next start, which would find the same otherwise, and say so.
+    if (start_file()) (void)sync();
+  }
+  // Not before what they show is written down. One that stays is told of again, no more.
+  for (const std::string& name : broken_) (void)directory_->remove(name);
+  broken_.clear();
+  return {};
 }
 
 Result<void> RemovalLog::recover() {
@@ -141,18 +213,32 @@ Result<void> RemovalLog::recover() {
   for (auto& name : OM_TRY(directory_->list()))
     if (name.starts_with(kPrefix)) names.push_back(std::move(name));
   std::ranges::sort(names);
-  for (const auto& name : names) OM_TRY(recover_file(name));
+  std::string lost;
+  for (const auto& name : names) OM_TRY(recover_file(name, lost));
+  // Removals have gone, and no file says of when the newest ban among them is: numbers that are
+  // missing, or an oldest file that went before the one that counts it was there. They are older
+  // than the first one that is here, or than now.
+  if (oldest() > std::max(counted_, std::uint64_t{1})) {
+    const std::uint64_t before =
+        entries_.empty() ? std::max(clock_.real_ns(), last_time_ns_) : entries_.front().time_ns - 1;
+    floor_ns_ = std::max(floor_ns_, before);
+    counts_more_ = true;
+    report_ += lost;
+  }
+  // What is lost at the end is older than now, and nothing that is here says more.
+  if (end_unknown_) floor_ns_ = std::max({floor_ns_, clock_.real_ns(), last_time_ns_});
+  not_before(floor_ns_);
   // Told while nothing goes on behind it, and so once: open() begins another file. An end within
   // the log is of a removal that was numbered anew, or shows as numbers that are missing.
   if (torn_bytes_ != 0)
     report_ += std::to_string(torn_bytes_) + " bytes at the end of " + files_.back().name +
                " are no entry, and dropped; ";
+  auto read = read_applied();
   if (report_.ends_with("; ")) report_.resize(report_.size() - 2);
-  OM_TRY(read_applied());
-  return {};
+  return read;
 }
 
-Result<void> RemovalLog::recover_file(const std::string& name) {
+Result<void> RemovalLog::recover_file(const std::string& name, std::string& lost) {
   std::shared_ptr<catalog::LogFile> log = OM_TRY(directory_->open(name));
   const std::string bytes = OM_TRY(read_all(*log));
   FileHeader header{};
@@ -164,35 +250,39 @@ Result<void> RemovalLog::recover_file(const std::string& name) {
           checksum(std::as_bytes(std::span(bytes)).first(sizeof header - sizeof header.checksum));
   if (!valid) {
     // Its making was interrupted, or the disk lost it: what it may have said is unknown, which the
-    // numbers of the next one will show.
+    // numbers of the next one will show. Where there is none it shows by what is behind the header.
     report_ += name + " has no valid header; ";
     std::uint64_t number = 0;
     const char* const digits = name.data() + std::strlen(kPrefix);
     (void)std::from_chars(digits, name.data() + name.size(), number, 16);
     next_file_ = std::max(next_file_, number + 1);
-    return directory_->remove(name);
+    if (bytes.find_first_not_of('\0', sizeof header) != std::string::npos)
+      end_lost_ = end_unknown_ = true;
+    broken_.push_back(name);
+    return {};
   }
-  if (id_ != 0 && header.log_id != id_) {
+  const bool another = id_ != 0 && !goes_on(id_, header.log_id);
+  if (another) {
     // Of another log: ours begins with it anew.
     drop_entries(entries_.size());
     while (!files_.empty()) drop_oldest_file();
+    counted_ = 0;
+    lost.clear();
   }
-  if (id_ != header.log_id || header.first_sequence != next_) {
-    const bool lost = id_ == header.log_id && header.first_sequence > next_;
+  if (id_ == 0 || another || header.first_sequence != next_) {
+    if (id_ != 0 && !another && header.first_sequence > next_)
+      lost += "removals " + std::to_string(next_) + " to " +
+              std::to_string(header.first_sequence - 1) + " are lost; ";
     drop_entries(entries_.size());
-    if (lost) {
-      report_ += "removals " + std::to_string(next_) + " to " +
-                 std::to_string(header.first_sequence - 1) + " are lost; ";
-      // A ban among them is as old as the file that says so at most.
-      floor_ns_ = std::max(floor_ns_, header.floor_ns);
-      last_time_ns_ = std::max(last_time_ns_, header.floor_ns);
-    }
+    // When these files go, nothing goes with them any more.
+    for (File& earlier : files_) earlier.entries = 0;
     next_ = std::max(header.first_sequence, std::uint64_t{1});
   }
   id_ = header.log_id;
   floor_ns_ = std::max(floor_ns_, header.floor_ns);
+  counted_ = std::max(counted_, header.counted);
   next_file_ = std::max(next_file_, header.file_number + 1);
-  File file{name, std::move(log), header.file_number, sizeof header, 0};
+  File file{name, std::move(log), header.file_number, sizeof header, 0, 0};
   std::string_view rest = std::string_view(bytes).substr(sizeof header);
   while (auto entry = decode(rest, header.log_id, header.file_number)) {
     if (entry->first.sequence != next_) break;
@@ -202,6 +292,13 @@ Result<void> RemovalLog::recover_file(const std::string& name) {
     take(std::move(entry->first));
   }
   torn_bytes_ = rest.size();
+  // What is cut short is the last one, which was never answered. Whole entries behind one that does
+  // not check out may have been, and those that are damaged before them are not newer.
+  const Behind behind = look_behind(rest, header.log_id, header.file_number, next_);
+  floor_ns_ = std::max(floor_ns_, behind.newest_ns);
+  // Of the last file. What another one has lost is counted in the header of the next.
+  end_lost_ = behind.lost;
+  end_unknown_ = behind.unknown;
   files_.push_back(std::move(file));
   return {};
 }
@@ -244,7 +341,8 @@ void RemovalLog::drop_oldest_file() {
 }
 
 Result<void> RemovalLog::start_file() {
-  // What goes with the oldest file must be known to the new one before it goes.
+  // What goes with the oldest file is counted in the header of the new one. A crash in between
+  // shows: nobody has counted it.
   while (files_.size() >= options_.files_max) {
     drop_entries(files_.front().entries);
     drop_oldest_file();
@@ -257,6 +355,7 @@ Result<void> RemovalLog::start_file() {
   header.file_number = next_file_;
   header.first_sequence = next_;
   header.floor_ns = floor_ns_;
+  header.counted = oldest();
   header.checksum =
       checksum(std::as_bytes(std::span(&header, 1)).first(sizeof header - sizeof header.checksum));
   const std::string name = file_name(next_file_);
@@ -273,7 +372,7 @@ Result<void> RemovalLog::start_file() {
     names_changed_ = true;
     unsynced_.push_back(log);
   }
-  files_.push_back({name, std::move(log), header.file_number, sizeof header, 0});
+  files_.push_back({name, std::move(log), header.file_number, sizeof header, 0, 0});
   return {};
 }
 
@@ -292,9 +391,15 @@ Result<const Removal*> RemovalLog::append(Removal removal) {
     if (auto started = start_file(); !started && files_.empty()) return std::move(started).error();
   }
   File& file = files_.back();
-  const std::string entry = encode(removal, id_, file.number);
-  OM_TRY(file.log->write_at(file.end, std::as_bytes(std::span(entry))));
-  file.end += entry.size();
+  std::string entry = encode(removal, id_, file.number);
+  const std::uint64_t length = entry.size();
+  // The rest of a longer one would look like an end that was lost.
+  if (file.spoilt_until > file.end + length) entry.resize(file.spoilt_until - file.end);
+  if (auto written = file.log->write_at(file.end, std::as_bytes(std::span(entry))); !written) {
+    file.spoilt_until = file.end + entry.size();
+    return std::move(written).error();
+  }
+  file.end += length;
   ++file.entries;
   {
     const std::lock_guard lock(mutex_);
@@ -414,8 +519,11 @@ Result<void> RemovalLog::read_applied() {
       continue;
     }
     const auto skip = static_cast<std::size_t>(after - line.data()) + 1;
-    // What was lost with the log's end had been applied at best.
+    // What was lost with the log's end had been applied at best, and its numbers are given anew.
     if (skip < line.size()) applied_[std::string(line.substr(skip))] = std::min(number, head());
+    if (number <= head()) continue;
+    if (!end_lost_) report_ += "a cache had applied more than is here; ";
+    end_lost_ = true;
   }
   return {};
 }

@@ -4,7 +4,9 @@
 // An append is in the file when it returns: it survives the death of the process. sync() makes it
 // survive power loss, and blocks. The log is bounded (files, entries); the oldest go, and what they
 // said about bans is kept as one time, floor_ns(): an object of before may have been banned by
-// something that is not here any more. A log that was lost is another log, with another id.
+// something that is not here any more. A log that was lost is another log, with another id; so is
+// one that has lost its end, though it keeps what is left: numbers of that end are given anew, and
+// a cache that knows them from before must not take the new ones for them.
 //
 // It also knows how far each cache has got, as a lower bound: that is written from time to time,
 // without haste.
@@ -51,7 +53,7 @@ class RemovalLog {
     std::size_t entries_per_file = 8192;
     std::size_t caches_max = 1024;
   };
-  // Without a directory it lives in memory alone, for tests.
+  // Without a directory it lives in memory alone, for tests. An error has report() in its text.
   static Result<std::unique_ptr<RemovalLog>> open(std::unique_ptr<catalog::LogDirectory> directory,
                                                   Options options, const Clock& clock);
 
@@ -68,7 +70,8 @@ class RemovalLog {
   [[nodiscard]] std::uint64_t head() const { return next_ - 1; }
   // Of the oldest entry that is here, or head() + 1.
   [[nodiscard]] std::uint64_t oldest() const { return next_ - entries_.size(); }
-  // Time of the newest ban that is not here any more; 0: all are.
+  // Time of the newest ban that is not here any more, or later where that is not known; 0: all are
+  // here.
   [[nodiscard]] std::uint64_t floor_ns() const { return floor_ns_; }
   // nullptr: not here.
   [[nodiscard]] const Removal* find(std::uint64_t sequence) const;
@@ -98,11 +101,14 @@ class RemovalLog {
     std::uint64_t number = 0;
     std::uint64_t end = 0;
     std::size_t entries = 0;
+    std::uint64_t spoilt_until = 0;  // what a write that failed may have left lies before this
   };
   RemovalLog(std::unique_ptr<catalog::LogDirectory> directory, Options options, const Clock& clock)
       : directory_(std::move(directory)), options_(options), clock_(clock) {}
+  Result<void> begin();
   Result<void> recover();
-  Result<void> recover_file(const std::string& name);
+  // `lost`: what is missing, for the report.
+  Result<void> recover_file(const std::string& name, std::string& lost);
   Result<void> read_applied();
   Result<void> start_file();
   void drop_oldest_file();
@@ -116,6 +122,8 @@ class RemovalLog {
   std::uint64_t next_ = 1;
   std::uint64_t next_file_ = 1;
   std::uint64_t floor_ns_ = 0;
+  std::uint64_t counted_ = 0;       // at open(): what the files' floors are about, see FileHeader
+  bool counts_more_ = false;        // at open(): floor_ns_ does, and no file says so
   std::uint64_t last_time_ns_ = 0;  // removals are later
   std::deque<Removal> entries_;
   std::deque<File> files_;                                 // oldest first; the last is appended to
@@ -125,6 +133,10 @@ class RemovalLog {
   bool applied_changed_ = false;
   std::string report_;
   std::uint64_t torn_bytes_ = 0;  // behind the last entry of the last file
+  bool end_lost_ = false;         // at open(): behind the last entry that is here there were others
+  bool end_unknown_ = false;      // at open(): and nobody knows of when
+  // At open(): files without a header, until what they show is written down.
+  std::vector<std::string> broken_;
 
   std::mutex mutex_;
   std::vector<std::shared_ptr<catalog::LogFile>> unsynced_;  // guarded by mutex_

@@ -137,6 +137,7 @@ TEST_F(RemovalLogTest, DiesAnywhereAndComesBackWithWhatItHadSaid) {
     small.entries_per_file = 4;
     small.files_max = 3;
     std::uint64_t answered = 0;
+    std::vector<std::uint64_t> times(1);  // of the bans, by their numbers
     {
       auto first = RemovalLog::open(std::make_unique<Borrowed>(disk), small, clock);
       ASSERT_TRUE(first);
@@ -146,6 +147,7 @@ TEST_F(RemovalLogTest, DiesAnywhereAndComesBackWithWhatItHadSaid) {
         if (disk.dead()) break;
         ASSERT_TRUE(entry);
         answered = (*entry)->sequence;
+        times.push_back((*entry)->time_ns);
       }
     }
     disk.kill();
@@ -153,6 +155,10 @@ TEST_F(RemovalLogTest, DiesAnywhereAndComesBackWithWhatItHadSaid) {
     ASSERT_TRUE(again) << describe(again.error());
     EXPECT_GE((*again)->head(), answered);
     EXPECT_LE((*again)->head(), answered + 1);
+    // Also where the oldest file went, and the one that was to say so did not come.
+    const std::uint64_t gone = (*again)->oldest() - 1;
+    ASSERT_LT(gone, times.size());
+    EXPECT_GE((*again)->floor_ns(), times[gone]);
     ASSERT_TRUE((*again)->append({0, 0, RemovalKind::kBan, "b", "", "", 0}));
   }
 }
@@ -278,6 +284,240 @@ TEST_F(RemovalLogTest, ATornEndIsToldOnce) {
   open();
   EXPECT_EQ(log->report(), "5 bytes at the end of " + last + " are no entry, and dropped");
   EXPECT_EQ(log->head(), 3U);
+  EXPECT_EQ(log->floor_ns(), 0U);  // what was cut short was never answered
+}
+
+TEST_F(RemovalLogTest, ATornEndIsToldAlsoByAStartThatFails) {
+  open();
+  add(RemovalKind::kTag, "cut short");
+  auto& bytes = directory.names().rbegin()->second->now;
+  bytes.resize(bytes.size() - 9);
+  log.reset();
+  directory.fail_syncs = true;
+  const auto failed = RemovalLog::open(std::make_unique<Borrowed>(directory), options, clock);
+  ASSERT_FALSE(failed);
+  EXPECT_NE(failed.error().what.find(" are no entry, and dropped"), std::string::npos)
+      << describe(failed.error());
+  directory.fail_syncs = false;
+  open();
+  EXPECT_EQ(log->report(), "");
+}
+
+TEST_F(RemovalLogTest, WhatIsLostBetweenTwoFilesIsNotNewerThanTheFloor) {
+  options.entries_per_file = 4;
+  options.files_max = 5;
+  open();
+  std::vector<std::uint64_t> times(1);  // by number
+  std::string second;
+  for (int i = 1; i <= 10; ++i) {
+    times.push_back(log->find(add(RemovalKind::kBan, "req.url ~ a"))->time_ns);
+    if (i == 8) second = directory.names().rbegin()->first;
+  }
+  auto& bytes = directory.names()[second]->now;
+  bytes.resize(bytes.size() - 9);
+  open();
+  EXPECT_EQ(log->report(), "removals 8 to 8 are lost");
+  EXPECT_EQ(log->oldest(), 9U);
+  EXPECT_EQ(log->head(), 10U);
+  EXPECT_GE(log->floor_ns(), times[8]);
+  EXPECT_LT(log->floor_ns(), times[9]);
+  const std::uint64_t floor = log->floor_ns();
+  // It is told once, and what was concluded from it stays.
+  directory.kill();
+  open();
+  EXPECT_EQ(log->report(), "");
+  EXPECT_EQ(log->oldest(), 9U);
+  EXPECT_EQ(log->floor_ns(), floor);
+  // When the file before the gap goes, nothing goes with it that is known.
+  while (log->head() < 19) add(RemovalKind::kBan, "req.url ~ b");
+  EXPECT_EQ(directory.names().count("removals-0000000000000001"), 0U);
+  EXPECT_EQ(log->oldest(), 9U);
+  EXPECT_EQ(log->floor_ns(), floor);
+}
+
+TEST_F(RemovalLogTest, WhereNothingFollowsWhatIsLostTheFloorIsNow) {
+  open();
+  const std::string first = directory.names().rbegin()->first;
+  auto& bytes = directory.names()[first]->now;
+  for (int i = 0; i < 3; ++i) add(RemovalKind::kBan, "req.url ~ a");
+  const std::size_t three = bytes.size();
+  const std::uint64_t lost = log->find(add(RemovalKind::kBan, "req.url ~ b"))->time_ns;
+  add(RemovalKind::kBan, "cut short");
+  bytes.resize(bytes.size() - 9);
+  open();  // begins another file
+  EXPECT_EQ(log->head(), 4U);
+  bytes.resize(three);
+  open();
+  EXPECT_EQ(log->report(), "removals 4 to 4 are lost");
+  EXPECT_EQ(log->head(), 4U);
+  EXPECT_EQ(log->oldest(), 5U);
+  const std::uint64_t floor = log->floor_ns();
+  EXPECT_GE(floor, lost);
+  EXPECT_EQ(add(RemovalKind::kBan, "req.url ~ c"), 5U);
+  EXPECT_GT(log->find(5)->time_ns, floor);
+  directory.kill();
+  open();
+  EXPECT_EQ(log->report(), "");
+  EXPECT_EQ(log->oldest(), 5U);
+  EXPECT_EQ(log->floor_ns(), floor);
+}
+
+TEST_F(RemovalLogTest, WhatIsLostBehindADamagedEntryIsNotNewerThanTheFloor) {
+  open();
+  add(RemovalKind::kBan, "req.url ~ a");
+  const std::string name = directory.names().rbegin()->first;
+  auto& bytes = directory.names()[name]->now;
+  const std::size_t whole = bytes.size();
+  add(RemovalKind::kBan, "req.url ~ b");
+  const std::uint64_t last = log->find(add(RemovalKind::kBan, "req.url ~ c"))->time_ns;
+  bytes[whole + 50] ^= std::byte{1};
+  for (int start = 0; start < 2; ++start) {
+    SCOPED_TRACE(start);
+    open();
+    EXPECT_EQ(log->head(), 1U);
+    EXPECT_EQ(log->floor_ns(), last);
+  }
+  EXPECT_EQ(add(RemovalKind::kBan, "req.url ~ d"), 2U);
+  EXPECT_GT(log->find(2)->time_ns, last);
+}
+
+TEST_F(RemovalLogTest, ALogThatLostItsEndIsAnotherOneAndKeepsWhatIsLeft) {
+  open();
+  const std::uint64_t id = log->id();
+  add(RemovalKind::kTag, "a");
+  auto& bytes = directory.names().rbegin()->second->now;
+  const std::size_t whole = bytes.size();
+  const std::uint64_t lost = log->find(add(RemovalKind::kBan, "req.url ~ b"))->time_ns;
+  EXPECT_TRUE(log->note_applied("behind", 1));
+  EXPECT_TRUE(log->note_applied("current", 2));
+  ASSERT_TRUE(log->save_applied());
+  bytes[whole + 50] ^= std::byte{1};
+  clock.now_ns += 1000;
+  open();
+  // What a cache calls number 2 of the log that it knows is none of this one.
+  const std::uint64_t second = log->id();
+  EXPECT_NE(second, id);
+  EXPECT_GE(log->floor_ns(), lost);
+  const std::uint64_t floor = log->floor_ns();
+  clock.now_ns += 1000;
+  for (int start = 0; start < 2; ++start) {
+    SCOPED_TRACE(start);
+    ASSERT_NE(log->find(1), nullptr);
+    EXPECT_EQ(log->find(1)->what, "a");
+    EXPECT_EQ(log->head(), 1U + static_cast<unsigned>(start));
+    EXPECT_EQ(log->applied("behind"), 1U);
+    EXPECT_EQ(log->applied("current"), 1U);
+    EXPECT_EQ(log->floor_ns(), floor);
+    EXPECT_EQ(log->id(), second);
+    if (start == 0) {
+      EXPECT_EQ(add(RemovalKind::kTag, "c"), 2U);
+      directory.kill();
+      open();
+    }
+  }
+}
+
+TEST_F(RemovalLogTest, AnEndThatWentWithoutATraceShowsByWhatCachesHadApplied) {
+  open();
+  const std::uint64_t id = log->id();
+  add(RemovalKind::kTag, "a");
+  auto& bytes = directory.names().rbegin()->second->now;
+  const std::size_t whole = bytes.size();
+  add(RemovalKind::kTag, "b");
+  EXPECT_TRUE(log->note_applied("web", 2));
+  ASSERT_TRUE(log->save_applied());
+  bytes.resize(whole);
+  open();
+  EXPECT_EQ(log->report(), "a cache had applied more than is here");
+  EXPECT_NE(log->id(), id);
+  EXPECT_EQ(log->head(), 1U);
+  EXPECT_EQ(log->applied("web"), 1U);
+  EXPECT_EQ(add(RemovalKind::kTag, "c"), 2U);
+  directory.kill();
+  open();
+  EXPECT_EQ(log->report(), "");
+  EXPECT_EQ(log->head(), 2U);
+  EXPECT_EQ(log->applied("web"), 1U);  // and not 2, which it has not seen
+}
+
+TEST_F(RemovalLogTest, ALastFileWithoutAHeaderIsALostEndIfThereWasSomethingInIt) {
+  options.entries_per_file = 2;
+  open();
+  const std::uint64_t id = log->id();
+  add(RemovalKind::kTag, "a");
+  add(RemovalKind::kTag, "b");
+  // Its making was interrupted.
+  directory.names()["removals-0000000000000002"] =
+      std::make_shared<CrashingLogDirectory::Content>();
+  open();
+  EXPECT_EQ(log->report(), "removals-0000000000000002 has no valid header");
+  EXPECT_EQ(directory.names().count("removals-0000000000000002"), 0U);
+  EXPECT_EQ(log->id(), id);
+  EXPECT_EQ(log->floor_ns(), 0U);
+  const std::uint64_t lost = log->find(add(RemovalKind::kBan, "req.url ~ c"))->time_ns;
+  const std::string last = directory.names().rbegin()->first;
+  EXPECT_EQ(last, "removals-0000000000000003");
+  directory.names()[last]->now[0] ^= std::byte{1};
+  clock.now_ns += 1000;
+  open();
+  EXPECT_EQ(log->report(), last + " has no valid header");
+  EXPECT_EQ(directory.names().count(last), 0U);
+  const std::uint64_t second = log->id();
+  EXPECT_NE(second, id);
+  EXPECT_EQ(log->oldest(), 1U);
+  EXPECT_EQ(log->head(), 2U);
+  EXPECT_GE(log->floor_ns(), lost);
+  EXPECT_EQ(add(RemovalKind::kBan, "req.url ~ d"), 3U);
+  // And where that one is lost too, it is not the same log either.
+  const std::string another = directory.names().rbegin()->first;
+  EXPECT_NE(another, last);
+  directory.names()[another]->now[0] ^= std::byte{1};
+  open();
+  EXPECT_NE(log->id(), id);
+  EXPECT_NE(log->id(), second);
+  EXPECT_EQ(log->head(), 2U);
+}
+
+TEST_F(RemovalLogTest, AppendsThatWereInterruptedAreNoLostEnd) {
+  for (std::uint64_t step = 1; step < 40; ++step) {
+    SCOPED_TRACE(step);
+    CrashingLogDirectory disk(step);
+    RemovalLog::Options small;
+    small.entries_per_file = 4;
+    std::uint64_t id = 0;
+    {
+      auto first = RemovalLog::open(std::make_unique<Borrowed>(disk), small, clock);
+      ASSERT_TRUE(first);
+      id = (*first)->id();
+      disk.die_after(step);
+      while (!disk.dead())
+        (void)(*first)->append({0, 0, RemovalKind::kPurge, "http://a/x", "tag", "web", 7});
+    }
+    disk.kill();
+    auto again = RemovalLog::open(std::make_unique<Borrowed>(disk), small, clock);
+    ASSERT_TRUE(again) << describe(again.error());
+    EXPECT_EQ((*again)->id(), id);
+    EXPECT_EQ((*again)->floor_ns(), 0U);
+  }
+}
+
+TEST_F(RemovalLogTest, WhatAFailedWriteLeavesIsNoLostEnd) {
+  open();
+  const std::uint64_t id = log->id();
+  add(RemovalKind::kTag, "a");
+  directory.fail_writes = true;
+  for (int i = 0; i < 10; ++i)
+    EXPECT_FALSE(
+        log->append({0, 0, RemovalKind::kPurge, "http://a/" + std::string(1000, 'x'), "", "", 0}));
+  directory.fail_writes = false;
+  EXPECT_GT(directory.names().rbegin()->second->now.size(), 64U + 64 + 64);
+  EXPECT_EQ(add(RemovalKind::kTag, "b"), 2U);
+  directory.kill();
+  open();
+  EXPECT_EQ(log->id(), id);
+  EXPECT_EQ(log->head(), 2U);
+  EXPECT_EQ(log->find(2)->what, "b");
+  EXPECT_EQ(log->floor_ns(), 0U);
 }
 
 TEST_F(RemovalLogTest, AFailedWriteRecordsNothing) {

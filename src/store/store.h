@@ -307,8 +307,10 @@ class Store {
  public:
   // Recovers what was published before: after a restart in the same boot all of it, after another
   // boot what the catalog knows to be durable. Takes a lock on state_dir: kBusy when another
-  // process has it.
-  static Result<std::unique_ptr<Store>> open(Config config, const Clock& clock);
+  // process has it. Where it fails, `troubles` gets what take_troubles() would have told: the next
+  // start may find nothing of it any more.
+  static Result<std::unique_ptr<Store>> open(Config config, const Clock& clock,
+                                             std::vector<std::string>* troubles = nullptr);
   // Without shutdown() this is a crash as far as the files are concerned.
   virtual ~Store() = default;
   Store() = default;

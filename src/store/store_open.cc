@@ -46,11 +46,15 @@ Result<void> remove_all(BorrowedFd directory) {
 
 }  // namespace
 
-Result<std::unique_ptr<Store>> Store::open(Config config, const Clock& clock) {
+Result<std::unique_ptr<Store>> Store::open(Config config, const Clock& clock,
+                                           std::vector<std::string>* troubles) {
   if (config.memory_dir.empty() || config.state_dir.empty())
     return Error{Errc::kMalformed, 0, "the store wants a memory and a state directory"};
   auto store = std::make_unique<StoreImpl>(std::move(config), clock);
-  OM_TRY(store->start());
+  if (auto started = store->start(); !started) {
+    if (troubles != nullptr) *troubles = store->take_troubles();
+    return std::move(started).error();
+  }
   return std::unique_ptr<Store>(std::move(store));
 }
 

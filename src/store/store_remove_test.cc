@@ -195,5 +195,24 @@ TEST_F(StoreTest, WhatTheLogOfRemovalsHasLostIsTold) {
   EXPECT_EQ(store->take_troubles(), std::vector<std::string>());
 }
 
+TEST_F(StoreTest, WhatTheLogOfRemovalsHasLostIsToldAlsoByAStartThatFails) {
+  open();
+  store.reset();
+  for (const auto& file : std::filesystem::directory_iterator(config.state_dir + "/removals"))
+    if (file.path().filename().string().starts_with("removals-"))
+      std::ofstream(file.path(), std::ios::app | std::ios::binary) << "no entry";
+  const std::string in_the_way = config.memory_dir + "/leases";
+  std::filesystem::remove_all(in_the_way);
+  std::ofstream(in_the_way) << "a file";
+  std::vector<std::string> troubles;
+  ASSERT_FALSE(Store::open(config, clock, &troubles));
+  ASSERT_EQ(troubles.size(), 1U);
+  EXPECT_TRUE(troubles[0].starts_with("removals recovered report=\"8 bytes at the end of "))
+      << troubles[0];
+  std::filesystem::remove(in_the_way);
+  open();
+  EXPECT_EQ(store->take_troubles(), std::vector<std::string>());
+}
+
 }  // namespace
 }  // namespace om::store

@@ -468,6 +468,7 @@ std::vector<StatusItem> StoreImpl::status() {
 
 std::vector<std::string> StoreImpl::take_troubles() {
   auto troubles = std::exchange(troubles_, {});
+  if (disks_ == nullptr) return troubles;  // the start did not get so far
   for (auto& line : disks_->take_troubles()) troubles.push_back(std::move(line));
   return troubles;
 }

@@ -11,6 +11,12 @@ from support.daemon import BUILD, Daemon
 UNKNOWN = 2**64 - 1
 
 
+class Options(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_uint64), ("ttl_ms", ctypes.c_uint64),
+                ("metadata", ctypes.c_void_p), ("metadata_length", ctypes.c_size_t),
+                ("tags", ctypes.c_void_p), ("ephemeral", ctypes.c_int)]
+
+
 class CFollow(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -100,13 +106,18 @@ class CFollow(unittest.TestCase):
         self.assertTrue(lease)
         lib.om_lease_close(lease)
 
+    def test_a_long_time_to_live_is_not_the_past(self):
+        lib = self.lib
+        for ttl_ms in (3_600_000, 10**13, 2**63 - 1, 2**63, 2**64 - 1):
+            options = Options(ttl_ms=ttl_ms)
+            self.assertEqual(lib.om_put(self.writer_side, b"long", ctypes.byref(options), b"x",
+                                        ctypes.c_size_t(1)), 0, lib.om_error())
+            lease = ctypes.c_void_p()
+            self.assertEqual(lib.om_get(self.reader_side, b"long", ctypes.byref(lease)), 0, ttl_ms)
+            lib.om_lease_close(lease)
+
     def test_every_failure_has_its_own_words(self):
         lib = self.lib
-
-        class Options(ctypes.Structure):
-            _fields_ = [("length", ctypes.c_uint64), ("ttl_ms", ctypes.c_uint64),
-                        ("metadata", ctypes.c_void_p), ("metadata_length", ctypes.c_size_t),
-                        ("tags", ctypes.c_void_p), ("ephemeral", ctypes.c_int)]
 
         def put(metadata_length):
             options = Options(metadata=ctypes.addressof(ctypes.create_string_buffer(1)),

@@ -152,6 +152,26 @@ class Config(unittest.TestCase):
             self.assertIn(f"path={bad} ", daemon.log())
             self.assertRegex(daemon.log(), "ready .* disks=1 ")
 
+    def test_what_the_log_of_removals_has_lost_is_said_once_also_by_a_start_that_fails(self):
+        with Daemon(memory="64M") as daemon:
+            daemon.kill()
+            removals = os.path.join(daemon.state_dir, "removals")
+            for name in os.listdir(removals):
+                if name.startswith("removals-"):
+                    with open(os.path.join(removals, name), "ab") as file:
+                        file.write(b"no entry")
+            leases = os.path.join(daemon.memory_dir, "leases")
+            shutil.rmtree(leases)
+            with open(leases, "w"):
+                pass
+            with self.assertRaises(StartFailed) as caught:
+                daemon.start()
+            self.assertEqual(caught.exception.code, 3, caught.exception.text)
+            self.assertIn("8 bytes at the end of removals-", caught.exception.text)
+            os.remove(leases)
+            daemon.start()
+            self.assertEqual(daemon.log().count("8 bytes at the end of"), 1, daemon.log())
+
     @unittest.skipUnless(os.geteuid() == 0, "needs root to be another user")
     def test_runs_as_an_ordinary_user_and_says_what_is_not_writable(self):
         nobody = pwd.getpwnam("nobody")

@@ -38,6 +38,17 @@ class Life(unittest.TestCase):
                 for client in clients:
                     client.close()
 
+    def test_a_daemon_removes_no_socket_but_its_own(self):
+        with Daemon(memory="64M") as first, Daemon(memory="64M", start=False) as second:
+            os.unlink(first.socket)
+            second.socket = first.socket
+            second.start()
+            self.assertEqual(first.stop(), 0)
+            with Connection(second.socket) as client:
+                client.status()
+            self.assertEqual(second.stop(), 0)
+            self.assertFalse(os.path.exists(second.socket))
+
     def test_everything_is_back_after_an_end_and_after_a_crash(self):
         with Daemon(memory="64M", disk="128M") as daemon:
             bodies = {}
