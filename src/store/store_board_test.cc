@@ -205,7 +205,7 @@ TEST_F(BoardStore, WhoeverChangesAnObjectLeavesItsBytesToWhoReadsThem) {
        }},
       {"replaced from a room", true,
        [&] {
-         const auto room = store->take_room(me, 128 * 1024);
+         const auto room = store->take_room(me, {128 * 1024});
          ASSERT_TRUE(room) << describe(room.error());
          ASSERT_TRUE(put_in_room(me, room->put_id, {into(*room, 0, "k", body_of(300, 8))})[0]);
          ASSERT_TRUE(store->abort(me, room->put_id));

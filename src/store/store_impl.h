@@ -302,7 +302,7 @@ class StoreImpl final : public Store {
   // Takes the body's bytes out of the room.
   Result<Extent> cut_from_room(Put& room, const RoomBody& body);
   // The number of a body that is about to be put. nullopt: not one that may be used.
-  std::optional<ObjectId> number_of(const Put& room, const RoomBody& body);
+  std::optional<ObjectId> object_for(const Put& room, const RoomBody& body);
   // Bytes of a body that is not published go, or stay for as long as its writer holds it. An error:
   // that could not be written down, and they are the room's again.
   Result<void> leave_body(Put& room, ObjectId object, const Extent& place);

@@ -95,7 +95,7 @@ void StoreImpl::end_room(Put& room) {
   end_put(room, false);
 }
 
-std::optional<ObjectId> StoreImpl::number_of(const Put& room, const RoomBody& body) {
+std::optional<ObjectId> StoreImpl::object_for(const Put& room, const RoomBody& body) {
   if (body.object == 0) return body.held_only ? std::nullopt : std::optional(next_object_++);
   const std::uint64_t i = body.object - room.lent.object;
   if (body.object < room.lent.object || i >= room.lent.count || (room.lent_used >> i & 1U) != 0)
@@ -213,7 +213,7 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
       keys.insert(bodies[i].put.key);
     }
     const RoomBody& body = bodies[i];
-    const auto object = number_of(*room, body);
+    const auto object = object_for(*room, body);
     if (!object) {
       answers[i] = Error{Errc::kMalformed, 0, "no such object was lent with that room"};
       continue;

@@ -149,10 +149,11 @@ RoomBody under(ObjectId number, RoomBody body) {
 
 std::string bytes_at(const Reserved& room, const RoomBody& body) {
   std::string bytes(*body.put.length, '\0');
-  for (const auto& segment : room.segments)
-    if (segment.id == body.segment)
-      EXPECT_TRUE(read_exactly(segment.descriptor.borrow(), body.offset,
-                               std::as_writable_bytes(std::span(bytes))));
+  for (const auto& segment : room.segments) {
+    if (segment.id != body.segment) continue;
+    EXPECT_TRUE(read_exactly(segment.descriptor.borrow(), body.offset,
+                             std::as_writable_bytes(std::span(bytes))));
+  }
   return bytes;
 }
 
