@@ -79,8 +79,12 @@ class BoardReader {
     page().objects[lease.word].store(0, std::memory_order_release);
   }
   [[nodiscard]] bool is_alive() const { return header().alive.load() == 1; }
-  // The end of the process, as far as the store can see.
-  void die() { page_file_.reset(); }
+  // The end of the process, as far as the store can see. A mapping keeps the description, and with
+  // it the lock, as a descriptor does.
+  void die() {
+    page_ = Mapping();
+    page_file_.reset();
+  }
   [[nodiscard]] BorrowedFd page_file() const { return page_file_.borrow(); }
   [[nodiscard]] board::HazardPage& page() const {
     return *reinterpret_cast<board::HazardPage*>(page_.data());
