@@ -24,9 +24,10 @@ class SessionTest : public ::testing::Test {
 
   // `peer`: root can have another user at the other end.
   void reconnect(std::optional<uid_t> peer = std::nullopt) {
-    if (peer) ASSERT_EQ(::seteuid(*peer), 0);
+    const uid_t own = ::geteuid();
+    ASSERT_EQ(::seteuid(peer.value_or(own)), 0);
     auto pair = seqpacket_pair();
-    if (peer) ASSERT_EQ(::seteuid(0), 0);
+    ASSERT_EQ(::seteuid(own), 0);
     ASSERT_TRUE(pair);
     peer_ = std::move(pair->first);
     ASSERT_EQ(::fcntl(pair->second.raw(), F_SETFL, O_NONBLOCK), 0);
