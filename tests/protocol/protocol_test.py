@@ -724,8 +724,13 @@ class ByTheBoard(ProtocolCase):
             self.connections.append(liar)
             body = os.urandom(40_000)
             item = self.shown(reader, "gone", body)
-            self.shown(reader, "there", b"y" * 100)
+            there = self.shown(reader, "there", b"y" * 100)
             self.shown(liar, "met", b"z")
+            # After a crash neighbours of what was leased by message stay as long as somebody has the
+            # lease file. Without it, it is the page alone.
+            for connection in (reader, liar):
+                os.close(connection.lease_file)
+                connection.lease_file = None
             liar.board.page[:] = memoryview(os.urandom(4096)).cast("Q")
             reader.delete("gone")
             daemon.kill()
@@ -743,6 +748,9 @@ class ByTheBoard(ProtocolCase):
             self.assertEqual(reader.read(item), body)
             reader.board.let_go(item)
             wait_until(lambda: after.status()["held.bytes"] == 0, "its bytes come back")
+            self.assertEqual(after.status()["board.pages"], 1)
+            self.assertEqual(reader.read(there), b"y" * 100)
+            reader.board.let_go(there)
             wait_until(lambda: after.status()["board.pages"] == 0, "no page is left")
             self.assertTrue(daemon.alive())
 
