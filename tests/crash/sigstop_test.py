@@ -70,6 +70,10 @@ def stopped_by_the_board(socket_path, bodies):
     connection.socket.settimeout(None)
     connection.release(*(item["lease_id"] for item in connection.get(*bodies)))
     connection.status()  # they have gone back
+    # After a crash of the daemon their neighbours stay for as long as somebody has this file: what
+    # stays is to be the page's doing.
+    os.close(connection.lease_file)
+    connection.lease_file = None
     items = [connection.get_by_board(key) for key in bodies]
     assert all(items), "not shown"
     mappings = [om.map_extent(connection.segments[(item["extents"][0]["segment"], 0)], item["extents"][0])
