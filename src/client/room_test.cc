@@ -181,6 +181,17 @@ TEST(Room, LendsLeasesToThoseWhoHold) {
     EXPECT_EQ(put.bodies[0].removals_seen, 9U);
     s.reply(*request, wire::PutReply{{{0, 500, 1}}});
 
+    // All leases are lent: the next room is asked for, though bytes are left. It has none.
+    request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kRoom);
+    EXPECT_EQ(request->as<wire::Room>().at_least, 2048U);
+    EXPECT_EQ(request->as<wire::Room>().leases, 32U);
+    reply.room_id = 78;
+    reply.segments = {segment(3, 16384, wire::SegmentKind::kMemory, true, false)};
+    reply.extents = {{3, 12288, 4096}};
+    reply.leases = 0;
+    s.reply(*request, reply);
+
     request = s.receive();
     ASSERT_EQ(request->header.type, wire::Type::kPut);
     put = request->as<wire::Put>();
@@ -191,14 +202,7 @@ TEST(Room, LendsLeasesToThoseWhoHold) {
     EXPECT_EQ(put.bodies[0].length, 2000U);
     s.reply(*request, wire::PutReply{{{0, 501, 0}}});
 
-    // No more is lent: what comes is of no use, and goes back.
-    request = s.receive();
-    ASSERT_EQ(request->header.type, wire::Type::kRoom);
-    reply.room_id = 78;
-    reply.segments = {segment(3, 16384, wire::SegmentKind::kMemory, true, false)};
-    reply.extents = {{3, 12288, 4096}};
-    reply.leases = 0;
-    s.reply(*request, reply);
+    // What came is of no use, and goes back.
     request = s.receive();
     ASSERT_EQ(request->header.type, wire::Type::kAbort);
     EXPECT_EQ(request->as<wire::Abort>().put_id, 78U);
