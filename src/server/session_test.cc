@@ -253,9 +253,8 @@ TEST_F(SessionTest, RoomComesWithTheLeasesThatAreLentWithIt) {
 
 TEST_F(SessionTest, APutSaysUnderWhichNumberAndWhatItsWriterHasSeen) {
   greet();
-  wire::Put put{7,
-                {{2, 64, 3, "k", wire::kPutHeldOnly, 0, "", {}, 11, 5},
-                 {2, 128, 3, "l", 0, 0, "", {}}}};
+  wire::Put put{
+      7, {{2, 64, 3, "k", wire::kPutHeldOnly, 0, "", {}, 11, 5}, {2, 128, 3, "l", 0, 0, "", {}}}};
   request(5, put);
   auto answer = receive();
   ASSERT_TRUE(answer);

@@ -34,8 +34,8 @@ class BoardReader {
         board_(*Mapping::of(access.board.borrow(), 0,
                             static_cast<std::size_t>(*file_size(access.board.borrow())),
                             Access::kRead)),
-        page_(*Mapping::of(page_file_.borrow(), 0, sizeof(board::HazardPage),
-                           Access::kReadWrite)) {}
+        page_(*Mapping::of(page_file_.borrow(), 0, sizeof(board::HazardPage), Access::kReadWrite)) {
+  }
 
   // The store has told this holder of these segments.
   void learn(Store& store, HolderId holder, const std::vector<Extent>& extents) {

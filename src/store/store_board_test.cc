@@ -226,8 +226,8 @@ TEST_F(BoardStore, WhoeverChangesAnObjectLeavesItsBytesToWhoReadsThem) {
          ASSERT_TRUE(mine);
          Amendment says;
          says.metadata = "new";
-         ASSERT_TRUE(refresh(me, std::get<Reserved>(*mine).put_id, (*store->stat("k"))->object_id,
-                             says));
+         ASSERT_TRUE(
+             refresh(me, std::get<Reserved>(*mine).put_id, (*store->stat("k"))->object_id, says));
        }},
   };
   const auto body = body_of(50'000, 3);
