@@ -13,8 +13,7 @@ std::unique_ptr<Board> Board::of(const UniqueFd& board_file, UniqueFd page_file)
   if (!bytes || *bytes < board::kHeaderBytes || !page_bytes ||
       *page_bytes < sizeof(board::HazardPage))
     return nullptr;
-  auto shown =
-      Mapping::of(board_file.borrow(), 0, static_cast<std::size_t>(*bytes), Access::kRead);
+  auto shown = Mapping::of(board_file.borrow(), 0, static_cast<std::size_t>(*bytes), Access::kRead);
   auto words = Mapping::of(page_file.borrow(), 0, sizeof(board::HazardPage), Access::kReadWrite);
   if (!shown || !words) return nullptr;
   const auto* const header = reinterpret_cast<const board::Header*>(shown->data());

@@ -270,47 +270,56 @@ TEST_P(ByMessage, WhereTheBoardWillNotDo) {
 
 INSTANTIATE_TEST_SUITE_P(
     Reasons, ByMessage,
-    testing::Values(
-        std::pair("NotShown", +[](Daemon& /*daemon*/) {}),
-        std::pair("Hidden",
-                  +[](Daemon& daemon) {
-                    daemon.show(0, "k", Daemon::object(9));
-                    daemon.slot(0).hide();
-                  }),
-        std::pair("AnotherKey", +[](Daemon& daemon) { daemon.show(0, "l", Daemon::object(9)); }),
-        std::pair("TheDaemonHasGone",
-                  +[](Daemon& daemon) {
-                    daemon.show(0, "k", Daemon::object(9));
-                    daemon.header().alive = 0;
-                  }),
-        std::pair("Expired",
-                  +[](Daemon& daemon) {
-                    auto object = Daemon::object(9);
-                    object.expires_ns = SystemClock().real_ns() - 1;
-                    daemon.show(0, "k", object);
-                  }),
-        std::pair("InASegmentThatWasNotMet",
-                  +[](Daemon& daemon) {
-                    auto object = Daemon::object(9);
-                    object.segment = kSegment + 1;
-                    daemon.show(0, "k", object);
-                  }),
-        std::pair("OutsideItsSegment",
-                  +[](Daemon& daemon) {
-                    auto object = Daemon::object(9);
-                    object.offset = kSegmentBytes - object.length + 1;
-                    daemon.show(0, "k", object);
-                  }),
-        std::pair("ItsTagsAreNone",
-                  +[](Daemon& daemon) {
-                    daemon.show(0, "k", Daemon::object(9));
-                    daemon.slot(0).sizes = daemon.slot(0).sizes + (std::uint64_t{1} << 48);
-                  }),
-        std::pair("ItsSizesAreNone",
-                  +[](Daemon& daemon) {
-                    daemon.show(0, "k", Daemon::object(9));
-                    daemon.slot(0).sizes = (~std::uint64_t{0} << 16) | 1U;
-                  })),
+    testing::Values(std::pair(
+                        "NotShown", +[](Daemon& /*daemon*/) {}),
+                    std::pair(
+                        "Hidden",
+                        +[](Daemon& daemon) {
+                          daemon.show(0, "k", Daemon::object(9));
+                          daemon.slot(0).hide();
+                        }),
+                    std::pair(
+                        "AnotherKey",
+                        +[](Daemon& daemon) { daemon.show(0, "l", Daemon::object(9)); }),
+                    std::pair(
+                        "TheDaemonHasGone",
+                        +[](Daemon& daemon) {
+                          daemon.show(0, "k", Daemon::object(9));
+                          daemon.header().alive = 0;
+                        }),
+                    std::pair(
+                        "Expired",
+                        +[](Daemon& daemon) {
+                          auto object = Daemon::object(9);
+                          object.expires_ns = SystemClock().real_ns() - 1;
+                          daemon.show(0, "k", object);
+                        }),
+                    std::pair(
+                        "InASegmentThatWasNotMet",
+                        +[](Daemon& daemon) {
+                          auto object = Daemon::object(9);
+                          object.segment = kSegment + 1;
+                          daemon.show(0, "k", object);
+                        }),
+                    std::pair(
+                        "OutsideItsSegment",
+                        +[](Daemon& daemon) {
+                          auto object = Daemon::object(9);
+                          object.offset = kSegmentBytes - object.length + 1;
+                          daemon.show(0, "k", object);
+                        }),
+                    std::pair(
+                        "ItsTagsAreNone",
+                        +[](Daemon& daemon) {
+                          daemon.show(0, "k", Daemon::object(9));
+                          daemon.slot(0).sizes = daemon.slot(0).sizes + (std::uint64_t{1} << 48);
+                        }),
+                    std::pair(
+                        "ItsSizesAreNone",
+                        +[](Daemon& daemon) {
+                          daemon.show(0, "k", Daemon::object(9));
+                          daemon.slot(0).sizes = (~std::uint64_t{0} << 16) | 1U;
+                        })),
     [](const auto& reason) { return reason.param.first; });
 
 TEST(Board, IsNotAskedForInVainNorUsedWithoutBeingGranted) {

@@ -81,9 +81,8 @@ om::PutOptions to_options(const char* key, const om_put_options* options) {
   if (options->ttl_ms != 0) {
     using std::chrono::milliseconds;
     constexpr auto kMost = std::chrono::floor<milliseconds>(std::chrono::nanoseconds::max());
-    put.expires_ns = om::expires_in(options->ttl_ms < std::uint64_t{kMost.count()}
-                                        ? milliseconds(options->ttl_ms)
-                                        : kMost);
+    put.expires_ns = om::expires_in(
+        options->ttl_ms < std::uint64_t{kMost.count()} ? milliseconds(options->ttl_ms) : kMost);
   }
   if (options->metadata != nullptr)
     put.metadata.assign(static_cast<const char*>(options->metadata), options->metadata_length);

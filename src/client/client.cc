@@ -181,8 +181,8 @@ Client::~Client() {
 
 Result<Client> Client::connect(const ConnectOptions& options) {
   // 0 would be no limit.
-  UniqueFd socket = OM_TRY(connect_seqpacket(
-      options.socket, std::max(options.timeout, std::chrono::milliseconds(1))));
+  UniqueFd socket = OM_TRY(
+      connect_seqpacket(options.socket, std::max(options.timeout, std::chrono::milliseconds(1))));
   return Client(OM_TRY(client::Connection::start(std::move(socket), options)));
 }
 
@@ -203,8 +203,7 @@ Result<std::optional<Lease>> Client::get(const std::string& key) {
 
 Result<std::optional<Lease>> Client::get(const std::string& key, std::chrono::milliseconds within) {
   OM_TRY(client::check_key(key, "key"));
-  if (auto lease = connection_->get_by_board(key))
-    return std::optional<Lease>(*std::move(lease));
+  if (auto lease = connection_->get_by_board(key)) return std::optional<Lease>(*std::move(lease));
   const auto deadline = client::deadline_in(within);
   while (true) {
     Call<wire::GetReply> waiting;
@@ -279,8 +278,8 @@ Result<Reserved> reserve_through(client::Connection& connection, const PutOption
                                  std::optional<std::chrono::milliseconds> within = {}) {
   constexpr int kAttempts = 3;
   if ((request.flags & wire::kReserveOrGet) != 0)
-    if (auto lease = connection.get_by_board(request.key, request.stale_object_id,
-                                             request.stale_revision))
+    if (auto lease =
+            connection.get_by_board(request.key, request.stale_object_id, request.stale_revision))
       return Reserved(*std::move(lease));
   const auto deadline = client::deadline_in(within.value_or(connection.timeout()),
                                             std::chrono::milliseconds(request.wait_ms));
@@ -394,10 +393,9 @@ constexpr std::chrono::seconds kRemoveManyLimit{60};
 Result<std::uint64_t> remove_many(client::Connection& connection, wire::DeleteBy by,
                                   const std::string& what) {
   Call<wire::DeleteReply> waiting;
-  auto answer = connection.call(
-      wire::Delete{static_cast<std::uint8_t>(by), what}, waiting,
-      client::deadline_in(
-          std::max<std::chrono::milliseconds>(connection.timeout(), kRemoveManyLimit)));
+  auto answer = connection.call(wire::Delete{static_cast<std::uint8_t>(by), what}, waiting,
+                                client::deadline_in(std::max<std::chrono::milliseconds>(
+                                    connection.timeout(), kRemoveManyLimit)));
   if (answer) return waiting.reply.removed;
   if (answer.error().code == Errc::kNotFound) return std::uint64_t{0};
   return std::move(answer).error();

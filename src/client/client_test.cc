@@ -498,9 +498,9 @@ TEST(Timeout, OfAnyLengthFitsPollAndTheClock) {
   EXPECT_EQ(poll_ms(0ms), 0);
   EXPECT_EQ(poll_ms(20ms), 20);
   // As an int, 25 days would be for ever, and the fourth of these a millisecond.
-  for (const milliseconds wait : {milliseconds(kMost), milliseconds(25 * 24h),
-                                  milliseconds(50 * 24h), milliseconds((std::int64_t{1} << 32) + 1),
-                                  milliseconds::max()})
+  for (const milliseconds wait :
+       {milliseconds(kMost), milliseconds(25 * 24h), milliseconds(50 * 24h),
+        milliseconds((std::int64_t{1} << 32) + 1), milliseconds::max()})
     EXPECT_EQ(poll_ms(wait), kMost) << wait.count();
   const auto now = std::chrono::steady_clock::now();
   EXPECT_GE(deadline_in(50 * 24h), now + 50 * 24h);

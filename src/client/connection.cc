@@ -617,9 +617,11 @@ std::optional<Lease> Connection::get_by_board(const std::string& key, std::uint6
   auto tags = seen.text.tags();
   if (!tags) return std::nullopt;
   auto state = std::make_unique<LeaseState>();
-  state->info = {object.object_id,  object.length,     object.length, 0,
-                 object.created_ns, object.expires_ns, object.ephemeral,
-                 false,             object.revision,   std::string(seen.text.metadata()),
+  state->info = {object.object_id,  object.length,
+                 object.length,     0,
+                 object.created_ns, object.expires_ns,
+                 object.ephemeral,  false,
+                 object.revision,   std::string(seen.text.metadata()),
                  *std::move(tags)};
   state->slices.push_back({segment->file().raw(), object.offset, object.length});
   state->segments.push_back(std::move(segment));

@@ -142,8 +142,7 @@ Result<void> Lease::copy_to(int fd) const {
   for (std::size_t i = 0; i < state_->slices.size(); ++i) {
     const Slice& slice = state_->slices[i];
     // Memory is recycled once the lease ends; sendfile(2) would leave references to it in a socket.
-    if (const auto memory = state_->segments[i]->map(slice.offset, slice.length);
-        !memory.empty()) {
+    if (const auto memory = state_->segments[i]->map(slice.offset, slice.length); !memory.empty()) {
       OM_TRY(write_all(fd, memory));
       continue;
     }
@@ -169,8 +168,7 @@ Result<std::vector<std::span<const std::byte>>> Lease::map() const {
   for (std::size_t i = 0; i < state_->slices.size(); ++i) {
     const Slice& slice = state_->slices[i];
     const auto length = static_cast<std::size_t>(slice.length);
-    if (const auto memory = state_->segments[i]->map(slice.offset, slice.length);
-        !memory.empty()) {
+    if (const auto memory = state_->segments[i]->map(slice.offset, slice.length); !memory.empty()) {
       spans.push_back(memory);
       continue;
     }

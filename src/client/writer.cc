@@ -36,8 +36,8 @@ Result<void> add_places(WriterState& state, const std::vector<wire::Extent>& ext
 
 Result<void> extend(WriterState& state, std::uint64_t bytes) {
   Call<wire::ExtendReply> waiting;
-  OM_TRY(state.connection->call(wire::Extend{state.put_id, bytes}, waiting,
-                                deadline_in(state.limit)));
+  OM_TRY(
+      state.connection->call(wire::Extend{state.put_id, bytes}, waiting, deadline_in(state.limit)));
   const std::uint64_t before = state.room;
   OM_TRY(add_places(state, waiting.reply.extents, waiting.segments));
   if (state.room == before)

@@ -171,8 +171,8 @@ Result<UniqueFd> connect_seqpacket(const std::string& path, std::chrono::millise
     int reason = errno;
     if (reason == EINTR) {
       // The next wait has the whole time again: with signals that keep coming there is no end.
-      const auto waited = std::chrono::floor<std::chrono::milliseconds>(
-          std::chrono::steady_clock::now() - begun);
+      const auto waited =
+          std::chrono::floor<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begun);
       if (timeout.count() <= 0 || waited < timeout) continue;
       reason = EAGAIN;
     }

@@ -70,8 +70,8 @@ std::string scrape(const std::string& path) {
   address.sun_family = AF_UNIX;
   EXPECT_LT(path.size(), sizeof address.sun_path);
   std::memcpy(static_cast<char*>(address.sun_path), path.data(), path.size());
-  EXPECT_EQ(
-      ::connect(socket.raw(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  EXPECT_EQ(::connect(socket.raw(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
+            0);
   const std::string request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
   EXPECT_EQ(::send(socket.raw(), request.data(), request.size(), MSG_NOSIGNAL),
             static_cast<ssize_t>(request.size()));

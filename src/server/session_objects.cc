@@ -462,8 +462,7 @@ void Session::room(std::uint64_t id, wire::Room request) {
   constexpr auto kType = wire::Type::kRoom;
   if (!rights_.direct)
     return refuse(kType, id, {Errc::kDenied, 0, "only who writes in place gets room ahead"});
-  auto room =
-      shared_.store.take_room(*holder_, {request.bytes, request.at_least, request.leases});
+  auto room = shared_.store.take_room(*holder_, {request.bytes, request.at_least, request.leases});
   if (!room) return refuse(kType, id, room.error());
   wire::RoomReply message;
   message.room_id = room->put_id;

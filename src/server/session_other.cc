@@ -131,19 +131,19 @@ void Session::region(std::uint64_t id, const wire::RegionOpen& request) {
   // cannot be refused any more.
   account_->descriptors.add(kMost);
   descriptors_expected_ += kMost;
-  shared_.store.open_region(
-      request.owner, request.memory_bytes, request.disk_bytes,
-      static_cast<std::uint32_t>(peer_.pid),
-      [weak = weak_from_this(), account = std::weak_ptr(account_),
-       id](Result<store::RegionGrant> grant) {
-        if (const auto counted = account.lock()) counted->descriptors.subtract(kMost);
-        const auto self = weak.lock();
-        if (!self) return;
-        self->descriptors_expected_ -= kMost;
-        if (self->closed_) return;
-        if (!grant) return self->refuse(kType, id, grant.error());
-        self->region_opened(id, *std::move(grant));
-      });
+  shared_.store.open_region(request.owner, request.memory_bytes, request.disk_bytes,
+                            static_cast<std::uint32_t>(peer_.pid),
+                            [weak = weak_from_this(), account = std::weak_ptr(account_),
+                             id](Result<store::RegionGrant> grant) {
+                              if (const auto counted = account.lock())
+                                counted->descriptors.subtract(kMost);
+                              const auto self = weak.lock();
+                              if (!self) return;
+                              self->descriptors_expected_ -= kMost;
+                              if (self->closed_) return;
+                              if (!grant) return self->refuse(kType, id, grant.error());
+                              self->region_opened(id, *std::move(grant));
+                            });
 }
 
 void Session::region_opened(std::uint64_t id, store::RegionGrant opened) {

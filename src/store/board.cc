@@ -46,8 +46,8 @@ Result<std::unique_ptr<Board>> Board::make(BorrowedFd memory_dir, std::uint64_t 
   const auto file = OM_TRY(open_at(memory_dir, kBoardFile, O_RDWR | O_CREAT | O_EXCL));
   const auto prepare = [&]() -> Result<std::unique_ptr<Board>> {
     OM_TRY(allocate(file.borrow(), 0, size));
-    auto mapping = OM_TRY(
-        Mapping::of(file.borrow(), 0, static_cast<std::size_t>(size), Access::kReadWrite));
+    auto mapping =
+        OM_TRY(Mapping::of(file.borrow(), 0, static_cast<std::size_t>(size), Access::kReadWrite));
     auto readers = OM_TRY(open_at(memory_dir, kBoardFile, O_RDONLY));
     return std::unique_ptr<Board>(new Board(std::move(mapping), std::move(readers), sets, seed));
   };

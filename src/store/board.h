@@ -64,7 +64,7 @@ class Board {
   [[nodiscard]] std::uint64_t bytes() const { return entries_.size() * board::kSlotBytes; }
 
  private:
-  struct Entry {  // of a slot
+  struct Entry {          // of a slot
     ObjectId object = 0;  // 0: it shows nothing
     std::uint64_t bytes = 0;
     bool touched = false;

@@ -162,9 +162,8 @@ void HazardPages::look(const FlatMap<std::uint64_t>& hidden) {
   for (auto& [number, page] : pages_) {
     if (!page.may_read) continue;
     const auto is_pinned = [&of = page](std::size_t word, ObjectId object) {
-      return std::ranges::any_of(of.pins, [&](const Pin& pin) {
-        return pin.word == word && pin.object == object;
-      });
+      return std::ranges::any_of(
+          of.pins, [&](const Pin& pin) { return pin.word == word && pin.object == object; });
     };
     const auto words = read(page);
     if (!words) {
@@ -237,8 +236,8 @@ void HazardPages::take_touches(const std::function<void(ObjectId)>& touched) {
     if (!read_some(page.file.borrow(), offsetof(board::HazardPage, touched),
                    std::as_writable_bytes(std::span(objects))))
       continue;
-    for (std::uint64_t n = gets - std::min<std::uint64_t>(gets - before, objects.size());
-         n != gets; ++n)
+    for (std::uint64_t n = gets - std::min<std::uint64_t>(gets - before, objects.size()); n != gets;
+         ++n)
       touched(objects[n % objects.size()]);
   }
 }

@@ -85,8 +85,8 @@ class HazardPages {
     ObjectId object = 0;
   };
   struct Page {
-    UniqueFd file;            // a description of ours
-    HolderId holder = 0;      // 0: its session is over
+    UniqueFd file;        // a description of ours
+    HolderId holder = 0;  // 0: its session is over
     bool may_read = false;
     bool is_earlier = false;  // of an earlier daemon
     std::uint64_t gets = 0;   // that were counted

@@ -118,8 +118,8 @@ bool is_unfinished(std::string_view bytes, std::uint64_t next) {
   EntryHeader header{};
   std::memcpy(&header, bytes.data(), std::min(written, sizeof header));
   if (written > offsetof(EntryHeader, sequence) && header.sequence != next) return false;
-  const std::uint64_t length = sizeof header + std::uint64_t{header.what_bytes} +
-                               header.tag_bytes + header.origin_bytes;
+  const std::uint64_t length =
+      sizeof header + std::uint64_t{header.what_bytes} + header.tag_bytes + header.origin_bytes;
   // Zeros at its end are part of it.
   return written < length || bytes.size() < padded(length);
 }

@@ -166,9 +166,9 @@ TEST_F(StoreTest, WhatIsPutUnderANumberThatWasLentStaysAsLongAsItsLease) {
   ASSERT_TRUE(store->record({0, 0, RemovalKind::kPurge, "removed", "", "", 0}));
   std::vector<RoomBody> bodies;
   for (unsigned i = 0; i < 4; ++i)
-    bodies.push_back(under(room.lent.object + i,
-                           into(room, std::uint64_t{i} * 100'032, "k" + std::to_string(i),
-                                body_of(100'000, i))));
+    bodies.push_back(under(
+        room.lent.object + i,
+        into(room, std::uint64_t{i} * 100'032, "k" + std::to_string(i), body_of(100'000, i))));
   bodies[1].held_only = true;
   bodies[2].put.key = "removed";
   bodies[2].removals_seen = 0;
@@ -224,8 +224,8 @@ TEST_F(StoreTest, ANumberThatWasLentIsGoodForOneBodyOfItsRoom) {
             (std::vector<Errc>{kNo, kNo, kNo, Errc::kOk, kNo}));
   EXPECT_EQ(answers_of(without, {first + 1, 0}), (std::vector<Errc>{kNo, Errc::kOk}));
   // What was malformed has taken nothing, neither the number nor the place.
-  EXPECT_EQ(put_in_room(me, room.put_id, {under(first + 1, {room.extents[0].segment, 7,
-                                                            request("k", 1)})})
+  EXPECT_EQ(put_in_room(me, room.put_id,
+                        {under(first + 1, {room.extents[0].segment, 7, request("k", 1)})})
                 .front()
                 .error()
                 .code,
@@ -272,9 +272,9 @@ TEST_F(StoreTest, ARoomComesWithAsManyLeasesAsItsHolderMayHave) {
   ASSERT_EQ(room.lent.count, 3U);
   ASSERT_TRUE(put("other", body_of(500'000, 1)));
   EXPECT_EQ(store->get(me, "other").error().code, Errc::kQuota);
-  ASSERT_TRUE(put_in_room(me, room.put_id,
-                          {under(room.lent.object, into(room, 0, "k", body_of(1000, 1)))})
-                  .front());
+  ASSERT_TRUE(
+      put_in_room(me, room.put_id, {under(room.lent.object, into(room, 0, "k", body_of(1000, 1)))})
+          .front());
   store->release(me, room.lent.lease + 1);
   EXPECT_TRUE(*store->get(me, "other"));
 }
