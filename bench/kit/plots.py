@@ -24,7 +24,7 @@ def ratio(title, subtitle, panels, better="less", bounds=None):
     panels = [(case, rows) for case, rows in panels if rows]
     if not panels:
         return None
-    left, right, top, row, gap = 150, 110, 84, 20, 30
+    left, right, top, row, gap = 150, 144, 84, 20, 36
     width = 760
     height = top + sum(len(rows) * row + gap for _, rows in panels) + 34
     values = [v for _, rows in panels for _, interval in rows for v in interval if v > 0] or [1.0]
@@ -42,7 +42,7 @@ def ratio(title, subtitle, panels, better="less", bounds=None):
     page.line(axis(1), top - 8, axis(1), bottom, stroke="#000000", width=1.4)
     y = top
     for case, rows in panels:
-        page.text(20, y + 13, case, size=13, weight="600")
+        page.text(20, y + 6, case, size=13, weight="600")
         begin = y
         for name, (middle, lower, upper) in rows:
             y += row
@@ -51,8 +51,8 @@ def ratio(title, subtitle, panels, better="less", bounds=None):
             page.text(left - 8, centre + 4, name, size=12, anchor="end", fill=colour(name))
             page.line(axis(lower), centre, axis(upper), centre, stroke=colour(name), width=3.0, tip=tip)
             page.dot(axis(middle), centre, 5, colour(name), tip=tip)
-            page.text(width - right + 14, centre + 4, "%.2f" % middle, size=12, weight="600")
-            page.text(width - right + 46, centre + 4, "%.2f–%.2f" % (lower, upper), size=10, fill="#888888")
+            page.text(width - right + 56, centre + 4, "%.2f" % middle, size=12, anchor="end", weight="600")
+            page.text(width - right + 62, centre + 4, "%.2f–%.2f" % (lower, upper), size=10, fill="#888888")
         bound = (bounds or {}).get(case)
         if bound and low < bound < high:
             page.line(axis(bound), begin + 8, axis(bound), y + 8, stroke="#d55e00", dash="3 3",
@@ -100,7 +100,7 @@ def lines(title, subtitle, panels, x_label, marks=()):
             page.text(across(tick), y + height + 17, svg.label(tick), size=11, anchor="middle", fill="#666666")
         for at, what in marks:
             page.line(across(at), y, across(at), y + height, stroke="#d55e00", dash="4 3")
-            page.text(across(at) + 5, y + 12, what, size=11, fill="#d55e00")
+            page.text(across(at) - 18, y + height / 2, what, size=11, anchor="end", fill="#d55e00")
         for name, points in curves.items():
             drawn = [(across(px), up(py)) for px, py in points]
             page.curve(drawn, colour(name))

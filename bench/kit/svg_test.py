@@ -39,6 +39,14 @@ class Plots(unittest.TestCase):
         self.assertEqual(len([line for line in root.findall(space + "line") if line.get("stroke-dasharray")]), 1)
         self.assertEqual(root.find(space + "title").text, "Hits & <misses>")
 
+    def test_no_label_of_a_ratio_plot_lies_on_another(self):
+        root = self.parsed(plots.ratio("t", "s", [("1K", [("varnish-malloc", (10.81, 10.51, 111.45))])]))
+        texts = {text.text: text for text in root.findall("{http://www.w3.org/2000/svg}text")}
+        median, interval = texts["10.81"], texts["10.51–111.45"]
+        self.assertEqual(median.get("text-anchor"), "end")
+        self.assertLess(float(median.get("x")), float(interval.get("x")))
+        self.assertGreaterEqual(float(texts["varnish-malloc"].get("y")) - float(texts["1K"].get("y")), 13)
+
     def test_curves_share_the_x_axis(self):
         text = plots.lines("t", "s", [("a", {"mapped": [[0, 1], [1, 2]], "empty": []}, False), ("b", {"dual": [[0, 10], [2, 1000]]}, True)],
                            "x", marks=((0, "here"),))
