@@ -165,6 +165,14 @@ class Proxy:
     def daemons(self):
         return [pid for pid in processes_with(f"/{self.name}/store/objmapper.sock") if pid != self.process.pid]
 
+    def keeps(self, path):
+        """Whether `path` is whole in the cache's region. A client has its body a moment earlier than that."""
+        text = pathlib.Path(f"/proc/{self.daemons()[0]}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        sock = re.search(rf"\S*/{self.name}/store/objmapper.sock", text).group().split("=")[-1]
+        listed = subprocess.run([OBJM, "--socket", sock, "list", "--regions"], capture_output=True, text=True,
+                                timeout=20)
+        return any(word.endswith(path) for word in listed.stdout.split())
+
     def stop(self, seconds=30):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

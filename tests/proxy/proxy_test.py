@@ -356,6 +356,7 @@ class Running(unittest.TestCase):
     def test_an_origin_that_is_away_is_said_and_what_is_cached_is_served(self):
         proxy = self.start()
         proxy.get("/a")
+        wait_until(lambda: proxy.keeps("/a"), "it is whole in the region")
         proxy.stop()
         self.origin.stop()
         again = self.start(name=proxy.name, port=proxy.port)
