@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -44,6 +45,22 @@ constexpr std::uint64_t kPartBytes = std::uint64_t{8} << 20;
 // The kernel takes folios out of the page cache as a whole or not at all, and one that lies across
 // the end of what it is told to take out stays. None lies across a multiple of this.
 constexpr std::uint64_t kFolioBytesMax = std::uint64_t{2} << 20;
+
+// A Unix socket takes 208 KiB as a rule, after which sender and reader wake each other in turn. Pages
+// of a file that lie in it are not its memory: it may have more of them, as far as the kernel lets us
+// (socket(7), SO_SNDBUF: net.core.wmem_max). TCP finds its size by itself.
+constexpr int kUnixSocketBytes = 1 << 20;
+
+void widen(int socket) {
+  int domain = 0;
+  int bytes = 0;
+  socklen_t size = sizeof domain;
+  if (::getsockopt(socket, SOL_SOCKET, SO_DOMAIN, &domain, &size) != 0 || domain != AF_UNIX) return;
+  size = sizeof bytes;
+  if (::getsockopt(socket, SOL_SOCKET, SO_SNDBUF, &bytes, &size) != 0 || bytes >= kUnixSocketBytes)
+    return;
+  (void)::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &kUnixSocketBytes, sizeof kUnixSocketBytes);
+}
 
 struct vdp_entry* last_of(struct vdp_ctx* vdc) {
   return VTAILQ_LAST(&vdc->vdp, vdp_entry_s);
@@ -155,6 +172,7 @@ bool Delivery::worth_keeping(const struct req* req, std::span<const BodyPart> pa
   const auto bytes = static_cast<std::uint64_t>(req->resp_len);
   const auto resident = mostly_resident(parts.front().file, begin, bytes);
   if (!resident) return true;
+  resident_ = *resident;
   return store_.popularity().admit(ref->number * 4099 + begin / kPartBytes, bytes, *resident);
 }
 
@@ -239,9 +257,10 @@ void Delivery::give_back(std::uint64_t from, std::uint64_t to) {
 
 // Says and does what V1L_Flush does where writev would not go on.
 int Delivery::send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t length) {
+  if (length > kUnixSocketBytes / 4) widen(socket_);
   // The headers, and memory that came before.
   if (varnish.V1L_Flush(wrk_) != SC_NULL) return -1;
-  begin_reading(BorrowedFd(file_), offset, length);
+  if (!resident_) begin_reading(BorrowedFd(file_), offset, length);
   auto at = static_cast<off_t>(offset);
   std::uint64_t left = length;
   std::uint64_t held = offset;  // from here on it is to be given back yet

@@ -92,6 +92,7 @@ class Delivery {
   std::uint64_t file_offset_ = 0;  // of the first byte of the window
   bool file_failed_ = false;
   bool gives_back_ = false;  // its pages are not worth their place
+  bool resident_ = false;    // most of it, for sure
 };
 
 }  // namespace om::vmod

@@ -399,6 +399,24 @@ TEST(Residency, OfMostOfAFileIsFoundWithoutReadingAnything) {
   EXPECT_EQ(mostly_resident(BorrowedFd(-1), 0, 10), std::nullopt);
 }
 
+TEST(Residency, OfMostOfAFileOfWhichHalfWasTakenAwayIsWhatMostOfItIs) {
+  const Folder folder;
+  constexpr std::size_t kBytes = 8 * 1024 * 1024;
+  const auto with = [&](const char* name, std::size_t from, std::size_t to) {
+    UniqueFd file = written_out(folder / name, kBytes);
+    std::string block(65536, 0);
+    for (std::size_t at = from; at < to; at += block.size())
+      EXPECT_EQ(::pread(file.raw(), block.data(), block.size(), static_cast<off_t>(at)), 65536);
+    return file;
+  };
+  const UniqueFd end = with("end", kBytes / 4, kBytes);
+  const auto cold = mostly_resident(with("cold", 0, 0).borrow(), 0, kBytes);
+  if (!cold || *cold) GTEST_SKIP() << "this kernel does not say, or the file system keeps it";
+  // The place near the begin is not there, the one in the middle is, and all eight decide.
+  EXPECT_EQ(mostly_resident(end.borrow(), 0, kBytes), true);
+  EXPECT_EQ(mostly_resident(with("middle", kBytes / 2, kBytes / 2 + 65536).borrow(), 0, kBytes), false);
+}
+
 TEST(Residency, OfAFileThatIsMemoryIsNoQuestion) {
   const auto memfd = *make_memfd("m", 65536);
   EXPECT_EQ(residency(memfd.borrow(), 0, 65536), Residency::kResident);

@@ -21,8 +21,9 @@ constexpr std::uint64_t kSamplesMax = 4;
 #ifndef SYS_cachestat
 #define SYS_cachestat 451
 #endif
-constexpr std::uint64_t kPlaceBytes = 128 * 1024;
-constexpr std::uint64_t kPlacesMax = 8;
+// What is read by sendfile(2) in one window at first is there or not as a whole, as a rule.
+constexpr std::uint64_t kWindowBytes = 256 * 1024;
+constexpr std::uint64_t kPlaces = 8;
 
 // A file system that is memory has nothing to wait for, and does not know RWF_NOWAIT.
 bool is_memory(int file) {
@@ -44,6 +45,18 @@ Residency look(int file, std::uint64_t offset) {
   }
 }
 
+std::optional<bool> page_is_there(int file, std::uint64_t offset) {
+  struct {
+    std::uint64_t offset;
+    std::uint64_t length;
+  } range{offset, 1};
+  struct {
+    std::uint64_t cached, dirty, under_writeback, evicted, recently_evicted;
+  } found{};
+  if (::syscall(SYS_cachestat, file, &range, &found, 0) != 0) return std::nullopt;
+  return found.cached != 0;
+}
+
 }  // namespace
 
 Residency residency(BorrowedFd file, std::uint64_t offset, std::uint64_t length) {
@@ -56,21 +69,17 @@ Residency residency(BorrowedFd file, std::uint64_t offset, std::uint64_t length)
 }
 
 std::optional<bool> mostly_resident(BorrowedFd file, std::uint64_t offset, std::uint64_t length) {
-  struct {
-    std::uint64_t offset;
-    std::uint64_t length;
-  } range{0, 1};
-  struct {
-    std::uint64_t cached, dirty, under_writeback, evicted, recently_evicted;
-  } found{};
-  const std::uint64_t places = std::clamp<std::uint64_t>(length / kPlaceBytes, 1, kPlacesMax);
+  const auto middle = page_is_there(file.raw(), offset + length / 2);
+  if (!middle || length <= kWindowBytes) return middle;
+  const auto begin = page_is_there(file.raw(), offset + length / kPlaces);
+  if (begin == middle) return middle;
   std::uint64_t there = 0;
-  for (std::uint64_t i = 0; i < places; ++i) {
-    range.offset = offset + length / places * i;
-    if (::syscall(SYS_cachestat, file.raw(), &range, &found, 0) != 0) return std::nullopt;
-    there += found.cached != 0 ? 1 : 0;
+  for (std::uint64_t i = 0; i < kPlaces; ++i) {
+    const auto here = page_is_there(file.raw(), offset + length / kPlaces * i);
+    if (!here) return std::nullopt;
+    there += *here ? 1 : 0;
   }
-  return there > places / 2;
+  return there > kPlaces / 2;
 }
 
 }  // namespace om
