@@ -296,7 +296,7 @@ Writer writer_of(Daemon& daemon, const std::string& key) {
 
 TEST(Claims, ThatArePutAreTheDaemonsToEnd) {
   Daemon daemon;
-  const std::string flags = std::to_string(wire::kPutClaimed);
+  const std::string flags = std::to_string(wire::kReserveClaimed);
   std::optional<Result<PutResult>> answer;
   writer_of(daemon, "k").commit({}, [&](Result<PutResult> done) { answer = std::move(done); });
   EXPECT_EQ(daemon.messages(), Messages{"put k " + flags});

@@ -154,7 +154,7 @@ void Writer::take(Claim claim) {
   if (!s.ahead || claim.state_ == nullptr || claim.state_->connection != s.connection ||
       claim.state_->key != s.put.key)
     return;
-  s.put.flags |= wire::kPutClaimed;
+  s.put.flags |= wire::kReserveClaimed;
   s.claim = std::move(claim.state_);
 }
 

@@ -493,7 +493,7 @@ void Session::put(std::uint64_t id, wire::Put request) {
   std::vector<std::uint64_t> lengths;
   lengths.reserve(request.bodies.size());
   for (wire::PutBody& body : request.bodies) {
-    if ((body.flags & ~(wire::kReserveEphemeral | wire::kPutHeldOnly | wire::kPutClaimed)) != 0)
+    if ((body.flags & ~(wire::kReserveEphemeral | wire::kPutHeldOnly | wire::kReserveClaimed)) != 0)
       return refuse(kType, id, {Errc::kUnsupported, 0, "this daemon knows no such flag"});
     const bool held_only = (body.flags & wire::kPutHeldOnly) != 0;
     lengths.push_back(held_only ? 0 : body.length);
@@ -508,7 +508,7 @@ void Session::put(std::uint64_t id, wire::Put request) {
     one.put.ephemeral = (body.flags & wire::kReserveEphemeral) != 0;
     one.object = body.object_id;
     one.held_only = held_only;
-    one.claimed = (body.flags & wire::kPutClaimed) != 0;
+    one.claimed = (body.flags & wire::kReserveClaimed) != 0;
     one.removals_seen = body.removals_seen;
   }
   shared_.store.put_in_room(

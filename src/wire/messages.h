@@ -231,7 +231,7 @@ inline constexpr std::uint32_t kReserveDirect =
 inline constexpr std::uint32_t kReserveDisk = 8;  // straight to the disk tier
 // With kReserveOrGet: follow the put that is under way instead of waiting for its end.
 inline constexpr std::uint32_t kReserveFollow = 16;
-// What this session has claimed in the table: the put of the claim, which ends with the answer.
+// What this session has claimed in the table: with this, the claim ends. Also of a body in PUT.
 inline constexpr std::uint32_t kReserveClaimed = 32;
 
 struct Reserve {
@@ -370,7 +370,6 @@ struct RoomReply {
   }
 };
 inline constexpr std::uint32_t kPutHeldOnly = 2;  // not published: its writer keeps the bytes
-inline constexpr std::uint32_t kPutClaimed = 4;   // the claim on its key ends, published or not
 inline constexpr std::uint64_t kAllRemovalsSeen = ~std::uint64_t{0};
 // Publishes bodies that were written into a room: RESERVE and COMMIT in one, for many.
 struct PutBody {
@@ -378,7 +377,7 @@ struct PutBody {
   std::uint64_t offset = 0;  // a multiple of 64
   std::uint64_t length = 0;
   std::string key;
-  std::uint32_t flags = 0;  // kReserveEphemeral, kPutHeldOnly, kPutClaimed
+  std::uint32_t flags = 0;  // kReserveEphemeral, kPutHeldOnly, kReserveClaimed
   std::uint64_t expires_ns = 0;
   std::string metadata;
   std::vector<std::string> tags;
