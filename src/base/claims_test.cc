@@ -1,5 +1,5 @@
-// Claims, by several threads at once: a key has one who fetches it, whether he has asked or not, and
-// whoever waits is told when nothing comes of it.
+// Claims, by several threads at once: a key has one who fetches it, whether he has asked or not,
+// and whoever waits is told when nothing comes of it.
 #include "base/claims.h"
 
 #include <gtest/gtest.h>
@@ -96,9 +96,8 @@ TEST(Claim, EndsByTheDaemonToo) {
 
 TEST(Claim, OfOneWhoIsGoneOrOfNobodyIsNone) {
   Word word{0};
-  for (const std::uint64_t nonsense :
-       {word_of(kHash, 3), word_of(~kHash, 3) | kWanted, word_of(kHash, 0), std::uint64_t{1},
-        ~std::uint64_t{0}}) {
+  for (const std::uint64_t nonsense : {word_of(kHash, 3), word_of(~kHash, 3) | kWanted,
+                                       word_of(kHash, 0), std::uint64_t{1}, ~std::uint64_t{0}}) {
     word = nonsense;
     EXPECT_EQ(want(word, kHash, [](std::uint64_t owner) { return owner == 4; }), 0U);
     EXPECT_EQ(word.load(), 0U) << nonsense;
@@ -145,9 +144,8 @@ TEST(Claim, HasOneWhoFetchesWhoeverAsks) {
   std::array<std::atomic<bool>, 3> has{};
   std::uint64_t wrong = 0;
   std::uint64_t asked_first = 0;
-  Rounds rounds([&](std::uint64_t owner) {
-    has.at(owner) = claim(word, known, word_of(kHash, owner));
-  });
+  Rounds rounds(
+      [&](std::uint64_t owner) { has.at(owner) = claim(word, known, word_of(kHash, owner)); });
   for (std::uint64_t n = 1; n <= Rounds::kRounds; ++n) {
     rounds.begin(n);
     if (n % 3 == 0) std::this_thread::yield();

@@ -703,7 +703,8 @@ TEST(Catalog, TellsOfKeysThatComeAndGo) {
   journal.fail_writes = true;
   EXPECT_FALSE(catalog->publish(make_record(5, "m")));
   EXPECT_EQ(last(), (Told{{"m", true}, {"m", false}}));
-  EXPECT_FALSE(catalog->publish_all({make_record(6, "m"), make_record(7, "l"), make_record(8, "n")}));
+  EXPECT_FALSE(
+      catalog->publish_all({make_record(6, "m"), make_record(7, "l"), make_record(8, "n")}));
   EXPECT_EQ(last(), (Told{{"m", true}, {"n", true}, {"m", false}, {"n", false}}));
   EXPECT_FALSE(catalog->remove("k"));
   EXPECT_EQ(last(), Told());
