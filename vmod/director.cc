@@ -275,6 +275,14 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
       count(counters.c_timeout);
       return {};
     }
+    // Nobody has it, and nobody is fetching it: then there is nothing to be asked.
+    if (step == 0 && stale.object_id == 0 && bo->is_hitmiss == 0) {
+      share->claim = client->claim(share->key);
+      if (share->claim) {
+        count(counters.c_miss_claimed);
+        return miss(counters.c_miss);
+      }
+    }
     const std::uint64_t failures = counters.c_timeout + counters.c_failed;
     auto answer = ask(director, bo->wrk, *client, share->key, stale,
                       director.config().timeout - spent, bo->is_hitmiss == 0);

@@ -74,6 +74,8 @@ void commit(Director& director, Writer writer, std::optional<Amendment> last, Wh
   const auto is_over = [&director, bytes, what](const Result<PutResult>& done) {
     commits_under_way.fetch_sub(1, std::memory_order_relaxed);
     VSC_objmd& counters = director.counters();
+    // It may be all that the daemon is asked, where misses are no messages.
+    if (done) director.link().report(true);
     if (!done) {
       count_trouble(director, done.error());
     } else if (what != What::kIndex) {
@@ -162,7 +164,13 @@ bool Publication::choose_key() {
   }
   PutOptions options;
   const auto reserve = [&] {
-    const auto ask = [&] { return share.client->reserve(options, left()); };
+    const auto ask = [&] {
+      if (!share.claim || options.key != share.primary)
+        return share.client->reserve(options, left());
+      // Those who wait for what was claimed follow from now on.
+      Claim claim = *std::exchange(share.claim, std::nullopt);
+      return share.client->reserve(options, std::move(claim), left());
+    };
     auto reserved = timed(ask);
     const struct busyobj* bo = varnish.THR_GetBusyobj();
     if (!reserved && reserved.error().code == Errc::kNoSpace && bo != nullptr &&
@@ -214,7 +222,9 @@ bool Publication::choose_key() {
 
 bool Publication::take_ahead() {
   Share& share = *share_;
-  if (!share.ahead || !length_ || *length_ == 0 || !metadata_.vary.empty()) return false;
+  if ((!share.ahead && !share.claim) || !length_ || *length_ == 0 || !metadata_.vary.empty())
+    return false;
+  if (share.claim && (*length_ >= kFollowedBytesMin || share.claim->wanted())) return false;
   // What is removed up to here is for removed_meanwhile() to find, and the rest for the daemon.
   const auto seen = share.director->removals().applied(share.client->daemon().epoch);
   if (!seen) return false;
@@ -240,6 +250,7 @@ bool Publication::take_ahead() {
   if (!writer || !*writer) return false;
   share.writer = **std::move(writer);
   share.key = share.primary;
+  if (share.claim) share.writer.take(*std::exchange(share.claim, std::nullopt));
   return true;
 }
 
@@ -380,7 +391,10 @@ void Publication::finish() {
     last = amendment();
     if (!last) return;
   }
-  if (!share_->director->removals().director_allowed()) {
+  // The daemon dates what it removes later than all puts that it knows of. Of one that is put ahead
+  // it hears now: with the clock set back meanwhile, a ban of since then may seem to be older.
+  const bool began_later = ahead_ && share_->began > VTIM_real();
+  if (began_later || !share_->director->removals().director_allowed()) {
     // It may be one of what was removed.
     count(share_->director->counters().c_tee_behind);
     share_->writer = Writer();

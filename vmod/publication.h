@@ -2,8 +2,9 @@
 //
 //   begun      a put (om::Writer) of its key is reserved; of a variant (Vary), with an index that
 //              names it. Nobody sees it before it is committed; followers (follow.h) may read.
-//              Where nobody has looked for it, there is room ahead instead, and the store hears of
-//              it when it is whole: one message, and no followers
+//              Where nobody has looked for it, or its key was claimed (om::Claim) and it is small,
+//              there is room ahead instead, and the store hears of it when it is whole: one
+//              message, and no followers; who has come for what was claimed waits for it
 //   live       bytes are written; followers are told of them
 //   let go     the store was too late, too full or gone: the put is aborted, and the fetch goes on
 //   finished   the body is whole and committed; or it is that of the very object that it was to
@@ -38,6 +39,9 @@ namespace om::vmod::tee {
 
 // So long bytes may lie there before followers are told of them.
 inline constexpr std::chrono::milliseconds kAnnounceInterval{10};
+// From here on who wants it, too, is to have its bytes while they come, not when they are all
+// there.
+inline constexpr std::uint64_t kFollowedBytesMin = 64 * 1024;
 
 // An object that lies in the store, as it was found there.
 struct There {
@@ -52,9 +56,11 @@ struct There {
 struct Share {
   Director* director = nullptr;
   std::shared_ptr<Client> client;
-  std::string primary;   // shared_object.h
-  std::string key;       // that `writer` writes
-  Writer writer;         // may be empty: reserved when the headers are there
+  std::string primary;  // shared_object.h
+  std::string key;      // that `writer` writes
+  Writer writer;        // may be empty: reserved when the headers are there
+  // Of `primary`, and then `writer` is empty: whoever looks for it waits until this is over.
+  std::optional<Claim> claim{};
   There replaces;        // what `key` names, and is of no use as it is
   bool indexed = false;  // there is a Vary index that names `key`
   bool ahead = false;    // nobody has looked for it, and so nobody waits for it or may follow

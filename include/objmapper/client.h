@@ -37,6 +37,7 @@ namespace om {
 namespace client {
 class Connection;
 struct LeaseState;
+struct ClaimState;
 struct WriterState;
 struct FollowerState;
 struct PoolState;
@@ -169,6 +170,27 @@ struct Amendment {
 // For PutOptions::expires_ns: so long from now.
 std::uint64_t expires_in(std::chrono::nanoseconds ttl);
 
+// The right to write a key that nobody has, of which the daemon has not heard. Whoever else wants
+// the key waits for what comes of it, or follows it: so it is for one who is about to fetch the
+// object. Dropped, it ends, and somebody else may have it; so it does with the connection.
+class [[nodiscard]] Claim {
+ public:
+  Claim(Claim&& other) noexcept;
+  Claim& operator=(Claim&& other) noexcept;
+  Claim(const Claim&) = delete;
+  Claim& operator=(const Claim&) = delete;
+  ~Claim();
+  // Whether somebody may wait for it already. Not after a move.
+  [[nodiscard]] bool wanted() const;
+
+ private:
+  friend class Client;
+  friend class Writer;
+  friend class client::Connection;
+  explicit Claim(std::unique_ptr<client::ClaimState> state) noexcept;
+  std::unique_ptr<client::ClaimState> state_;
+};
+
 // An object on its way in. Nobody sees it before commit(). One thread at a time. Dropped without
 // commit() it is aborted, and so it is when this process or the daemon dies.
 class [[nodiscard]] Writer {
@@ -203,6 +225,9 @@ class [[nodiscard]] Writer {
   // writer is one of reserve_ahead() with PutOptions::held.
   Result<Lease> hold(std::uint64_t bytes);
   [[nodiscard]] std::uint64_t written() const;
+  // Of reserve_ahead(), with the key of the claim; any other writer only ends it. It is over when
+  // this is committed, and with the answer everybody has the object; else it ends with the writer.
+  void take(Claim claim);
   // Lets followers read what was written so far (see Follower). From now on those bytes must stay
   // as they are, and commit() must come with as many at least. Cheap: it waits for nothing.
   Result<void> announce();
@@ -445,6 +470,13 @@ class [[nodiscard]] Client {
   // --- writing
   Result<Writer> reserve(const PutOptions& options);
   Result<Writer> reserve(const PutOptions& options, std::chrono::milliseconds within);
+  // Without a message, where the daemon lets us (docs/protocol.md, "Claims"): as far as anybody
+  // knows, there is no such object, and nobody is writing it. nullopt: ask, by reserve_or_get() or
+  // reserve_or_follow().
+  std::optional<Claim> claim(const std::string& key);
+  // What was claimed: whoever waits for it follows this writer from now on, or gets what it
+  // commits. The claim is over in any case.
+  Result<Writer> reserve(const PutOptions& options, Claim claim, std::chrono::milliseconds within);
   // The same with `ahead`, for one who puts at a rate and does not want to wait for each: there is
   // a message for each room, not for each body. nullopt: there is no room now, and none was asked
   // for: the body is too large, another thread is asking, or it was refused a moment ago. kNoSpace,

@@ -37,11 +37,12 @@ inline constexpr std::size_t kWays = 4;  // slots in a set
 inline constexpr std::size_t kSetBytes = kWays * kSlotBytes;
 
 struct Header {
-  Word magic;  // written last
-  Word alive;  // 1; 0 before another daemon, or nobody, has the memory
-  Word sets;   // a power of two
-  Word seed;   // of hash()
-  std::array<std::byte, kHeaderBytes - 4 * sizeof(Word)> reserved;
+  Word magic;     // written last
+  Word alive;     // 1; 0 before another daemon, or nobody, has the memory
+  Word sets;      // a power of two
+  Word seed;      // of hash()
+  Word counters;  // behind the sets (base/claims.h), a power of two; 0: there are none
+  std::array<std::byte, kHeaderBytes - 5 * sizeof(Word)> reserved;
 };
 static_assert(sizeof(Header) == kHeaderBytes);
 

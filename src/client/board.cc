@@ -21,19 +21,32 @@ std::unique_ptr<Board> Board::of(const UniqueFd& board_file, UniqueFd page_file)
   const std::uint64_t sets = header->sets.load(std::memory_order_relaxed);
   if (!std::has_single_bit(sets) || sets > (*bytes - board::kHeaderBytes) / board::kSetBytes)
     return nullptr;
+  // A daemon from before there were any has a 0 there.
+  std::uint64_t counters = header->counters.load(std::memory_order_relaxed);
+  if (!std::has_single_bit(counters) ||
+      counters > *bytes - board::kHeaderBytes - sets * board::kSetBytes)
+    counters = 0;
   return std::unique_ptr<Board>(
-      new Board(*std::move(shown), *std::move(words), std::move(page_file)));
+      new Board(*std::move(shown), *std::move(words), std::move(page_file), counters));
 }
 
-Board::Board(Mapping shown, Mapping words, UniqueFd page_file)
+Board::Board(Mapping shown, Mapping words, UniqueFd page_file, std::uint64_t counters)
     : board_(std::move(shown)),
       page_(std::move(words)),
       page_file_(std::move(page_file)),
       sets_(header().sets.load(std::memory_order_relaxed)),
-      seed_(header().seed.load(std::memory_order_relaxed)) {}
+      seed_(header().seed.load(std::memory_order_relaxed)),
+      counters_(counters) {}
+
+const claims::Counter* Board::known(std::uint64_t hash) const {
+  if (counters_ == 0) return nullptr;
+  return reinterpret_cast<const claims::Counter*>(board_.data() + board::kHeaderBytes +
+                                                  sets_ * board::kSetBytes) +
+         claims::counter_of(hash, counters_);
+}
 
 const board::Slot* Board::find(std::string_view key, board::Seen& seen) const {
-  const std::uint64_t hash = board::hash(seed_, key);
+  const std::uint64_t hash = hash_of(key);
   const auto* const set =
       reinterpret_cast<const board::Slot*>(board_.data() + board::kHeaderBytes) +
       (hash & (sets_ - 1)) * board::kWays;
@@ -54,7 +67,7 @@ std::optional<std::size_t> Board::hold(const board::Slot& slot, const board::See
   // does it the other way round. One of us sees the other (store/hazard_pages.h). All of these are
   // seq_cst, and nothing else would do.
   page().objects[word].store(seen.object.object_id, std::memory_order_seq_cst);
-  if (!slot.is_unchanged(seen) || header().alive.load(std::memory_order_seq_cst) != 1) {
+  if (!slot.is_unchanged(seen) || !is_alive()) {
     let_go(word);
     return std::nullopt;
   }

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "base/board.h"
+#include "base/claims.h"
 #include "posix/mapping.h"
 #include "posix/unique_fd.h"
 
@@ -33,8 +34,18 @@ class Board {
   // Whether that word holds this object.
   [[nodiscard]] bool holds(std::size_t word, std::uint64_t object) const;
 
+  [[nodiscard]] std::uint64_t hash_of(std::string_view key) const {
+    return board::hash(seed_, key);
+  }
+  // How many keys like this one somebody has, or writes. nullptr: it does not say.
+  [[nodiscard]] const claims::Counter* known(std::uint64_t hash) const;
+  // Whether the daemon that it is of is there. Ordered after what was seq_cst before.
+  [[nodiscard]] bool is_alive() const {
+    return header().alive.load(std::memory_order_seq_cst) == 1;
+  }
+
  private:
-  Board(Mapping shown, Mapping words, UniqueFd page_file);
+  Board(Mapping shown, Mapping words, UniqueFd page_file, std::uint64_t counters);
   [[nodiscard]] const board::Header& header() const {
     return *reinterpret_cast<const board::Header*>(board_.data());
   }
@@ -48,6 +59,7 @@ class Board {
   const UniqueFd page_file_;
   const std::uint64_t sets_;
   const std::uint64_t seed_;
+  const std::uint64_t counters_;        // 0: there are none
   std::atomic<std::uint64_t> used_{0};  // words, a bit each
 };
 

@@ -272,10 +272,11 @@ namespace {
 
 using Reserved = std::variant<Lease, Writer, Follower>;
 
-// Sends the reservation, again while descriptors are missing that it needs.
+// Sends the reservation, again while descriptors are missing that it needs. `claim`: that it ends.
 Result<Reserved> reserve_through(client::Connection& connection, const PutOptions& options,
-                                 const wire::Reserve& request,
-                                 std::optional<std::chrono::milliseconds> within = {}) {
+                                 wire::Reserve request,
+                                 std::optional<std::chrono::milliseconds> within = {},
+                                 client::ClaimState* claim = nullptr) {
   constexpr int kAttempts = 3;
   if ((request.flags & wire::kReserveOrGet) != 0)
     if (auto lease =
@@ -285,7 +286,11 @@ Result<Reserved> reserve_through(client::Connection& connection, const PutOption
                                             std::chrono::milliseconds(request.wait_ms));
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     Call<wire::ReserveReply> waiting;
-    OM_TRY(connection.call(request, waiting, deadline));
+    OM_TRY(connection.begin(request, waiting, deadline));
+    // From here on the daemon ends it, whatever it answers and whenever.
+    if (claim != nullptr) claim->is_over = true;
+    request.flags &= ~wire::kReserveClaimed;
+    OM_TRY(connection.await(waiting, deadline));
     wire::ReserveReply& reply = waiting.reply;
     if (reply.outcome == static_cast<std::uint8_t>(wire::ReserveOutcome::kHit))
       return Reserved(OM_TRY(connection.make_lease(std::move(reply.hit), waiting.segments)));
@@ -304,7 +309,7 @@ Result<Writer> Client::reserve(const PutOptions& options) {
 }
 
 Result<Writer> Client::reserve(const PutOptions& options, std::chrono::milliseconds within) {
-  const wire::Reserve request = OM_TRY(client::to_reserve(options));
+  wire::Reserve request = OM_TRY(client::to_reserve(options));
   if (options.ahead && options.length && options.direct && !options.disk) {
     client::AheadWish wish;
     wish.length = *options.length;
@@ -313,7 +318,24 @@ Result<Writer> Client::reserve(const PutOptions& options, std::chrono::milliseco
     if (auto ahead = connection_->take_ahead(wish); ahead && *ahead)
       return connection_->make_writer(options, **std::move(ahead));
   }
-  auto reserved = OM_TRY(reserve_through(*connection_, options, request, within));
+  auto reserved = OM_TRY(reserve_through(*connection_, options, std::move(request), within));
+  if (auto* writer = std::get_if<Writer>(&reserved)) return std::move(*writer);
+  return Error{Errc::kMalformed, 0, "the daemon answered a reservation with an object"};
+}
+
+std::optional<Claim> Client::claim(const std::string& key) {
+  if (!client::check_key(key, "key")) return std::nullopt;
+  return connection_->claim(key);
+}
+
+Result<Writer> Client::reserve(const PutOptions& options, Claim claim,
+                               std::chrono::milliseconds within) {
+  client::ClaimState* const state = claim.state_.get();
+  if (state == nullptr || state->connection != connection_ || state->key != options.key)
+    return Error{Errc::kMalformed, 0, "this is not the claim of that key"};
+  wire::Reserve request = OM_TRY(client::to_reserve(options));
+  request.flags |= wire::kReserveClaimed;
+  auto reserved = OM_TRY(reserve_through(*connection_, options, std::move(request), within, state));
   if (auto* writer = std::get_if<Writer>(&reserved)) return std::move(*writer);
   return Error{Errc::kMalformed, 0, "the daemon answered a reservation with an object"};
 }
@@ -340,7 +362,7 @@ Result<std::variant<Lease, Writer>> Client::reserve_or_get(const PutOptions& opt
   request.flags |= wire::kReserveOrGet;
   request.wait_ms = static_cast<std::uint32_t>(
       std::clamp<std::int64_t>(wait.count(), 0, std::int64_t{24} * 3600 * 1000));
-  auto reserved = OM_TRY(reserve_through(*connection_, options, request));
+  auto reserved = OM_TRY(reserve_through(*connection_, options, std::move(request)));
   if (auto* lease = std::get_if<Lease>(&reserved))
     return std::variant<Lease, Writer>(std::move(*lease));
   if (auto* writer = std::get_if<Writer>(&reserved))
@@ -356,8 +378,17 @@ Result<std::variant<Lease, Writer, Follower>> Client::reserve_or_follow(
     const PutOptions& options, std::chrono::milliseconds within) {
   wire::Reserve request = OM_TRY(client::to_reserve(options));
   request.flags |= wire::kReserveOrGet | wire::kReserveFollow;
-  return reserve_through(*connection_, options, request, within);
+  return reserve_through(*connection_, options, std::move(request), within);
 }
+
+Claim::Claim(std::unique_ptr<client::ClaimState> state) noexcept : state_(std::move(state)) {}
+Claim::Claim(Claim&& other) noexcept = default;
+Claim& Claim::operator=(Claim&& other) noexcept {
+  std::swap(state_, other.state_);
+  return *this;
+}
+Claim::~Claim() = default;
+bool Claim::wanted() const { return state_->connection->is_wanted(*state_); }
 
 Result<PutResult> Client::put(const PutOptions& options, std::span<const std::byte> body) {
   PutOptions declared = options;

@@ -77,7 +77,10 @@ Result<void> send(Request& request, States& states) {
   message.room_id = request.room_id;
   for (const std::size_t i : request.writers) message.bodies.push_back(std::move(states[i]->put));
   auto sent = request.connection->begin(message, request.put, request.deadline);
-  if (sent) return sent;
+  if (sent) {
+    for (const std::size_t i : request.writers) states[i]->is_sent();
+    return sent;
+  }
   for (std::size_t i = 0; i < request.writers.size(); ++i)
     states[request.writers[i]]->put = std::move(message.bodies[i]);
   return sent;

@@ -80,7 +80,7 @@ Result<void> Connection::hello(const ConnectOptions& options) {
   wire::Hello hello;
   hello.name = options.name.substr(0, 255);
   hello.features = wire::kFeatureReleasePage | wire::kFeatureRoom;
-  if (options.board) hello.features |= wire::kFeatureBoard;
+  if (options.board) hello.features |= wire::kFeatureBoard | wire::kFeatureClaims;
   Call<wire::HelloReply> waiting;
   OM_TRY(call(hello, waiting));
   if (waiting.reply.version != wire::kVersion)
@@ -111,6 +111,8 @@ Result<void> Connection::hello(const ConnectOptions& options) {
     const UniqueFd shown = next_descriptor();
     board_ = Board::of(shown, next_descriptor());
   }
+  if ((waiting.reply.features & wire::kFeatureClaims) != 0)
+    claims_ = Claims::of(next_descriptor(), waiting.reply.owner);
   return {};
 }
 
@@ -631,6 +633,33 @@ std::optional<Lease> Connection::get_by_board(const std::string& key, std::uint6
   state->word = word;
   state->lease_id = board::kLeases + *word;
   return Lease(std::move(state));
+}
+
+// --- claims
+
+std::optional<Claim> Connection::claim(const std::string& key) {
+  if (board_ == nullptr || claims_ == nullptr || is_broken_.load(std::memory_order_acquire))
+    return std::nullopt;
+  const std::uint64_t hash = board_->hash_of(key);
+  const claims::Counter* const known = board_->known(hash);
+  // As a rule somebody has it.
+  if (known == nullptr || known->load(std::memory_order_relaxed) != 0) return std::nullopt;
+  // First what may fail for want of memory: from the claim on there is somebody to end it.
+  auto state = std::make_unique<ClaimState>();
+  state->connection = shared_from_this();
+  state->key = key;
+  state->hash = hash;
+  if (!claims_->claim(hash, *known)) return std::nullopt;
+  state->is_over = false;
+  // Of a daemon that has gone nobody learns of it, and another one does not know what is there.
+  if (!board_->is_alive()) return std::nullopt;
+  return Claim(std::move(state));
+}
+
+bool Connection::is_wanted(const ClaimState& claim) const { return claims_->is_wanted(claim.hash); }
+
+void Connection::unclaim(const ClaimState& claim) {
+  if (claims_->unclaim(claim.hash)) post(wire::Unclaim{claim.key});
 }
 
 // --- events

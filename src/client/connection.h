@@ -25,6 +25,7 @@
 
 #include "base/release_ring.h"
 #include "client/board.h"
+#include "client/claims.h"
 #include "client/deadline.h"
 #include "client/segment.h"
 #include "objmapper/client.h"
@@ -206,6 +207,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
                                     std::uint32_t stale_revision = 0);
   // A lease that came from there.
   void let_go(std::size_t word) { board_->let_go(word); }
+  // The right to write the key, where nobody has it or writes it. nullopt: ask the daemon.
+  std::optional<Claim> claim(const std::string& key);
+  [[nodiscard]] bool is_wanted(const ClaimState& claim) const;
+  void unclaim(const ClaimState& claim);
   // Builds a Lease from an answer, asking once more for descriptors that are not there.
   Result<Lease> make_lease(wire::GetItem item, const std::vector<SegmentRef>& with_reply,
                            std::optional<Deadline> deadline = {});
@@ -309,7 +314,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::deque<Removal> removals_;
   std::size_t event_waiters_ = 0;
   std::condition_variable event_wake_;
-  std::unique_ptr<Board> board_;  // since HELLO; null: there is none
+  // Since HELLO; null: there is none.
+  std::unique_ptr<Board> board_;
+  std::unique_ptr<Claims> claims_;
   Mapping release_page_;
   std::mutex release_mutex_;  // who writes to it
   // What goes with the next call.

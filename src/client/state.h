@@ -1,4 +1,4 @@
-// What is behind a Lease and a Writer.
+// What is behind a Lease, a Claim and a Writer.
 #pragma once
 
 #include <cstddef>
@@ -25,6 +25,20 @@ struct LeaseState {
   std::vector<std::shared_ptr<std::byte[]>> copies;
 };
 
+// The word in the table goes with it, unless the daemon sees to that.
+struct ClaimState {
+  ClaimState() = default;
+  ClaimState(const ClaimState&) = delete;
+  ClaimState& operator=(const ClaimState&) = delete;
+  ~ClaimState() {
+    if (!is_over) connection->unclaim(*this);
+  }
+  std::shared_ptr<Connection> connection;
+  std::string key;
+  std::uint64_t hash = 0;
+  bool is_over = true;  // or has not begun
+};
+
 // Where a part of the body goes.
 struct Place {
   SegmentRef segment;
@@ -49,8 +63,13 @@ struct WriterState {
   // Written to room ahead: what commit() says. Without a put_id.
   std::optional<Ahead> ahead;
   wire::PutBody put;
+  std::unique_ptr<ClaimState> claim;  // that is over when this is put; else when the writer is
   // Under the lease that was lent for it: then the daemon has to hear of these bytes, put or not.
   [[nodiscard]] bool held() const { return put.object_id != 0; }
+  // The daemon has been sent the put.
+  void is_sent() {
+    if (claim != nullptr) claim->is_over = true;
+  }
 };
 
 struct FollowerState {

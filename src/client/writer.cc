@@ -149,6 +149,15 @@ void Writer::limit(std::chrono::milliseconds limit) {
 }
 std::uint64_t Writer::written() const { return state_->written; }
 
+void Writer::take(Claim claim) {
+  client::WriterState& s = *state_;
+  if (!s.ahead || claim.state_ == nullptr || claim.state_->connection != s.connection ||
+      claim.state_->key != s.put.key)
+    return;
+  s.put.flags |= wire::kReserveClaimed;
+  s.claim = std::move(claim.state_);
+}
+
 Result<void> Writer::make_room(std::uint64_t bytes) {
   client::WriterState& s = *state_;
   const std::uint64_t left = s.room - s.written;
@@ -349,6 +358,7 @@ void Writer::commit(std::optional<Amendment> last, std::function<void(Result<Put
         put, client::answer_to_one(done), client::deadline_in(s.limit));
     s.put = std::move(put.bodies.front());
     if (!sent) return done(std::move(sent).error());  // and given up
+    s.is_sent();
     s.ahead->room->left -= client::Room::rounded(s.ahead->length);
     state_.reset();
     return;

@@ -27,6 +27,9 @@ class FakeStore final : public store::Store {
   std::optional<Error> fail_get;
   std::vector<store::Extent> more_extents;  // of each object, behind its own
   bool has_board = false;
+  bool has_claims = false;
+  std::vector<std::string> unclaimed;   // keys
+  store::ReserveRequest asked_for_put;  // last
   bool hold_commits = false;
   std::optional<Error> fail_record;
   bool hold_syncs = false;
@@ -62,6 +65,10 @@ class FakeStore final : public store::Store {
     access.page = OM_TRY(make_memfd("page", 4096));
     return access;
   }
+  Result<store::ClaimsAccess> open_claims(store::HolderId /*holder*/) override {
+    if (!has_claims) return Error{Errc::kUnsupported, 0, "no claims here"};
+    return store::ClaimsAccess{OM_TRY(make_memfd("claims", 65536)), 17};
+  }
   void close_holder(store::HolderId holder) override {
     holders.erase(holder);
     std::erase_if(waits_, [&](const auto& wait) { return wait.second.holder == holder; });
@@ -92,6 +99,7 @@ class FakeStore final : public store::Store {
   }
   Result<store::Reservation> reserve(store::HolderId holder, store::ReserveRequest request,
                                      std::function<void()> wake) override {
+    asked_for_put = request;
     if (request.or_get) {
       if (auto hit = get(holder, request.key); hit && *hit) return store::Reservation(**hit);
       for (const auto& [id, put] : puts_)
@@ -111,6 +119,9 @@ class FakeStore final : public store::Store {
     return store::Reservation(std::move(reserved));
   }
   void cancel_wait(store::WaitToken token) override { waits_.erase(token); }
+  void unclaim(store::HolderId /*holder*/, const std::string& key) override {
+    unclaimed.push_back(key);
+  }
   Result<store::FollowAnswer> follow(store::HolderId /*holder*/, store::LeaseId /*lease*/,
                                      store::Followed::Known /*known*/, bool /*may_wait*/,
                                      std::function<void()> /*wake*/) override {

@@ -196,6 +196,7 @@ bool Session::may(wire::Type type) const {
     case wire::Type::kAmend:
     case wire::Type::kRoom:
     case wire::Type::kPut:
+    case wire::Type::kUnclaim:
     case wire::Type::kHold:
     case wire::Type::kDelete:
     case wire::Type::kJoin:
@@ -235,6 +236,7 @@ void Session::dispatch(const wire::Header& h, std::span<const std::byte> packet)
     case wire::Type::kAmend: return handle(h, packet, &Session::amend);
     case wire::Type::kRoom: return handle(h, packet, &Session::room);
     case wire::Type::kPut: return handle(h, packet, &Session::put);
+    case wire::Type::kUnclaim: return handle(h, packet, &Session::unclaim);
     case wire::Type::kHold: return handle(h, packet, &Session::hold);
     case wire::Type::kRefresh: return handle(h, packet, &Session::refresh);
     case wire::Type::kRemoval:

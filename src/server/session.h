@@ -123,6 +123,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void followed(std::uint64_t id, store::Followed answer);
   void progress(std::uint64_t id, wire::Progress request);
   void amend(std::uint64_t id, wire::Amend request);
+  void unclaim(std::uint64_t id, const wire::Unclaim& request);
   void room(std::uint64_t id, wire::Room request);
   void put(std::uint64_t id, wire::Put request);
   // Turns a lease into an item of a reply that has `bytes_left` of room. Where it does not fit, or

@@ -170,7 +170,8 @@ void Session::release(std::uint64_t /*id*/, const wire::Release& request) {
 void Session::reserve(std::uint64_t id, wire::Reserve request) {
   constexpr auto kType = wire::Type::kReserve;
   constexpr std::uint32_t kFlags = wire::kReserveEphemeral | wire::kReserveOrGet |
-                                   wire::kReserveDirect | wire::kReserveDisk | wire::kReserveFollow;
+                                   wire::kReserveDirect | wire::kReserveDisk |
+                                   wire::kReserveFollow | wire::kReserveClaimed;
   if (const auto error = key_error(request.key)) return refuse(kType, id, *error);
   if ((request.flags & ~kFlags) != 0)
     return refuse(kType, id, {Errc::kUnsupported, 0, "this daemon knows no such flag"});
@@ -178,6 +179,8 @@ void Session::reserve(std::uint64_t id, wire::Reserve request) {
     return refuse(kType, id, {Errc::kMalformed, 0, "an ephemeral object never goes to disk"});
   if ((request.flags & wire::kReserveFollow) != 0 && (request.flags & wire::kReserveOrGet) == 0)
     return refuse(kType, id, {Errc::kMalformed, 0, "following goes with or_get"});
+  if ((request.flags & wire::kReserveClaimed) != 0 && (request.flags & wire::kReserveOrGet) != 0)
+    return refuse(kType, id, {Errc::kMalformed, 0, "who has claimed it asks for nothing else"});
   if ((request.flags & wire::kReserveOrGet) != 0 && !rights_.read)
     return refuse(kType, id, {Errc::kDenied, 0, "only readers may reserve or get"});
   for (const std::string& tag : request.tags)
@@ -200,6 +203,7 @@ void Session::reserve_now(std::uint64_t id, wire::Reserve request, std::uint64_t
   wanted.or_get = (request.flags & wire::kReserveOrGet) != 0;
   wanted.disk = (request.flags & wire::kReserveDisk) != 0;
   wanted.follow = (request.flags & wire::kReserveFollow) != 0;
+  wanted.claimed = (request.flags & wire::kReserveClaimed) != 0;
   wanted.stale_object = request.stale_object_id;
   wanted.stale_revision = request.stale_revision;
   auto answer = shared_.store.reserve(*holder_, std::move(wanted), [weak = weak_from_this(), key] {
@@ -336,6 +340,11 @@ void Session::followed(std::uint64_t id, store::Followed answer) {
     } else {
       left -= bytes;
       message.hit = take(*std::move(answer.published), out, left);
+      // There are no other bytes to read: as if it were not there.
+      if (answer.is_elsewhere && message.hit.status != 0) {
+        message.state = static_cast<std::uint8_t>(wire::FollowState::kAborted);
+        message.available = 0;
+      }
     }
   }
   if (refused) {
@@ -458,6 +467,10 @@ void Session::refresh(std::uint64_t id, wire::Refresh request) {
       });
 }
 
+void Session::unclaim(std::uint64_t /*id*/, const wire::Unclaim& request) {
+  shared_.store.unclaim(*holder_, request.key);
+}
+
 void Session::room(std::uint64_t id, wire::Room request) {
   constexpr auto kType = wire::Type::kRoom;
   if (!rights_.direct)
@@ -480,7 +493,7 @@ void Session::put(std::uint64_t id, wire::Put request) {
   std::vector<std::uint64_t> lengths;
   lengths.reserve(request.bodies.size());
   for (wire::PutBody& body : request.bodies) {
-    if ((body.flags & ~(wire::kReserveEphemeral | wire::kPutHeldOnly)) != 0)
+    if ((body.flags & ~(wire::kReserveEphemeral | wire::kPutHeldOnly | wire::kReserveClaimed)) != 0)
       return refuse(kType, id, {Errc::kUnsupported, 0, "this daemon knows no such flag"});
     const bool held_only = (body.flags & wire::kPutHeldOnly) != 0;
     lengths.push_back(held_only ? 0 : body.length);
@@ -495,6 +508,7 @@ void Session::put(std::uint64_t id, wire::Put request) {
     one.put.ephemeral = (body.flags & wire::kReserveEphemeral) != 0;
     one.object = body.object_id;
     one.held_only = held_only;
+    one.claimed = (body.flags & wire::kReserveClaimed) != 0;
     one.removals_seen = body.removals_seen;
   }
   shared_.store.put_in_room(

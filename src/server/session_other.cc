@@ -61,6 +61,16 @@ void Session::hello(std::uint64_t id, const wire::Hello& request) {
       message.features |= wire::kFeatureBoard;
     }
   }
+  // By the board one sees that there is nothing to be had: so they go together.
+  if ((message.features & wire::kFeatureBoard) != 0 &&
+      (request.features & wire::kFeatureClaims) != 0 && rights_.write) {
+    // Without it each miss is a message.
+    if (auto access = shared_.store.open_claims(*holder_)) {
+      descriptors.push_back(std::move(access->table));
+      message.owner = access->owner;
+      message.features |= wire::kFeatureClaims;
+    }
+  }
   // Direct writing is what it is about.
   if (rights_.direct) message.features |= request.features & wire::kFeatureRoom;
   reply(kType, id, message, std::move(descriptors));

@@ -132,13 +132,65 @@ TEST_F(SessionTest, TheBoardIsForWhoAsksForItWhereThereIsOne) {
   }
 }
 
+TEST_F(SessionTest, TheTableOfClaimsGoesWithTheBoard) {
+  shared_.own_uid = ::getuid();
+  for (const bool there : {false, true}) {
+    for (const std::uint64_t board : {std::uint64_t{0}, wire::kFeatureBoard}) {
+      reconnect();
+      store_.has_board = true;
+      store_.has_claims = there;
+      wire::Hello hello;
+      hello.features = board | wire::kFeatureClaims;
+      request(1, hello);
+      const auto answer = receive();
+      ASSERT_TRUE(answer);
+      const auto said = answer->as<wire::HelloReply>();
+      if (!there || board == 0) {
+        EXPECT_EQ(said.features, board);
+        EXPECT_EQ(said.owner, 0U);
+        EXPECT_EQ(answer->descriptors.size(), board == 0 ? 1U : 3U);
+        continue;
+      }
+      EXPECT_EQ(said.features, wire::kFeatureBoard | wire::kFeatureClaims);
+      EXPECT_EQ(said.owner, 17U);
+      ASSERT_EQ(answer->descriptors.size(), 4U);
+      EXPECT_EQ(*file_size(answer->descriptors[3].borrow()), 65536U);
+    }
+  }
+}
+
+TEST_F(SessionTest, ClaimsEndByWhatIsSaidOfThem) {
+  greet();
+  request(2, wire::Reserve{"k", 5, wire::kReserveClaimed, 0, 0, "", {}});
+  ASSERT_TRUE(receive());
+  EXPECT_TRUE(store_.asked_for_put.claimed);
+  request(3, wire::Reserve{"k", 5, wire::kReserveClaimed | wire::kReserveOrGet, 0, 0, "", {}});
+  const auto refused = receive();
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->header.status, Errc::kMalformed);
+  wire::Put put;
+  put.bodies.resize(2);
+  put.bodies[0].flags = wire::kReserveClaimed;
+  request(4, put);
+  ASSERT_TRUE(receive());
+  ASSERT_EQ(store_.in_room.size(), 2U);
+  EXPECT_TRUE(store_.in_room[0].claimed);
+  EXPECT_FALSE(store_.in_room[1].claimed);
+  request(5, wire::Unclaim{"k"});
+  request(6, wire::Stat{"none"});
+  const auto next = receive();
+  ASSERT_TRUE(next);
+  EXPECT_EQ(next->header.request_id, 6U);
+  EXPECT_EQ(store_.unclaimed, std::vector<std::string>{"k"});
+}
+
 TEST_F(SessionTest, TheBoardIsForWhoMayWriteInPlace) {
   const bool is_root = ::geteuid() == 0;  // who may everything
   shared_.own_uid = is_root ? 0 : ::geteuid() + 1;
   reconnect(is_root ? std::optional<uid_t>(65534) : std::nullopt);
-  store_.has_board = true;
+  store_.has_board = store_.has_claims = true;
   wire::Hello hello;
-  hello.features = wire::kFeatureBoard;
+  hello.features = wire::kFeatureBoard | wire::kFeatureClaims;
   request(1, hello);
   const auto answer = receive();
   ASSERT_TRUE(answer);

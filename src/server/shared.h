@@ -19,7 +19,7 @@ namespace om::server {
 
 // Counted since the start, for STATUS and for Prometheus.
 struct Statistics {
-  std::array<std::uint64_t, 32> requests{};  // by wire::Type
+  std::array<std::uint64_t, 40> requests{};  // by wire::Type
   std::array<std::uint64_t, 16> refusals{};  // by Errc
   std::uint64_t connections_accepted = 0;
   std::uint64_t connections_shed = 0;  // at a limit, or for a lack of descriptors

@@ -42,6 +42,7 @@ constexpr Named kRequests[] = {
     {wire::Type::kAmend, "amend"},
     {wire::Type::kHold, "hold"},
     {wire::Type::kRefresh, "refresh"},
+    {wire::Type::kUnclaim, "unclaim"},
 };
 
 std::string underscored(std::string text) {

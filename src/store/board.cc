@@ -39,32 +39,36 @@ Result<void> Board::end_earlier(BorrowedFd memory_dir) {
 }
 
 Result<std::unique_ptr<Board>> Board::make(BorrowedFd memory_dir, std::uint64_t bytes,
-                                           std::uint64_t seed) {
-  OM_ASSERT(bytes >= kBytesMin);
+                                           std::uint64_t counters, std::uint64_t seed) {
+  OM_ASSERT(bytes >= kBytesMin && std::has_single_bit(counters));
   const std::uint64_t sets = std::bit_floor(bytes / board::kSetBytes);
-  const std::uint64_t size = board::kHeaderBytes + sets * board::kSetBytes;
+  const std::uint64_t size = board::kHeaderBytes + sets * board::kSetBytes + counters;
   const auto file = OM_TRY(open_at(memory_dir, kBoardFile, O_RDWR | O_CREAT | O_EXCL));
   const auto prepare = [&]() -> Result<std::unique_ptr<Board>> {
     OM_TRY(allocate(file.borrow(), 0, size));
     auto mapping =
         OM_TRY(Mapping::of(file.borrow(), 0, static_cast<std::size_t>(size), Access::kReadWrite));
     auto readers = OM_TRY(open_at(memory_dir, kBoardFile, O_RDONLY));
-    return std::unique_ptr<Board>(new Board(std::move(mapping), std::move(readers), sets, seed));
+    return std::unique_ptr<Board>(
+        new Board(std::move(mapping), std::move(readers), sets, counters, seed));
   };
   auto made = prepare();
   if (!made) (void)remove_at(memory_dir, kBoardFile);
   return made;
 }
 
-Board::Board(Mapping mapping, UniqueFd readers, std::uint64_t sets, std::uint64_t seed)
+Board::Board(Mapping mapping, UniqueFd readers, std::uint64_t sets, std::uint64_t counters,
+             std::uint64_t seed)
     : mapping_(std::move(mapping)),
       readers_(std::move(readers)),
       seed_(seed),
+      counters_(counters),
       entries_(sets * board::kWays),
       hands_(sets) {
   auto* const header = reinterpret_cast<board::Header*>(mapping_.data());
   header->sets.store(sets, std::memory_order_relaxed);
   header->seed.store(seed, std::memory_order_relaxed);
+  header->counters.store(counters, std::memory_order_relaxed);
   header->alive.store(1, std::memory_order_relaxed);
   header->magic.store(board::kMagic, std::memory_order_release);
 }
@@ -75,6 +79,12 @@ void Board::end() {
 
 board::Slot& Board::slot(std::size_t at) const {
   return reinterpret_cast<board::Slot*>(mapping_.data() + board::kHeaderBytes)[at];
+}
+
+claims::Counter& Board::counter(std::uint64_t hash) const {
+  return reinterpret_cast<claims::Counter*>(
+      mapping_.data() + board::kHeaderBytes +
+      hands_.size() * board::kSetBytes)[claims::counter_of(hash, counters_)];
 }
 
 bool Board::may_show(const catalog::Record& record) {
@@ -99,7 +109,7 @@ std::size_t Board::choose(std::size_t set) {
 
 std::optional<Board::Gone> Board::show(const catalog::Record& record) {
   OM_ASSERT(may_show(record) && !shows(record.object_id));
-  const std::uint64_t hash = board::hash(seed_, record.key);
+  const std::uint64_t hash = hash_of(record.key);
   const std::size_t at = choose(static_cast<std::size_t>(hash % hands_.size()));
   std::optional<Gone> gone;
   if (entries_[at].object != 0) gone = hide_slot(at);

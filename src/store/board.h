@@ -3,7 +3,8 @@
 // that moment: whoever changes an object's record or place takes it off first (store_board.cc).
 //
 // Sets of four slots. What is new takes a free one, or that of an object that nobody has touched
-// since the hand of the set came by (clock). Loop thread.
+// since the hand of the set came by (clock). Behind them are counters (base/claims.h), of all keys
+// that name an object in either tier, or are being written. Loop thread.
 #pragma once
 
 #include <cstddef>
@@ -11,9 +12,11 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "base/board.h"
+#include "base/claims.h"
 #include "base/flat_map.h"
 #include "base/result.h"
 #include "posix/mapping.h"
@@ -30,10 +33,10 @@ class Board {
   // That of an earlier daemon, if there is one: when this returns nobody takes a lease by it any
   // more. Before anything else is done with the memory.
   static Result<void> end_earlier(BorrowedFd memory_dir);
-  // With slots of `bytes` at most, kBytesMin at least. `seed`: of the hash that says where keys
-  // are.
+  // With slots of `bytes` at most, kBytesMin at least, and `counters`, a power of two. `seed`: of
+  // the hash that says where keys are.
   static Result<std::unique_ptr<Board>> make(BorrowedFd memory_dir, std::uint64_t bytes,
-                                             std::uint64_t seed);
+                                             std::uint64_t counters, std::uint64_t seed);
   Board(const Board&) = delete;
   Board& operator=(const Board&) = delete;
   ~Board() = default;
@@ -60,8 +63,16 @@ class Board {
   // Hides what was not touched since the last time, in the next `count` slots.
   void sweep(std::size_t count, const std::function<void(const Gone&)>& gone);
 
+  [[nodiscard]] std::uint64_t hash_of(std::string_view key) const {
+    return board::hash(seed_, key);
+  }
+  // A key of this hash is about to be known, or is known no more.
+  void know(std::uint64_t hash) { claims::add(counter(hash)); }
+  void forget(std::uint64_t hash) { claims::subtract(counter(hash)); }
+
   [[nodiscard]] std::size_t objects() const { return where_.size(); }
   [[nodiscard]] std::uint64_t bytes() const { return entries_.size() * board::kSlotBytes; }
+  [[nodiscard]] std::uint64_t counters() const { return counters_; }
 
  private:
   struct Entry {          // of a slot
@@ -69,14 +80,17 @@ class Board {
     std::uint64_t bytes = 0;
     bool touched = false;
   };
-  Board(Mapping mapping, UniqueFd readers, std::uint64_t sets, std::uint64_t seed);
+  Board(Mapping mapping, UniqueFd readers, std::uint64_t sets, std::uint64_t counters,
+        std::uint64_t seed);
   [[nodiscard]] board::Slot& slot(std::size_t at) const;
+  [[nodiscard]] claims::Counter& counter(std::uint64_t hash) const;
   std::size_t choose(std::size_t set);
   Gone hide_slot(std::size_t at);
 
   Mapping mapping_;
   UniqueFd readers_;
   const std::uint64_t seed_;
+  const std::uint64_t counters_;
   std::vector<Entry> entries_;
   std::vector<std::uint8_t> hands_;  // of each set: which of its slots is looked at next
   std::size_t swept_ = 0;            // the slot that sweep() goes on with

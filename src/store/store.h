@@ -125,6 +125,12 @@ struct BoardAccess {
   UniqueFd page;
 };
 
+// What a client needs to claim keys (base/claims.h): the table, to write, and whose its words are.
+struct ClaimsAccess {
+  UniqueFd table;
+  std::uint32_t owner = 0;
+};
+
 // A segment as a reader gets it: `descriptor` cannot be written through.
 struct SegmentView {
   SegmentId id = 0;
@@ -155,6 +161,7 @@ struct ReserveRequest {
   bool follow = false;        // or_get: read what somebody else is writing, while it is written
   ObjectId stale_object = 0;  // or_get: to be replaced, as if it were not there; 0: none
   std::uint32_t stale_revision = 0;  // that it was found in: a newer one is there
+  bool claimed = false;              // it is what this holder has claimed; not with or_get
 };
 // Leases for objects to come: lease `lease` + n is on object `object` + n.
 struct Lent {
@@ -196,6 +203,8 @@ struct Followed {
   std::optional<ObjectInfo> info;   // kWriting: what it says now, where that is new
   std::vector<Extent> extents;      // of the body, from byte `room` on
   std::optional<Leased> published;  // kCommitted, and nobody has replaced it yet
+  // The body lies in `published` and nowhere else: who cannot have that has nothing.
+  bool is_elsewhere = false;
 };
 using FollowAnswer = std::variant<Followed, Waiting>;
 
@@ -239,6 +248,7 @@ struct RoomBody {
   // lease lasts. 0: the store chooses a number.
   ObjectId object = 0;
   bool held_only = false;  // that, and nothing is published
+  bool claimed = false;    // this holder has claimed its key, and that ends
   // The last removal that the writer knows not to be about this body; later ones are compared.
   std::uint64_t removals_seen = ~std::uint64_t{0};
 };
@@ -327,6 +337,8 @@ class Store {
   virtual void collect(HolderId holder) = 0;
   // For a holder that may write into our file system, once. kUnsupported: there is no board.
   virtual Result<BoardAccess> open_board(HolderId holder) = 0;
+  // For a holder that has the board, once. kUnsupported: keys cannot be claimed.
+  virtual Result<ClaimsAccess> open_claims(HolderId holder) = 0;
   // The session is over: puts are aborted and waits cancelled (without callback) at once; leases
   // stay for as long as the peer's copy of the lease descriptor proves that it lives.
   virtual void close_holder(HolderId holder) = 0;
@@ -344,6 +356,8 @@ class Store {
   virtual Result<Reservation> reserve(HolderId holder, ReserveRequest request,
                                       std::function<void()> wake) = 0;
   virtual void cancel_wait(WaitToken token) = 0;
+  // Nothing comes of what this holder has claimed: those who wait for it go on.
+  virtual void unclaim(HolderId holder, const std::string& key) = 0;
   // What is new for a follower. Nothing, and may_wait: Waiting, and `wake` runs once when there is.
   virtual Result<FollowAnswer> follow(HolderId holder, LeaseId lease, Followed::Known known,
                                       bool may_wait, std::function<void()> wake) = 0;

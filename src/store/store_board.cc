@@ -11,6 +11,7 @@
 // where room is being made some that nobody asks for are hidden along with the one that it is about
 // (Board::sweep), for which it will not be needed again.
 #include <algorithm>
+#include <bit>
 
 #include "base/limits.h"
 #include "posix/file.h"
@@ -26,13 +27,14 @@ constexpr std::size_t kHazardPagesMin = 16;  // however small the board
 
 }  // namespace
 
-// After recovery: nothing that is shown may be there before it.
 void StoreImpl::make_board() {
   const std::uint64_t usual =
       config_.memory_bytes < kBoardMemoryMin ? 0 : config_.memory_bytes / kBoardShare;
   const std::uint64_t bytes = std::min(config_.board_bytes.value_or(usual), kBoardBytesMax);
   if (bytes < Board::kBytesMin) return;
-  auto made = Board::make(memory_dir_.borrow(), bytes, clock_.real_ns());
+  const std::uint64_t counters = std::clamp(
+      std::bit_floor(config_.memory_bytes / kMemoryPerCounter), kCountersMin, kCountersMax);
+  auto made = Board::make(memory_dir_.borrow(), bytes, counters, clock_.real_ns());
   if (!made) {
     troubles_.push_back("no board, each GET is a message error=\"" + describe(made.error()) + "\"");
     return;
@@ -40,6 +42,13 @@ void StoreImpl::make_board() {
   board_ = *std::move(made);
   pages_->limit(std::max(static_cast<std::size_t>(board_->bytes() / sizeof(board::HazardPage)),
                          kHazardPagesMin));
+  auto table = Claims::make();
+  if (!table) {
+    troubles_.push_back("no claims, each miss is a message error=\"" + describe(table.error()) +
+                        "\"");
+    return;
+  }
+  claims_ = *std::move(table);
 }
 
 Result<BoardAccess> StoreImpl::open_board(HolderId holder) {

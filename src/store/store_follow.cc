@@ -96,6 +96,13 @@ Result<FollowAnswer> StoreImpl::follow(HolderId holder, LeaseId lease_id, Follow
     const auto record = catalog_->find_object(follow.object_id);
     if (record && *record && reachable((*record)->place))
       if (auto leased = lease(holder, **record)) answer.published = *std::move(leased);
+    if (follow.is_elsewhere) {
+      answer.is_elsewhere = true;
+      if (answer.published)
+        answer.available = answer.published->info.length;
+      else
+        answer.state = FollowedState::kAborted;
+    }
   }
   return FollowAnswer(std::move(answer));
 }

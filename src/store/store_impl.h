@@ -1,7 +1,7 @@
 // The Store itself: puts it together. Split by what callers do: store_open.cc (start, recovery,
-// end), store_read.cc, store_board.cc, store_write.cc (puts: room), store_commit.cc,
-// store_put_end.cc, store_follow.cc, store_refresh.cc, store_room.cc, store_remove.cc,
-// store_regions.cc, store_expiry.cc, store_upkeep.cc (tick).
+// end), store_read.cc, store_board.cc, store_claims.cc, store_write.cc (puts: room),
+// store_commit.cc, store_put_end.cc, store_follow.cc, store_refresh.cc, store_room.cc,
+// store_remove.cc, store_regions.cc, store_expiry.cc, store_upkeep.cc (tick).
 //
 // What an object's bytes go through:
 //   charged     in a Put: taken from a tier, named by nobody
@@ -23,6 +23,7 @@
 #include "base/flat_map.h"
 #include "store/board.h"
 #include "store/catalog/catalog.h"
+#include "store/claims.h"
 #include "store/disk_tier.h"
 #include "store/eviction/policy.h"
 #include "store/hazard_pages.h"
@@ -48,6 +49,7 @@ class StoreImpl final : public Store {
   Result<UniqueFd> release_page(HolderId holder) override { return leases_->release_page(holder); }
   void collect(HolderId holder) override { leases_->collect(holder); }
   Result<BoardAccess> open_board(HolderId holder) override;
+  Result<ClaimsAccess> open_claims(HolderId holder) override;
   void close_holder(HolderId holder) override;
   Result<std::optional<Leased>> get(HolderId holder, std::string_view key) override;
   void release(HolderId holder, LeaseId lease) override { leases_->release(holder, lease); }
@@ -55,6 +57,7 @@ class StoreImpl final : public Store {
   Result<Reservation> reserve(HolderId holder, ReserveRequest request,
                               std::function<void()> wake) override;
   void cancel_wait(WaitToken token) override;
+  void unclaim(HolderId holder, const std::string& key) override;
   Result<FollowAnswer> follow(HolderId holder, LeaseId lease, Followed::Known known, bool may_wait,
                               std::function<void()> wake) override;
   void progress(HolderId holder, PutId id, std::uint64_t bytes) override;
@@ -116,6 +119,7 @@ class StoreImpl final : public Store {
     std::uint64_t charged = 0;         // to its holder
     bool direct = false;               // `written` is the final place
     bool to_disk = false;
+    bool is_claim = false;            // its holder knows nothing of it yet (store_claims.cc)
     bool is_room = false;             // room ahead: `memory` is what is left of it
     Lent lent;                        // with it
     std::uint64_t lent_used = 0;      // of those, a bit each: put
@@ -140,6 +144,7 @@ class StoreImpl final : public Store {
   struct Follow {
     PutId put = 0;
     FollowedState state = FollowedState::kWriting;
+    bool is_elsewhere = false;  // what was published: nothing of it lies in the put
     ObjectId object_id = 0;
     std::uint64_t available = 0;                      // at the end
     std::vector<Extent> extents;                      // at the end
@@ -239,6 +244,28 @@ class StoreImpl final : public Store {
   // What was got by the board was asked for, too.
   void take_touches();
 
+  // store_claims.cc
+  // While one of these is there, nobody begins to claim the key.
+  class Known {
+   public:
+    Known(Board* board, std::string_view key);
+    Known(const Known&) = delete;
+    Known& operator=(const Known&) = delete;
+    ~Known();
+
+   private:
+    Board* const board_;
+    const std::uint64_t hash_;
+  };
+  void count_key(std::string_view key, bool is_there);
+  // What somebody has claimed, as a put, for others to wait for. The key is known (Known).
+  Put* put_of_claim(const std::string& key);
+  Put* find_claim(HolderId holder, const std::string& key);
+  // Whatever came of it: `published` is the object, 0: nothing.
+  void end_claim(HolderId holder, const std::string& key, ObjectId published);
+  void end_claims(HolderId holder, const std::vector<RoomBody>& bodies,
+                  const std::vector<Result<Committed>>& answers);
+
   // store_write.cc
   static Result<void> check(const ReserveRequest& request);
   static bool advance(Put& put, PutEvent event);
@@ -252,6 +279,10 @@ class StoreImpl final : public Store {
     return now;
   }
   Put* first_put(const std::string& key);
+  Result<Reservation> reserve_or_get(HolderId holder, ReserveRequest request,
+                                     std::function<void()> wake);
+  // Of a key that is known from now on.
+  Put& make_put(HolderId holder, const std::string& key);
   Result<Reserved> begin_put(HolderId holder, ReserveRequest request);
   Result<void> charge(Put& put, std::uint64_t bytes);
   void uncharge(Put& put, std::uint64_t bytes);
@@ -378,8 +409,9 @@ class StoreImpl final : public Store {
   std::unique_ptr<DiskTier> disks_;
   std::unique_ptr<LeaseBook> leases_;
   std::unique_ptr<HazardPages> pages_;
-  std::unique_ptr<Board> board_;   // null: GETs are messages
-  FlatMap<std::uint64_t> hidden_;  // taken off it, and not looked for yet: how long they are
+  std::unique_ptr<Board> board_;    // null: GETs are messages
+  std::unique_ptr<Claims> claims_;  // null: and so is each miss
+  FlatMap<std::uint64_t> hidden_;   // taken off it, and not looked for yet: how long they are
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<eviction::Policy> memory_policy_;
   std::unique_ptr<eviction::Policy> disk_policy_;
@@ -448,6 +480,7 @@ class StoreImpl final : public Store {
     std::uint64_t hits = 0, misses = 0, published = 0, refreshed = 0, removed = 0, expired = 0;
     std::uint64_t evicted_memory = 0, evicted_disk = 0, demoted = 0, compacted = 0;
     std::uint64_t aborted = 0, revoked = 0, no_space = 0, sync_failures = 0;
+    std::uint64_t claims_wanted = 0, claims_reserved = 0, claims_put = 0, claims_dropped = 0;
   } count_;
 
   std::unique_ptr<RemovalLog> removal_log_;

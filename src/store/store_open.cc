@@ -77,6 +77,7 @@ Result<void> StoreImpl::start() {
   options.before_change = [this](const catalog::Record& record, bool stays) {
     return about_to_change(record, stays);
   };
+  options.on_presence = [this](std::string_view key, bool there) { count_key(key, there); };
   catalog_ = OM_TRY(catalog::Catalog::open(config_.state_dir + "/catalog", options, clock_));
   // The catalog's lock says that we are alone. Clients of an earlier daemon may be reading still,
   // and must not begin to any more: first of all.
@@ -127,6 +128,7 @@ Result<void> StoreImpl::start() {
   next_object_ = read_next_object(state_dir_.borrow());
   OM_TRY(recover_regions(rebooted));
   OM_TRY(cut_memory());
+  make_board();  // nobody has it before we are here; it counts what is recovered
   OM_TRY(recover_objects());
   OM_TRY(recover_held());
   disks_->sweep_files();
@@ -136,7 +138,6 @@ Result<void> StoreImpl::start() {
   next_object_ = std::max(next_object_, disks_->highest_object() + 1);
   disks_->number_packs_from(next_object_);
   OM_TRY(write_next_object(state_dir_.borrow(), next_object_ + kObjectsAhead));
-  make_board();
   count_catalog();
   return {};
 }
@@ -162,6 +163,7 @@ Result<void> StoreImpl::recover_objects() {
   const bool rebooted = !catalog_->recovery().same_boot;
   std::vector<std::string> broken;
   const auto take = [&](const catalog::Record& record) {
+    count_key(record.key, true);
     next_object_ = std::max(next_object_, record.object_id + 1);
     removal_log_->not_before(record.created_ns);
     claim(record.object_id);

@@ -53,7 +53,10 @@ void StoreImpl::end_put(Put& put, bool published) {
   std::erase(writers->second.puts, put.id);
   const bool last = writers->second.puts.empty();
   if (last || published) wake_waiters(put.request.key);
-  if (last) writers_.erase(writers);
+  if (last) {
+    writers_.erase(writers);
+    count_key(put.request.key, false);
+  }
   puts_.erase(put.id);
 }
 
@@ -108,6 +111,7 @@ void StoreImpl::close_holder(HolderId holder) {
   for (const auto& [token, waiter] : waits_)
     if (waiter.holder == holder) waits.push_back(token);
   for (const WaitToken token : waits) cancel_wait(token);
+  if (claims_ != nullptr) claims_->close(holder);
   if (const auto puts = holder_puts_.find(holder); puts != holder_puts_.end()) {
     const std::vector<PutId> ids(puts->second.begin(), puts->second.end());
     for (const PutId id : ids) {

@@ -169,7 +169,10 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
                             PutDone done) {
   std::vector<Result<Committed>> answers(bodies.size(), Error{Errc::kNotFound, 0, "no such room"});
   Put* const room = find_room(holder, room_id);
-  if (room == nullptr) return done(std::move(answers));
+  if (room == nullptr) {
+    end_claims(holder, bodies, answers);
+    return done(std::move(answers));
+  }
   // Those that are well; a key that comes twice waits for its own turn.
   std::vector<std::size_t> which;
   std::vector<catalog::Record> records;
@@ -252,6 +255,7 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
     records.push_back(record_of(*object, body, *place, now));
   }
   publish_these();
+  end_claims(holder, bodies, answers);
   if (room->memory.empty()) end_room(*room);
   if (!durable_gone) return done(std::move(answers));
   // A replacement is a removal too: after power loss the old object must not be back.

@@ -430,10 +430,16 @@ std::vector<StatusItem> StoreImpl::status() {
   number("leases.overdue", leases_->mark_overdue(clock_.monotonic_ns(), config_.revoke_grace_ns));
   number("board.bytes", board_ == nullptr ? 0 : board_->bytes());
   number("board.objects", board_ == nullptr ? 0 : board_->objects());
+  number("board.counters", board_ == nullptr ? 0 : board_->counters());
   number("board.pages", pages_->pages());
   number("board.gets", pages_->gets());
   number("board.looks", pages_->looks());
   number("board.pins", pages_->pins());
+  number("claims.holders", claims_ == nullptr ? 0 : claims_->given());
+  number("claims.wanted", count_.claims_wanted);
+  number("claims.reserved", count_.claims_reserved);
+  number("claims.put", count_.claims_put);
+  number("claims.dropped", count_.claims_dropped);
   number("puts", puts_.size());
   number("waits", waits_.size());
   number("expiries", expiries_.size() + sifting_.size());

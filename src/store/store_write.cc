@@ -47,7 +47,8 @@ bool StoreImpl::is_removed(const Put& put) const {
 
 StoreImpl::Put* StoreImpl::find_put(HolderId holder, PutId id) {
   const auto found = puts_.find(id);
-  return found == puts_.end() || found->second->holder != holder || found->second->is_room
+  return found == puts_.end() || found->second->holder != holder || found->second->is_room ||
+                 found->second->is_claim
              ? nullptr
              : found->second.get();
 }
@@ -64,45 +65,65 @@ StoreImpl::Put* StoreImpl::first_put(const std::string& key) {
 
 Result<Reservation> StoreImpl::reserve(HolderId holder, ReserveRequest request,
                                        std::function<void()> wake) {
-  if (!leases_->live(holder)) return Error{Errc::kNotFound, 0, "no such holder"};
-  OM_TRY(check(request));
-  if (request.or_get) {
-    auto there =
-        OM_TRY(get_other_than(holder, request.key, request.stale_object, request.stale_revision));
-    if (there) return Reservation(*std::move(there));
-    if (Put* const first = first_put(request.key); first != nullptr) {
-      if (request.follow) return Reservation(OM_TRY(begin_follow(holder, *first)));
-      const WaitToken token = next_wait_++;
-      writers_.at(request.key).waiters.push_back(token);
-      waits_.emplace(token, Waiter{holder, request.key, std::move(wake)});
-      return Reservation(Waiting{token});
-    }
-  }
-  return Reservation(OM_TRY(begin_put(holder, std::move(request))));
+  if (!request.claimed) return reserve_or_get(holder, std::move(request), std::move(wake));
+  // Whatever the answer is, it is the end of the claim.
+  ++count_.claims_reserved;
+  const std::string key = request.key;
+  auto answer = reserve_or_get(holder, std::move(request), nullptr);
+  end_claim(holder, key, 0);
+  return answer;
 }
 
-Result<Reserved> StoreImpl::begin_put(HolderId holder, ReserveRequest request) {
-  if (holder_puts_[holder].size() >= config_.holder.puts)
-    return Error{Errc::kQuota, 0,
-                 "this peer has " + std::to_string(config_.holder.puts) + " puts under way"};
+Result<Reservation> StoreImpl::reserve_or_get(HolderId holder, ReserveRequest request,
+                                              std::function<void()> wake) {
+  if (!leases_->live(holder)) return Error{Errc::kNotFound, 0, "no such holder"};
+  OM_TRY(check(request));
+  if (!request.or_get) return Reservation(OM_TRY(begin_put(holder, std::move(request))));
+  auto there =
+      OM_TRY(get_other_than(holder, request.key, request.stale_object, request.stale_revision));
+  if (there) return Reservation(*std::move(there));
+  const Known known(board_.get(), request.key);  // until there is a put
+  Put* first = first_put(request.key);
+  if (first == nullptr) first = put_of_claim(request.key);
+  if (first == nullptr) return Reservation(OM_TRY(begin_put(holder, std::move(request))));
+  if (request.follow) return Reservation(OM_TRY(begin_follow(holder, *first)));
+  const WaitToken token = next_wait_++;
+  writers_.at(request.key).waiters.push_back(token);
+  waits_.emplace(token, Waiter{holder, request.key, std::move(wake)});
+  return Reservation(Waiting{token});
+}
+
+StoreImpl::Put& StoreImpl::make_put(HolderId holder, const std::string& key) {
   auto owned = std::make_unique<Put>();
   Put& put = *owned;
   put.id = next_put_++;
   put.holder = holder;
   put.object_id = next_object_++;
-  put.request = std::move(request);
-  put.direct = put.request.direct;
+  put.request.key = key;
   put.removals_seen = removal_log_->head();
   // What is put was asked for before now, and may be followed from now on.
   (void)birth_time();
-  const std::uint64_t first = put.request.length.value_or(kRoomAtFirst);
-  OM_TRY(charge(put, first));
+  const auto [writers, is_first] = writers_.try_emplace(key);
+  if (is_first) count_key(key, true);
+  writers->second.puts.push_back(put.id);
   holder_puts_[holder].insert(put.id);
-  writers_[put.request.key].puts.push_back(put.id);
   puts_.emplace(put.id, std::move(owned));
+  return put;
+}
 
+Result<Reserved> StoreImpl::begin_put(HolderId holder, ReserveRequest request) {
+  Put* const claim = request.claimed ? find_claim(holder, request.key) : nullptr;
+  if (claim == nullptr && holder_puts_[holder].size() >= config_.holder.puts)
+    return Error{Errc::kQuota, 0,
+                 "this peer has " + std::to_string(config_.holder.puts) + " puts under way"};
+  Put& put = claim != nullptr ? *claim : make_put(holder, request.key);
+  put.is_claim = false;
+  put.request = std::move(request);
+  put.direct = put.request.direct;
+  const std::uint64_t first = put.request.length.value_or(kRoomAtFirst);
   Extension given;
-  auto placed = place_put(put, first, given);
+  auto placed = charge(put, first);
+  if (placed) placed = place_put(put, first, given);
   if (!placed) {
     if (placed.error().code == Errc::kNoSpace) ++count_.no_space;
     drop_room(put, false);

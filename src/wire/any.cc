@@ -46,6 +46,7 @@ std::optional<Result<std::string>> reencode(const Header& header,
     case Type::kProgress: return again<Progress>(header, packet);
     case Type::kRoom: return either<Room, RoomReply>(header, packet);
     case Type::kPut: return either<Put, PutReply>(header, packet);
+    case Type::kUnclaim: return again<Unclaim>(header, packet);
     case Type::kJoin: return either<Join, JoinReply>(header, packet);
     case Type::kRemove: return either<Remove, RemoveReply>(header, packet);
     case Type::kRemoval: return again<Removal>(header, packet);

@@ -53,6 +53,7 @@ enum class Type : std::uint16_t {
   kRefresh = 27,
   kRoom = 30,
   kPut = 31,
+  kUnclaim = 32,  // one way: no reply
 };
 
 // Header flags.
@@ -62,6 +63,7 @@ inline constexpr std::uint16_t kReplyFlag = 1;
 inline constexpr std::uint64_t kFeatureReleasePage = 1;  // base/release_ring.h
 inline constexpr std::uint64_t kFeatureRoom = 2;         // ROOM and PUT
 inline constexpr std::uint64_t kFeatureBoard = 4;        // base/board.h
+inline constexpr std::uint64_t kFeatureClaims = 8;       // base/claims.h; with the board alone
 
 struct Header {
   static constexpr std::size_t kBytes = 24;
@@ -162,15 +164,18 @@ struct HelloReply {
   // it (F_OFD_SETLK) for a lease on object N. Keep it open while a lease of this connection is in
   // use: that is what proves to the daemon, and to the one after it, that the holder lives.
   // With kFeatureReleasePage in `features` the next one is the release page; with kFeatureBoard the
-  // next two are the board and this session's hazard page, which is to be kept open as well.
+  // next two are the board and this session's hazard page, which is to be kept open as well; with
+  // kFeatureClaims the next one is the table of claims.
   std::uint8_t with_lease_file = 0;
   std::string version_text;
+  std::uint32_t owner = 0;  // with kFeatureClaims alone: this session's number in that table
   template <class A>
   void fields(A& a) {
     a(version), a(features), a(daemon_epoch), a(may_read), a(may_write), a(may_admin),
         a(packet_bytes_max);
     a(descriptors_max), a(key_bytes_max), a(metadata_bytes_max), a(keys_per_get_max),
         a(with_lease_file), a(version_text, std::size_t{255});
+    if ((features & kFeatureClaims) != 0) a(owner);
   }
 };
 
@@ -226,6 +231,8 @@ inline constexpr std::uint32_t kReserveDirect =
 inline constexpr std::uint32_t kReserveDisk = 8;  // straight to the disk tier
 // With kReserveOrGet: follow the put that is under way instead of waiting for its end.
 inline constexpr std::uint32_t kReserveFollow = 16;
+// What this session has claimed in the table: with this, the claim ends. Also of a body in PUT.
+inline constexpr std::uint32_t kReserveClaimed = 32;
 
 struct Reserve {
   static constexpr Type kType = Type::kReserve;
@@ -370,7 +377,7 @@ struct PutBody {
   std::uint64_t offset = 0;  // a multiple of 64
   std::uint64_t length = 0;
   std::string key;
-  std::uint32_t flags = 0;  // kReserveEphemeral, kPutHeldOnly
+  std::uint32_t flags = 0;  // kReserveEphemeral, kPutHeldOnly, kReserveClaimed
   std::uint64_t expires_ns = 0;
   std::string metadata;
   std::vector<std::string> tags;
@@ -407,6 +414,15 @@ struct PutReply {
   template <class A>
   void fields(A& a) {
     a(items, kBodiesPerPutMax);
+  }
+};
+// Nothing comes of what this session has claimed, and somebody may wait for it. One way.
+struct Unclaim {
+  static constexpr Type kType = Type::kUnclaim;
+  std::string key;
+  template <class A>
+  void fields(A& a) {
+    a(key, kKeyBytesMax);
   }
 };
 // How many bytes of the body are written and will not change: what followers may read. One way.

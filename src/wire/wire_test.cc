@@ -42,6 +42,9 @@ std::vector<Row> rows() {
       {"Hello", encode_request(1, Hello{kMagic, 1, 2, 3, "test"})},
       {"HelloReply",
        reply(Type::kHello, HelloReply{1, 2, 3, 1, 0, 1, 4, 5, 6, 7, 8, 1, "0.2.0"}, 1)},
+      {"HelloReply with an owner",
+       reply(Type::kHello, HelloReply{1, kFeatureClaims, 3, 1, 0, 1, 4, 5, 6, 7, 8, 1, "0.2.0", 9},
+             1)},
       {"Get", encode_request(2, Get{{"a", "bc", std::string(8192, 'k')}})},
       {"GetReply", reply(Type::kGet, GetReply{{segment()}, {item(), GetItem{1, 0, {}, {}}}}, 1)},
       {"Release", encode_request(3, Release{{1, 2, 3}})},
@@ -92,6 +95,7 @@ std::vector<Row> rows() {
       {"RoomReply", reply(Type::kRoom, RoomReply{7, {segment()}, {{1, 2, 3}}, 4, 5, 6}, 1)},
       {"Put", encode_request(31, Put{1, {{2, 64, 3, "key", 1, 4, "meta", {"t"}, 5, 6}, {}}})},
       {"PutReply", reply(Type::kPut, PutReply{{{0, 1, 2}, {}}})},
+      {"Unclaim", encode_request(32, Unclaim{"key"})},
       {"Failure", encode_failure(Type::kGet, 9, Error{Errc::kQuota, 0, "too many leases"})},
   };
 }
@@ -165,6 +169,7 @@ TEST(Messages, KeepTheLimits) {
   EXPECT_FALSE(refused(encode_request(1, Get{std::vector<std::string>(64, "k")})));
   EXPECT_TRUE(refused(encode_request(1, Get{{long_key}})));
   EXPECT_TRUE(refused(encode_request(1, Stat{long_key})));
+  EXPECT_TRUE(refused(encode_request(1, Unclaim{long_key})));
   EXPECT_TRUE(refused(encode_request(1, Delete{0, long_key})));
   EXPECT_TRUE(refused(encode_request(1, Subscribe{1, long_key})));
   EXPECT_TRUE(refused(encode_request(1, Hello{kMagic, 1, 1, 0, std::string(256, 'n')})));

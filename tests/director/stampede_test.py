@@ -57,18 +57,20 @@ def stampede(world, caches, paths, query, clients, size, during=None):
     return wrong
 
 
-def one_round(arguments, number, delay):
-    world = World(memory="512M", timeout="5s", store="96MB")
+def one_round(arguments, number, delay, size, trusted):
+    world = World(memory="512M", timeout="5s", store="96MB", trusted=trusted)
     try:
         for name in ("a", "b"):
             world.cache(name)
         paths = [f"/s{number}/{key}" for key in range(arguments.keys)]
-        wrong = stampede(world, ["a", "b"], paths, f"size={arguments.size}&delay={delay}", arguments.clients,
-                         arguments.size)
+        wrong = stampede(world, ["a", "b"], paths, f"size={size}&delay={delay}", arguments.clients, size)
         total = world.origin.total()
-        print(f"round {number}, delay {delay}: {total} requests for {len(paths)} keys; "
-              f"a {world.cache('a').counters()}; b {world.cache('b').counters()}", flush=True)
+        counters = {name: world.cache(name).counters() for name in ("a", "b")}
+        print(f"round {number}, delay {delay}, {size} bytes, {'' if trusted else 'not '}in place: "
+              f"{total} requests for {len(paths)} keys; a {counters['a']}; b {counters['b']}", flush=True)
         problems = [text for texts in wrong.values() for text in texts[:5]]
+        if trusted and not any(said.get("c_miss_claimed") for said in counters.values()):
+            problems.append("no miss was claimed")
         if total != len(paths):
             more = {path: count for path, count in world.origin.counts.items() if count != 1}
             problems.append(f"{total} requests at the origin, not {len(paths)}: {more}")
@@ -77,9 +79,9 @@ def one_round(arguments, number, delay):
         world.close()
 
 
-def killed_round(arguments, number, delay):
+def killed_round(arguments, number, delay, trusted):
     """The cache that fetches most is killed in the middle; nobody at the other one notices."""
-    world = World(memory="512M", timeout="5s", store="96MB")
+    world = World(memory="512M", timeout="5s", store="96MB", trusted=trusted)
     try:
         for name in ("a", "b"):
             world.cache(name)
@@ -111,8 +113,12 @@ def main():
     problems = []
     for number in range(arguments.rounds):
         for delay in arguments.delays.split(","):
-            problems += one_round(arguments, number, delay)
-        problems += killed_round(arguments, number, "0.05")
+            problems += one_round(arguments, number, delay, arguments.size, False)
+            # Where misses need no message.
+            problems += one_round(arguments, number, delay, arguments.size, True)
+            problems += one_round(arguments, number, delay, 5000, True)
+        for trusted in (False, True):
+            problems += killed_round(arguments, number, "0.05", trusted)
     for problem in problems:
         print("FAILED:", problem)
     return 1 if problems else 0

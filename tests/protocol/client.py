@@ -30,10 +30,11 @@ WRITING, COMMITTED, ABORTED = 0, 1, 2
 KIND_MEMORY, KIND_FILE, KIND_PACK, KIND_STAGING, KIND_REGION = range(5)
 BY_KEY, BY_PREFIX, BY_TAG = range(3)
 PURGE, BAN, TAG, TAG_SOFT = 1, 2, 3, 4
-ROOM, PUT = 30, 31
+ROOM, PUT, UNCLAIM = 30, 31, 32
 PUBLISHED, REMOVED, REVOKED, LOST = 1, 2, 4, 8
-RELEASE_PAGE, ROOM_AHEAD, BOARD = 1, 2, 4  # features
+RELEASE_PAGE, ROOM_AHEAD, BOARD, CLAIMS = 1, 2, 4, 8  # features
 HELD_ONLY = 2  # of a body in PUT
+CLAIMED = 32  # in RESERVE, and of a body in PUT
 BOARD_LEASES = 2**63
 
 
@@ -144,6 +145,8 @@ def read_body(kind, body):
                  "packet_bytes_max": r.u32(), "descriptors_max": r.u32(),
                  "key_bytes_max": r.u32(), "metadata_bytes_max": r.u32(),
                  "keys_per_get_max": r.u32(), "with_lease_file": r.u8(), "version_text": r.text()}
+        if reply["features"] & CLAIMS:
+            reply["owner"] = r.u32()
     elif kind in (GET, DESCRIBE):
         reply = {"segments": r.list_of(r.segment), "items": r.list_of(r.item)}
     elif kind == ROOM:
@@ -237,7 +240,7 @@ class Board:
         os.close(board)
         self.board, self.page = (memoryview(one).cast("Q") for one in self.maps)
         assert self.board[0] == self.MAGIC, "no board"
-        self.sets, self.seed = self.board[2], self.board[3]
+        self.sets, self.seed, self.counters = self.board[2], self.board[3], self.board[4]
         self.barrier = threading.Lock()
 
     @staticmethod
@@ -250,6 +253,11 @@ class Board:
 
     def alive(self):
         return self.board[1] == 1
+
+    def known(self, key):
+        """How many keys like this one somebody has, or writes."""
+        place = (self.hash(self.seed, key) >> 32) % self.counters
+        return self.maps[0][self.HEADER_BYTES + self.sets * self.WAYS * self.SLOT_BYTES + place]
 
     def find(self, key):
         """What is shown under the key, with the slot and its sequence; None when nothing is."""
@@ -310,6 +318,51 @@ class Board:
         os.close(self.page_file)
 
 
+class Claims:
+    """The table of claims. Python has no compare-and-swap: whoever uses this takes turns with others, as far as a word
+    is concerned."""
+
+    WORDS = 8192
+    WANTED = 1
+
+    def __init__(self, table, owner, board):
+        self.map = mmap.mmap(table, 8 * self.WORDS, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        os.close(table)
+        self.words = memoryview(self.map).cast("Q")
+        self.owner, self.board = owner, board
+
+    def place(self, key):
+        return Board.hash(self.board.seed, key) % self.WORDS
+
+    def word(self, key, owner=None):
+        return Board.hash(self.board.seed, key) >> 16 << 16 | (owner or self.owner) << 1
+
+    def claim(self, key):
+        """False: ask by message."""
+        place, mine = self.place(key), self.word(key)
+        if self.board.known(key) or self.words[place]:
+            return False
+        self.words[place] = mine
+        with self.board.barrier:
+            pass
+        if self.board.alive() and (self.board.known(key) == 0 or self.words[place] == mine | self.WANTED):
+            return True
+        self.words[place] = 0
+        return False
+
+    def unclaim(self, key):
+        """True: the daemon is to be told."""
+        place, mine = self.place(key), self.word(key)
+        there = self.words[place]
+        if there in (mine, mine | self.WANTED):
+            self.words[place] = 0
+        return there != mine
+
+    def close(self):
+        self.words.release()
+        self.map.close()
+
+
 class Connection:
     """One connection. Segment descriptors are kept by (id, writable), as the page says."""
 
@@ -323,6 +376,7 @@ class Connection:
         self.release_page = None
         self.release_fd = None
         self.board = None
+        self.claims = None
         self.events = []
         self.removals = []
         self.other = {}  # replies that came while waiting for another one
@@ -398,6 +452,8 @@ class Connection:
                 self.release_page = mmap.mmap(self.release_fd, 4096)
             if fields["features"] & BOARD:
                 self.board = Board(message.descriptors.pop(0), message.descriptors.pop(0))
+            if fields["features"] & CLAIMS:
+                self.claims = Claims(message.descriptors.pop(0), fields["owner"], self.board)
         elif message.type in (REGION, JOIN):
             fields["descriptors"] = message.descriptors
             message.descriptors = []
@@ -442,6 +498,13 @@ class Connection:
         if known not in self.segments or extent["offset"] + extent["length"] > self.sizes[known]:
             return None
         return self.board.take(found)
+
+    def claim(self, key):
+        return self.claims.claim(key.encode() if isinstance(key, str) else key)
+
+    def unclaim(self, key):
+        if self.claims.unclaim(key.encode() if isinstance(key, str) else key):
+            self.send(UNCLAIM, text(key))
 
     def release(self, *leases):
         self.send(RELEASE, list_of(u64, leases))
@@ -648,6 +711,9 @@ class Connection:
             self.release_page.close()
             os.close(self.release_fd)
             self.release_fd = None
+        if self.claims is not None:
+            self.claims.close()
+            self.claims = None
         if self.board is not None and not keep_lease_file:
             self.board.close()
             self.board = None

@@ -590,10 +590,11 @@ class ByTheBoard(ProtocolCase):
         self.assertEqual(message.fields()["features"], c.RELEASE_PAGE | c.BOARD)
         self.assertEqual(len(message.descriptors), 4)
         board, page = message.descriptors[2:]
-        magic, alive, sets, _ = struct.unpack("<QQQQ", os.pread(board, 32, 0))
+        magic, alive, sets, _, counters = struct.unpack("<QQQQQ", os.pread(board, 40, 0))
         self.assertEqual((magic, alive), (c.Board.MAGIC, 1))
-        self.assertEqual(sets & (sets - 1), 0)
-        self.assertEqual(os.fstat(board).st_size, 4096 + sets * 4096)
+        for number in (sets, counters):
+            self.assertEqual(number & (number - 1), 0)
+        self.assertEqual(os.fstat(board).st_size, 4096 + sets * 4096 + counters)
         self.assertEqual(os.fstat(page).st_size, 4096)
         self.assertEqual(os.pread(page, 4096, 0), bytes(4096))
         for call in (lambda: os.pwrite(board, b"x", 8), lambda: os.ftruncate(board, 0),
@@ -1072,6 +1073,275 @@ class RoomAhead(ProtocolCase):
             connection.close()
             wait_until(lambda: after.status()["held.bytes"] == 0, "nobody holds it any more")
             wait_until(lambda: after.status()["held.bytes"] == 0, "the room is free")
+
+
+class Claiming(ProtocolCase):
+    """Misses without a message, by the page of the protocol alone."""
+
+    def setUp(self):
+        super().setUp()
+        self.x = self.claimant()
+        self.y = self.connect()
+
+    def tearDown(self):
+        for connection in self.connections:
+            connection.close()
+        with Connection(self.daemon.socket) as connection:
+            connection.delete(b"claim/", c.BY_PREFIX)
+            wait_until(lambda: [connection.status()[name] for name in ("puts", "leases", "claims.holders")] == [0, 0, 0],
+                       "nothing is kept")
+        super().tearDown()
+
+    def claimant(self):
+        connection = self.connect(features=c.BOARD | c.CLAIMS)
+        self.assertEqual(connection.hello["features"], c.BOARD | c.CLAIMS)
+        return connection
+
+    def follows(self, connection, key):
+        reply = connection.reserve(key, flags=c.OR_GET | c.FOLLOWING_IS_FINE)
+        self.assertEqual(reply["outcome"], c.FOLLOWING)
+        self.assertEqual(reply["hit"]["info"]["length"], c.UNKNOWN)
+        return reply["hit"]["lease_id"]
+
+    def waits(self, connection, key):
+        """The number of the request, once the daemon has it."""
+        number = connection.send(c.RESERVE, connection.reserve_body(key, 3, flags=c.OR_GET, wait_ms=60_000))
+        connection.status()
+        return number
+
+    def writes_now(self, connection, key):
+        reply = connection.reserve(key, 3, flags=c.OR_GET)
+        self.assertEqual(reply["outcome"], c.YOURS)
+        connection.abort(reply["put_id"])
+        self.assertEqual(self.x.claims.words[self.x.claims.place(key.encode())], 0)
+        self.assertEqual(self.x.board.known(key.encode()), 0)
+
+    def put_claimed(self, connection, key, body, **more):
+        """The item of the answer."""
+        room = connection.room(200_000)
+        place = dict(room["extents"][0], length=len(body))
+        connection.write([place], body)
+        item, = connection.put_bodies(room["room_id"], [connection.body(
+            place, place["offset"], len(body), key, flags=c.CLAIMED, **more)])
+        connection.abort(room["room_id"])
+        return item
+
+    def test_hello_brings_the_table(self):
+        connection = self.connect(hello=False)
+        number = connection.send(c.HELLO, c.u32(c.MAGIC) + c.u16(1) + c.u16(1) +
+                                 c.u64(c.BOARD | c.CLAIMS) + c.text("x"))
+        message = connection.wait_for(number)
+        fields = message.fields()
+        self.assertEqual(fields["features"], c.BOARD | c.CLAIMS)
+        self.assertEqual(len(message.descriptors), 4)
+        self.assertEqual(fields["owner"], self.x.claims.owner + 1)
+        table = message.descriptors[3]
+        self.assertEqual(os.fstat(table).st_size, 65536)
+        for call in (lambda: os.ftruncate(table, 0), lambda: os.ftruncate(table, 70_000)):
+            with self.assertRaises(OSError):
+                call()
+        message.close()
+        self.assertEqual(self.connect(features=c.CLAIMS).hello["features"], 0)  # not without the board
+        self.assertNotIn("owner", self.connect(features=c.BOARD).hello)
+
+    def test_the_word(self):
+        board = type("Seeded", (), {"seed": 1, "counters": 65536})
+        self.assertEqual(c.Board.hash(1, b"http://a/x") % c.Claims.WORDS, 1843)
+        self.assertEqual(c.Claims.word(type("Five", (), {"owner": 5, "board": board}), b"http://a/x"),
+                         0x9674c3a6be8b000a)
+
+    def test_what_is_known_is_counted(self):
+        def known():
+            return self.x.board.known(b"claim/k")
+
+        self.assertEqual(known(), 0)
+        put = self.y.reserve("claim/k", 3)["put_id"]
+        self.assertEqual(known(), 1)
+        self.assertFalse(self.x.claim("claim/k"))
+        self.y.abort(put)
+        self.assertEqual(known(), 0)
+        self.y.put("claim/k", b"abc", flags=c.DISK)
+        self.assertEqual(known(), 1)
+        self.assertFalse(self.x.claim("claim/k"))
+        self.y.delete("claim/k")
+        self.assertEqual(known(), 0)
+        self.assertTrue(self.x.claim("claim/k"))
+        self.x.unclaim("claim/k")
+
+    def test_who_asks_gets_what_is_put(self):
+        before = self.y.status()
+        self.assertTrue(self.x.claim("claim/k"))
+        lease = self.follows(self.y, "claim/k")
+        other = self.connect()
+        waiting = self.waits(other, "claim/k")
+        self.fails(c.BUSY, self.y.reserve, "claim/k", 3, flags=c.OR_GET)
+        self.assertEqual(self.x.claims.words[self.x.claims.place(b"claim/k")],
+                         self.x.claims.word(b"claim/k") | c.Claims.WANTED)
+        reply = self.y.follow(lease, wait_ms=1)
+        self.assertEqual((reply["state"], reply["available"], reply["extents"]), (c.WRITING, 0, []))
+        following = self.y.send(c.FOLLOW, self.y.follow_body(lease, wait_ms=60_000))
+        self.assertEqual(self.put_claimed(self.x, "claim/k", b"abc", metadata=b"said of it")["status"], c.OK)
+        reply = self.y.reply(following)
+        self.assertEqual((reply["state"], reply["available"], reply["extents"]), (c.COMMITTED, 3, []))
+        self.assertEqual(reply["hit"]["info"]["metadata"], b"said of it")
+        self.assertEqual(self.y.read(reply["hit"]), b"abc")
+        reply = other.reply(waiting)
+        self.assertEqual(reply["outcome"], c.HIT)
+        self.assertEqual(other.read(reply["hit"]), b"abc")
+        self.assertEqual(self.x.claims.words[self.x.claims.place(b"claim/k")], 0)
+        self.assertFalse(self.x.claim("claim/k"))
+        after = self.y.status()
+        self.assertEqual([after[name] - before[name] for name in ("claims.wanted", "claims.put")], [1, 1])
+        # When it is gone, there is nothing to be read.
+        self.y.delete("claim/k")
+        self.assertEqual(self.y.follow(lease)["state"], c.ABORTED)
+
+    def test_who_reserves_it_is_followed(self):
+        for wanted in (True, False):
+            with self.subTest(wanted=wanted):
+                self.assertTrue(self.x.claim("claim/k"))
+                lease = self.follows(self.y, "claim/k") if wanted else None
+                put = self.x.reserve("claim/k", flags=c.CLAIMED | c.DIRECT)
+                self.assertEqual(self.x.claims.words[self.x.claims.place(b"claim/k")], 0)
+                self.assertEqual(put["outcome"], c.YOURS)
+                lease = lease or self.follows(self.y, "claim/k")
+                self.x.write(put["extents"], b"the body")
+                self.x.amend(put["put_id"], 8, metadata=b"m")
+                self.x.progress(put["put_id"], 3)
+                self.x.status()
+                reply = self.y.follow(lease)
+                self.assertEqual((reply["state"], reply["available"], reply["amended"]), (c.WRITING, 3, 1))
+                self.assertEqual(reply["hit"]["info"]["metadata"], b"m")
+                self.assertEqual(self.y.read(reply)[:3], b"the")
+                self.x.commit(put["put_id"], 8)
+                reply = self.y.follow(lease, have_bytes=3)
+                self.assertEqual(reply["state"], c.COMMITTED)
+                self.assertEqual(self.y.read(reply["hit"]), b"the body")
+                self.y.release(reply["hit"]["lease_id"], lease)
+                self.y.delete("claim/k")
+
+    def test_whoever_has_claimed_it_gives_up_or_dies(self):
+        def give_up():
+            self.x.unclaim("claim/k")
+            self.x.status()
+
+        def die():
+            self.x.close()
+
+        for end in (give_up, die):
+            self.assertTrue(self.x.claim("claim/k"))
+            lease = self.follows(self.y, "claim/k")
+            other = self.connect()
+            waiting = self.waits(other, "claim/k")
+            following = self.y.send(c.FOLLOW, self.y.follow_body(lease, wait_ms=60_000))
+            end()
+            self.assertEqual(self.y.reply(following)["state"], c.ABORTED)
+            reply = other.reply(waiting)
+            self.assertEqual(reply["outcome"], c.YOURS)
+            other.abort(reply["put_id"])
+            if self.x.claims is None:
+                self.x = self.claimant()
+            self.writes_now(self.y, "claim/k")
+        # Nobody waits: the daemon hears of nothing, and a session that ends leaves nothing.
+        before = self.y.status()["requests.unclaim_total"]
+        self.assertTrue(self.x.claim("claim/k"))
+        self.x.unclaim("claim/k")
+        self.assertTrue(self.x.claim("claim/k"))
+        self.x.close()
+        wait_until(lambda: self.y.status()["claims.holders"] == 0, "the session has ended")
+        self.x = self.claimant()
+        self.writes_now(self.y, "claim/k")
+        self.assertEqual(self.y.status()["requests.unclaim_total"], before)
+
+    def test_what_is_refused_ends_it_as_well(self):
+        def overtaken():
+            seen = self.y.remove(c.PURGE, "other")["sequence"]
+            self.y.remove(c.PURGE, "claim/k")
+            self.assertEqual(self.put_claimed(self.x, "claim/k", b"old", removals_seen=seen)["status"], c.NOT_FOUND)
+
+        def too_large():
+            with self.assertRaises(Failure) as caught:
+                self.x.reserve("claim/k", 1 << 40, flags=c.CLAIMED)
+            self.assertIn(caught.exception.status, (c.NO_SPACE, c.QUOTA))
+
+        def nowhere():
+            self.fails(c.NOT_FOUND, self.x.put_in_room, 4711, {"segment": 1}, 0, 3, "claim/k", flags=c.CLAIMED)
+
+        for refused in (overtaken, too_large, nowhere):
+            with self.subTest(refused.__name__):
+                self.assertTrue(self.x.claim("claim/k"))
+                lease = self.follows(self.y, "claim/k")
+                refused()
+                self.assertEqual(self.y.follow(lease)["state"], c.ABORTED)
+                self.assertIsNone(self.y.fetch("claim/k"))
+                self.y.release(lease)
+                self.writes_now(self.y, "claim/k")
+
+    def test_who_comes_after_a_removal_writes_anew(self):
+        self.assertTrue(self.x.claim("claim/k#1"))
+        lease = self.follows(self.y, "claim/k#1")
+        seen = self.y.remove(c.PURGE, "other")["sequence"]
+        self.y.remove(c.PURGE, "claim/k")
+        put = self.y.reserve("claim/k#1", 3, flags=c.OR_GET | c.FOLLOWING_IS_FINE)
+        self.assertEqual(put["outcome"], c.YOURS)
+        self.assertEqual(self.put_claimed(self.x, "claim/k#1", b"old", removals_seen=seen)["status"], c.NOT_FOUND)
+        self.assertEqual(self.y.follow(lease)["state"], c.ABORTED)
+        self.y.write(put["extents"], b"new")
+        self.y.commit(put["put_id"], 3)
+        self.assertEqual(self.y.fetch("claim/k#1"), b"new")
+
+    def test_the_same_connection_may_ask_as_well(self):
+        self.assertTrue(self.x.claim("claim/k"))
+        lease = self.follows(self.x, "claim/k")
+        self.put_claimed(self.x, "claim/k", b"abc")
+        self.assertEqual(self.x.read(self.x.follow(lease)["hit"]), b"abc")
+
+    def test_values(self):
+        self.fails(c.MALFORMED, self.x.reserve, "claim/k", 3, flags=c.CLAIMED | c.OR_GET)
+        for key in ("", "claim/none", "k" * 8192):
+            self.x.send(c.UNCLAIM, c.text(key))
+        self.y.send(c.UNCLAIM, c.text("claim/k"))  # which has claimed nothing
+        put = self.y.reserve("claim/k", 3, flags=c.CLAIMED)
+        self.y.write(put["extents"], b"abc")
+        self.y.commit(put["put_id"], 3)
+        self.assertEqual(self.put_claimed(self.y, "claim/k", b"def")["status"], c.OK)
+        self.assertEqual(self.x.fetch("claim/k"), b"def")
+        connection = self.connect()
+        self.refused_and_closed(connection, connection.send(c.UNCLAIM, c.text("k" * 8193)))
+
+    def test_nonsense_in_the_table_is_nobodys_claim(self):
+        liar = self.claimant()
+        for _ in range(5):
+            # Owners that there are none of.
+            nonsense = memoryview(bytearray(os.urandom(65536))).cast("Q")
+            for place, word in enumerate(nonsense):
+                liar.claims.words[place] = word & ~0xffff | 20_000 + word % 10_000 << 1 | word & 1
+            for n in range(20):
+                key = f"claim/{n}"
+                liar.claims.words[liar.claims.place(key.encode())] = liar.claims.word(key.encode(), 20_000 + n)
+                self.writes_now(self.y, key)
+        for place in range(c.Claims.WORDS):
+            liar.claims.words[place] = 0
+        # In another one's name: who asks waits for that one, until he is gone.
+        key = b"claim/lie"
+        liar.claims.words[liar.claims.place(key)] = self.x.claims.word(key)
+        lease = self.follows(self.y, key)
+        self.x.close()
+        wait_until(lambda: self.y.follow(lease)["state"] == c.ABORTED, "it is over")
+        self.x = self.claimant()
+        self.writes_now(self.y, key.decode())
+
+    def test_a_daemon_that_has_gone(self):
+        with Daemon(memory="64M") as daemon:
+            before = Connection(daemon.socket, features=c.BOARD | c.CLAIMS)
+            self.connections.append(before)
+            self.assertTrue(before.claim("k"))
+            daemon.kill()
+            daemon.start()
+            self.assertFalse(before.claim("l"))
+            after = Connection(daemon.socket, features=c.BOARD | c.CLAIMS)
+            self.connections.append(after)
+            self.assertTrue(after.claim("k"))
 
 
 class Holding(ProtocolCase):

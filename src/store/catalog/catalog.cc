@@ -51,6 +51,10 @@ Result<void> Catalog::Impl::tell(const Draft& draft) const {
   return options_.before_change(old, stays);
 }
 
+void Catalog::Impl::tell_presence(const Draft& draft, bool there) const {
+  if (options_.on_presence) options_.on_presence(draft.record.key, there);
+}
+
 // Under mutex_.
 void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) const {
   Record& record = draft.record;
@@ -120,10 +124,19 @@ Result<std::optional<Record>> Catalog::Impl::change(EntryType type, Record recor
   if (type != EntryType::kRemove) OM_TRY(check_limits(record));
   draft.record = std::move(record);
   OM_TRY(tell(draft));
-  const std::lock_guard lock(mutex_);
-  prepare(draft, sequence_ + 1);
-  const auto written = OM_TRY(journal_->append(draft.header, bytes_of(draft.payload)));
-  apply(draft, written);
+  const bool fresh = !draft.old;
+  if (fresh) tell_presence(draft, true);
+  const auto append = [&]() -> Result<void> {
+    const std::lock_guard lock(mutex_);
+    prepare(draft, sequence_ + 1);
+    const auto written = OM_TRY(journal_->append(draft.header, bytes_of(draft.payload)));
+    apply(draft, written);
+    return {};
+  };
+  const auto done = append();
+  // apply() may have taken the record of what is there; not of what is not.
+  if (done ? type == EntryType::kRemove : fresh) tell_presence(draft, false);
+  if (!done) return done.error();
   return std::move(draft.old);
 }
 
@@ -139,6 +152,11 @@ Result<std::vector<std::optional<Record>>> Catalog::Impl::publish_all(
     drafts[i].old = OM_TRY(find(records[i].key));
   }
   for (const Draft& draft : drafts) OM_TRY(tell(draft));
+  const auto tell_fresh = [&](bool there) {
+    for (const Draft& draft : drafts)
+      if (!draft.old) tell_presence(draft, there);
+  };
+  tell_fresh(true);
   const std::lock_guard lock(mutex_);
   std::vector<Journal::Entry> entries;
   entries.reserve(drafts.size());
@@ -146,7 +164,12 @@ Result<std::vector<std::optional<Record>>> Catalog::Impl::publish_all(
     prepare(drafts[i], sequence_ + 1 + i);
     entries.push_back({drafts[i].header, bytes_of(drafts[i].payload)});
   }
-  const auto written = OM_TRY(journal_->append_all(entries));
+  const auto appended = journal_->append_all(entries);
+  if (!appended) {
+    tell_fresh(false);
+    return appended.error();
+  }
+  const auto& written = *appended;
   old.reserve(drafts.size());
   for (std::size_t i = 0; i < drafts.size(); ++i) {
     apply(drafts[i], written[i]);

@@ -57,6 +57,10 @@ struct Options {
   // remove), while everybody still finds it. `stays`: it is said anew of the same object in the
   // same place. An error leaves it as it is, and is the answer. It must not call the catalog.
   std::function<Result<void>(const Record& record, bool stays)> before_change;
+  // Called with a key that named nothing and is to name an object (true), before anybody finds it;
+  // and with one that names none any more (false). It must not call the catalog. What open() finds
+  // is not told.
+  std::function<void(std::string_view key, bool there)> on_presence;
   // For tests: another journal directory than the real one, and hashes that collide.
   LogDirectory* journal_directory = nullptr;
   KeyHash (*hash)(std::string_view) = hash_key;

@@ -681,5 +681,43 @@ TEST(Catalog, TellsOfARecordBeforeItChanges) {
   EXPECT_EQ(*catalog->find("k"), std::nullopt);
 }
 
+TEST(Catalog, TellsOfKeysThatComeAndGo) {
+  using Told = std::vector<std::pair<std::string, bool>>;
+  const TempDir dir;
+  CrashingLogDirectory journal(1);
+  Told told;
+  auto options = options_for("a", &journal);
+  options.on_presence = [&](std::string_view key, bool there) { told.emplace_back(key, there); };
+  auto catalog = must_open(dir.path(), options);
+  const auto last = [&] { return std::exchange(told, Told()); };
+  ASSERT_TRUE(catalog->publish(make_record(1, "k")));
+  EXPECT_EQ(last(), (Told{{"k", true}}));
+  ASSERT_TRUE(catalog->publish(make_record(2, "k")));
+  ASSERT_TRUE(catalog->move("k", 2, Place{kTierDisk, 0, {{9, 0, 6}}}));
+  ASSERT_TRUE(catalog->move("none", 2, Place{kTierDisk, 0, {{9, 0, 6}}}));
+  ASSERT_TRUE(catalog->remove("none"));
+  EXPECT_EQ(last(), Told());
+  ASSERT_TRUE(catalog->publish_all({make_record(3, "k"), make_record(4, "l")}));
+  EXPECT_EQ(last(), (Told{{"l", true}}));
+  // What does not get into the journal was not there.
+  journal.fail_writes = true;
+  EXPECT_FALSE(catalog->publish(make_record(5, "m")));
+  EXPECT_EQ(last(), (Told{{"m", true}, {"m", false}}));
+  EXPECT_FALSE(
+      catalog->publish_all({make_record(6, "m"), make_record(7, "l"), make_record(8, "n")}));
+  EXPECT_EQ(last(), (Told{{"m", true}, {"n", true}, {"m", false}, {"n", false}}));
+  EXPECT_FALSE(catalog->remove("k"));
+  EXPECT_EQ(last(), Told());
+  journal.fail_writes = false;
+  ASSERT_TRUE(catalog->remove("k"));
+  EXPECT_EQ(last(), (Told{{"k", false}}));
+  // Of what is there at the start its owner knows by for_each().
+  catalog.reset();
+  catalog = must_open(dir.path(), options);
+  EXPECT_EQ(last(), Told());
+  ASSERT_TRUE(catalog->remove("l"));
+  EXPECT_EQ(last(), (Told{{"l", false}}));
+}
+
 }  // namespace
 }  // namespace om::catalog

@@ -62,6 +62,8 @@ class Catalog::Impl {
   };
   // Without mutex_.
   [[nodiscard]] Result<void> tell(const Draft& draft) const;
+  // That a key names something from now on, or nothing any more. With mutex_ or without.
+  void tell_presence(const Draft& draft, bool there) const;
   void prepare(Draft& draft, std::uint64_t sequence) const;
   void apply(Draft& draft, const Journal::Written& written);
 
