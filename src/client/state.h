@@ -70,6 +70,9 @@ struct FollowerState {
 // its bytes go back with the rest of the room; where they are leased, they are cut out of it, for
 // as long as the lease lasts.
 void give_up(std::unique_ptr<WriterState> state);
+// Of a PUT: how long what it says of the body is, and its answer.
+std::size_t encoded_bytes(const wire::PutBody& body);
+Result<PutResult> result_of(const wire::PutItem& item);
 // Metadata and tags within the protocol's limits.
 Result<void> check_notes(const std::string& metadata, const std::vector<std::string>& tags);
 // From the wire's words to the interface's.
