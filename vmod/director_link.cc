@@ -17,6 +17,11 @@ constexpr milliseconds kProbeMax{4000};
 // How late a revoked lease, or the end of the thread, may be noticed; a daemon that hangs up wakes
 // it at once.
 constexpr milliseconds kWatchInterval{100};
+// How late commits that go together may be, and from how many in kWatchInterval on they do: with
+// fewer, waking up for them costs more than they save.
+constexpr milliseconds kTogetherInterval{4};
+constexpr std::size_t kManyCommits = 24;
+constexpr std::size_t kPublicationsInARow = 16;
 // Connecting is nobody's wait but the thread's.
 constexpr milliseconds kConnectLimit{1000};
 // A key that nobody has: the answer is what counts.
@@ -54,8 +59,18 @@ DirectorLink::~DirectorLink() {
 std::shared_ptr<Client> DirectorLink::client() {
   if (breaker_.open()) return nullptr;
   const std::lock_guard lock(mutex_);
-  for (std::size_t tries = 0; tries < lines_.size(); ++tries) {
-    const auto& client = lines_[next_++ % lines_.size()]->client;
+  return live_client(next_++);
+}
+
+std::shared_ptr<Client> DirectorLink::publisher() {
+  if (breaker_.open()) return nullptr;
+  const std::lock_guard lock(mutex_);
+  return live_client(publications_++ / kPublicationsInARow);
+}
+
+std::shared_ptr<Client> DirectorLink::live_client(std::size_t first) {
+  for (std::size_t i = 0; i < lines_.size(); ++i) {
+    const auto& client = lines_[(first + i) % lines_.size()]->client;
     if (client != nullptr && !client->closed()) return client;
   }
   return nullptr;
@@ -171,16 +186,33 @@ void DirectorLink::watch(Line& line, const std::shared_ptr<Client>& client) {
       if (stopping_) return;
     }
     const bool more = line.lost.renew(client, watcher_.renew);
-    // Not for POLLIN: each reply to a request would wake us. Events lie with the replies, and are
-    // found there a little later.
-    struct pollfd fd = {client->native_handle(), POLLRDHUP, 0};
-    (void)poll(&fd, 1, more ? 0 : static_cast<int>(kWatchInterval.count()));
+    rest(line, *client, more ? milliseconds(0) : kWatchInterval);
     while (!client->closed()) {
       auto event = client->next_event(milliseconds(0));
       if (!event || !*event) break;
       if ((*event)->kind == Event::Kind::kRevoked) watcher_.revoked(client, (*event)->lease_id);
     }
   }
+}
+
+// Until the daemon hangs up, or so long. Commits are kept here alone: what else this thread does
+// may take long.
+void DirectorLink::rest(Line& line, Client& client, milliseconds time) {
+  // Not for POLLIN: each reply to a request would wake us. Events lie with the replies, and are
+  // found there a little later.
+  struct pollfd fd = {client.native_handle(), POLLRDHUP, 0};
+  const milliseconds each = line.many_commits ? std::min(time, kTogetherInterval) : time;
+  std::size_t commits = 0;
+  milliseconds left = time;
+  if (line.many_commits) client.defer(2 * time);
+  do {
+    if (poll(&fd, 1, static_cast<int>(each.count())) != 0) break;
+    commits += client.flush();
+    left -= each;
+  } while (left.count() > 0);
+  client.defer(milliseconds(0));
+  commits += client.flush();
+  if (time.count() > 0) line.many_commits = commits >= kManyCommits;
 }
 
 bool DirectorLink::probe(Client& client) {

@@ -8,6 +8,9 @@
 //
 // A request never connects and never waits for a daemon that is known to be down: client() is
 // nullptr then, at once. What is asked through client() has the time limit of the connection.
+//
+// Where many bodies are published that nobody waits for, their commits are kept for some
+// milliseconds, and go together (Client::defer()): the thread sends them.
 #pragma once
 
 #include <atomic>
@@ -69,6 +72,9 @@ class DirectorLink {
 
   // nullptr: not connected, or the breaker is open.
   std::shared_ptr<Client> client();
+  // The same for what is published without anybody waiting for it: some in a row get the same one,
+  // so that their commits go together.
+  std::shared_ptr<Client> publisher();
   // How a call ended. A failure that says nothing about the daemon's health (a quota, say) is not
   // to be reported.
   void report(bool success);
@@ -82,11 +88,14 @@ class DirectorLink {
   struct Line {
     std::shared_ptr<Client> client;  // guarded by mutex_
     LostClients lost;                // the thread's own
+    bool many_commits = false;       // the thread's own
     std::thread thread;
   };
   void run(Line& line) noexcept;
   void serve(Line& line);
   void watch(Line& line, const std::shared_ptr<Client>& client);
+  static void rest(Line& line, Client& client, std::chrono::milliseconds time);
+  std::shared_ptr<Client> live_client(std::size_t first);  // under mutex_
   bool probe(Client& client);
   bool pause(std::chrono::milliseconds time);
   void tell_if_changed();
@@ -98,6 +107,7 @@ class DirectorLink {
   std::condition_variable changed_;
   std::vector<std::unique_ptr<Line>> lines_;
   std::size_t next_ = 0;
+  std::size_t publications_ = 0;
   bool stopping_ = false;
   bool said_up_ = false;
 };

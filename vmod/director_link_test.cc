@@ -73,6 +73,7 @@ TEST(DirectorLink, NobodyWaitsForADaemonThatIsNotThere) {
   DirectorLink link({place.socket(), milliseconds(50), "test", 2}, std::move(watcher));
   const auto begin = steady_clock::now();
   for (int i = 0; i < 1000; ++i) EXPECT_EQ(link.client(), nullptr);
+  EXPECT_EQ(link.publisher(), nullptr);
   EXPECT_LT(steady_clock::now() - begin, milliseconds(1000));
   EXPECT_FALSE(link.up());
   EXPECT_FALSE(link.wait_up(milliseconds(30)));

@@ -115,7 +115,7 @@ std::unique_ptr<Share> share_for(VRT_CTX) {
   if (!base) return nullptr;
   auto share = std::make_unique<Share>();
   share->director = director;
-  share->client = director->link().client();
+  share->client = director->link().publisher();
   if (share->client == nullptr) {
     count(director->counters().c_tee_down);
     return nullptr;

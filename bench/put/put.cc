@@ -7,12 +7,15 @@
 // the source is not in the processor's cache for one side and out of it for the other).
 //
 // Bodies are published one by one, or (--batch) so many with one om::commit(), as a cache does that
-// has several fetches under way.
+// has several fetches under way; or (--ahead) each with a commit that nobody waits for, which the
+// library sends with others (Client::defer()), as one does who puts at a rate. A sample ends when
+// the last of them is published.
 //
 // CPU is counted, not time: of this process and, for puts, of the daemon (--pid), from the kernel's
 // clocks, in seconds per GB; the child's is not. Keys are a few, replaced in turn, so that slots
 // are recycled. Every body is compared at the start, the last of each key after every sample.
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -22,10 +25,12 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <random>
 #include <span>
 #include <string>
@@ -39,6 +44,8 @@ namespace {
 
 constexpr std::size_t kSourceBytes = std::size_t{64} << 20;
 constexpr std::size_t kArenaBytes = std::size_t{64} << 20;
+// Commits under way from which on we look for answers.
+constexpr std::size_t kCommitsLook = 64;
 
 [[noreturn]] void fail(const std::string& what) {
   (void)std::fprintf(stderr, "om-bench-put: %s\n", what.c_str());
@@ -76,6 +83,7 @@ struct Bench {
   std::byte* arena = nullptr;
 
   std::size_t batch = 1;
+  bool ahead = false;
   bool from_socket = true;
   int feed = -1;      // our end
   pid_t feeder = -1;  // who writes to the other
@@ -177,7 +185,14 @@ struct Bench {
   }
 
   Writer write_one(Client& client, const PutOptions& options, std::size_t i) {
-    Writer writer = must(client.reserve(options), "reserve");
+    Writer writer;
+    if (ahead) {
+      auto one = must(client.reserve_ahead(options, std::chrono::seconds(10)), "reserve");
+      if (!one) fail("there is no room ahead");
+      writer = *std::move(one);
+    } else {
+      writer = must(client.reserve(options), "reserve");
+    }
     if (!from_socket) {
       if (auto written = writer.write(body(i)); !written) fail("write");
       return writer;
@@ -189,14 +204,41 @@ struct Bench {
     return writer;
   }
 
+  [[nodiscard]] PutOptions options_of(std::size_t i) const {
+    PutOptions options;
+    options.key = key(i % keys());
+    options.length = bytes;
+    options.ahead = true;
+    return options;
+  }
+
+  std::size_t put_all_ahead(Client& client, std::size_t count) {
+    std::size_t under_way = 0;
+    const auto done = [&under_way](const Result<PutResult>& answer) {
+      if (!answer) fail("commit: " + describe(answer.error()));
+      --under_way;
+    };
+    client.defer(std::chrono::hours(1));
+    for (std::size_t i = 0; i < count; ++i) {
+      Writer writer = write_one(client, options_of(i), i);
+      ++under_way;
+      std::move(writer).commit(std::nullopt, done);
+      if (under_way >= kCommitsLook) client.look();
+    }
+    (void)client.flush();
+    while (under_way > 0) {
+      pollfd answers{client.native_handle(), POLLIN, 0};
+      if (::poll(&answers, 1, 10'000) == 0) fail("commits are not answered");
+      client.look();
+    }
+    return count - 1;
+  }
+
   std::size_t put_all(Client& client, std::size_t count) {
+    if (ahead) return put_all_ahead(client, count);
     std::vector<Writer> writers;
     for (std::size_t i = 0; i < count; ++i) {
-      PutOptions options;
-      options.key = key(i % keys());
-      options.length = bytes;
-      options.ahead = true;
-      Writer writer = write_one(client, options, i);
+      Writer writer = write_one(client, options_of(i), i);
       if (batch == 1) {
         (void)must(std::move(writer).commit(), "commit");
         continue;
@@ -266,6 +308,7 @@ int run(int argc, char** argv) {
   std::string feed = "socket";
   app.add_option("--feed", feed, "socket or memory");
   app.add_option("--batch", bench.batch, "bodies that are published at once, 1 to 64");
+  app.add_flag("--ahead", bench.ahead, "nobody waits for a commit, and they go together");
   app.add_option("--pairs", pairs, "samples of each series");
   CLI11_PARSE(app, argc, argv);
   if (bench.batch < 1 || bench.batch > 64) fail("--batch out of range");

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """PUT through the library into the memory tier, written in place, beside filling recycled memory.
 
-    bench/put/put.py [--pairs 20] [--sizes 64K,1M] [--total 256M] [--feeds socket,memory] [--batches 1,16]
-                     [--json FILE]
+    bench/put/put.py [--pairs 20] [--sizes 64K,1M] [--total 256M] [--feeds socket,memory]
+                     [--batches 1,16,ahead] [--json FILE]
 
 The bytes come from a socket, as a cache gets them, straight into place on both sides; or, for
 orientation, are copied from memory.
 Bodies are published one by one, or 16 with one call (smaller ones alone: 16 MiB at a time is nobody's
-batch). One command: it starts a daemon of its own, with our group as --write-gid. Counted is the CPU of the
-client and of the daemon together, per GB; what readers get is compared outside the measurement.
+batch), or `ahead`: with commits that nobody waits for, which the library sends together. One command: it starts
+a daemon of its own, with our group as --write-gid. Counted is the CPU of the client and of the daemon together,
+per GB; what readers get is compared outside the measurement.
 """
 
 import argparse
@@ -31,27 +32,28 @@ def main():
     parser.add_argument("--sizes", default="64K,1M")
     parser.add_argument("--total", default="256M", help="bytes of a sample")
     parser.add_argument("--feeds", default="socket,memory")
-    parser.add_argument("--batches", default="1,16")
+    parser.add_argument("--batches", default="1,16,ahead")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = []
     cases = itertools.product(arguments.feeds.split(","), arguments.sizes.split(","),
-                              map(int, arguments.batches.split(",")))
+                              arguments.batches.split(","))
     for feed, size, batch in cases:
-        if batch * parse(size) > BATCH_BYTES_MAX and batch > 1:
+        if batch not in ("1", "ahead") and int(batch) * parse(size) > BATCH_BYTES_MAX:
             continue
+        way = ["--ahead"] if batch == "ahead" else ["--batch", batch]
         with store.Store(memory="512M") as daemon:
             samples = json.loads(store.program(
                 "om-bench-put", "--socket", daemon.socket, "--pid", daemon.pid,
                 "--directory", daemon.memory_dir, "--bytes", parse(size),
-                "--total", parse(arguments.total), "--feed", feed, "--batch", batch, "--pairs", arguments.pairs))
+                "--total", parse(arguments.total), "--feed", feed, *way, "--pairs", arguments.pairs))
         ours, floor = samples["put_cpu_s_per_gb"], samples["floor_cpu_s_per_gb"]
         interval = stats.median_interval([a / b for a, b in zip(ours, floor)])
         line = {"size": size, "feed": feed, "batch": batch, "ratio": interval, "samples": samples,
                 "verdict": stats.verdict(interval, at_most=AT_MOST)}
         report.append(line)
-        print("PUT %-4s x%-2d from %-6s CPU, library and daemon / floor: %s  %s (bound %.1f; %.3f and %.3f s/GB)" % (
-            size, batch, feed, stats.show(interval), line["verdict"], AT_MOST,
+        print("PUT %-4s %-5s from %-6s CPU, library and daemon / floor: %s  %s (bound %.1f; %.3f and %.3f s/GB)" % (
+            size, batch if batch == "ahead" else "x" + batch, feed, stats.show(interval), line["verdict"], AT_MOST,
             stats.median_interval(ours)[0], stats.median_interval(floor)[0]), flush=True)
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(report, indent=1))

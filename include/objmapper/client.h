@@ -245,7 +245,8 @@ class [[nodiscard]] Writer {
   // The same without waiting for it, and without a time limit; after an amend() to `last`, if there
   // is one, in the same system call. `done` is called once: by whichever thread reads the answer,
   // while it waits for one of its own or looks for events, or by this one before the call returns,
-  // or when the connection ends. It must be brief, and use nothing of this connection.
+  // or when the connection ends. It must be brief, and use nothing of this connection. It is sent
+  // when this returns, unless Client::defer() says otherwise; then limit() counts from here, too.
   void commit(std::optional<Amendment> last, std::function<void(Result<PutResult>)> done) &&;
   // Instead of commit(): what the key names is still good, is the object of that id, and stays;
   // what is said of it is replaced (expiry, metadata, tags; a length is not looked at). kNotFound:
@@ -446,12 +447,22 @@ class [[nodiscard]] Client {
   [[nodiscard]] int native_handle() const;
   // Whether the daemon has hung up, or the connection broke. Does not block.
   [[nodiscard]] bool closed() const;
-  // Ends the connection; calls under way answer kUnavailable. Leases stay readable.
+  // Ends the connection; calls under way answer kUnavailable. Leases stay readable. Commits that
+  // were kept (defer()) are sent before, as they are when the Client goes.
   void close();
   // Takes the answers that have come for those who do not wait for them (Writer::commit() with a
   // function): who sends many, and hardly ever waits for anything, is to look at times. Events are
   // kept. Waits for nothing.
   void look();
+  // Commits that nobody waits for, of writers that have room ahead, may go to the daemon together:
+  // that saves both sides most of what each would cost. For so long from now they are kept until
+  // there are 16, until this connection asks for something else, or until flush(). So they are
+  // published later, as if commit() had been called then; nothing else is different. Who asks for
+  // this calls flush() as often as they may be late. 0: not any more. Waits for nothing.
+  void defer(std::chrono::milliseconds how_long);
+  // Sends what was kept, as far as the socket takes it. How many such commits there were since the
+  // last flush(), kept or not: whether it is worth to defer. Waits for nothing.
+  std::size_t flush();
 
   // --- reading. nullopt: no such object.
   Result<std::optional<Lease>> get(const std::string& key);

@@ -176,7 +176,9 @@ Client& Client::operator=(Client&& other) noexcept {
   return *this;
 }
 Client::~Client() {
-  if (connection_ != nullptr) connection_->end_subscription();
+  if (connection_ == nullptr) return;
+  connection_->end_posts();
+  connection_->end_subscription();
 }
 
 Result<Client> Client::connect(const ConnectOptions& options) {
@@ -547,6 +549,12 @@ Result<bool> Client::drain_region(const std::string& owner, bool on) {
 }
 
 void Client::look() { connection_->look(); }
+
+void Client::defer(std::chrono::milliseconds how_long) {
+  connection_->defer(client::deadline_in(how_long));
+}
+
+std::size_t Client::flush() { return connection_->flush(); }
 
 // --- events
 

@@ -10,6 +10,18 @@ namespace om {
 
 namespace client {
 
+std::size_t encoded_bytes(const wire::PutBody& body) {
+  std::size_t bytes = 3 * 8 + 4 + body.key.size() + 4 + 8 + 4 + body.metadata.size() + 4 + 2 * 8;
+  for (const std::string& tag : body.tags) bytes += 4 + tag.size();
+  return bytes;
+}
+
+Result<PutResult> result_of(const wire::PutItem& item) {
+  if (const auto status = static_cast<Errc>(item.status); status != Errc::kOk)
+    return Error{status, 0, "put"};
+  return PutResult{item.object_id, item.created_ns};
+}
+
 namespace {
 
 // Of one connection: far below what makes the daemon stop reading from us.
@@ -27,12 +39,6 @@ struct Request {
 
 using Answers = std::vector<Result<PutResult>>;
 using States = std::vector<std::unique_ptr<WriterState>>;
-
-std::size_t encoded_bytes(const wire::PutBody& body) {
-  std::size_t bytes = 3 * 8 + 4 + body.key.size() + 4 + 8 + 4 + body.metadata.size() + 4 + 2 * 8;
-  for (const std::string& tag : body.tags) bytes += 4 + tag.size();
-  return bytes;
-}
 
 // Committing may copy the body: the time limit grows with it, as for a disk of 20 MB/s.
 std::chrono::milliseconds limit_of(const WriterState& state) {
@@ -108,13 +114,9 @@ void take_answers(Request& request, States& states, Answers& answers, const Resu
       answer = Error{Errc::kMalformed, 0, "the daemon answered for another number of bodies"};
     } else {
       const wire::PutItem& item = request.put.reply.items[i];
-      const auto status = static_cast<Errc>(item.status);
-      if (status != Errc::kMalformed)
+      if (static_cast<Errc>(item.status) != Errc::kMalformed)
         state->ahead->room->left -= Room::rounded(state->ahead->length);
-      if (status == Errc::kOk)
-        answer = PutResult{item.object_id, item.created_ns};
-      else
-        answer = Error{status, 0, "put"};
+      answer = result_of(item);
     }
   }
 }

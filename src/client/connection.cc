@@ -122,7 +122,10 @@ bool Connection::closed() const {
   return ::poll(&look, 1, 0) > 0 && (look.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
-void Connection::close() { break_off({Errc::kUnavailable, 0, "the connection was closed"}); }
+void Connection::close() {
+  end_posts();
+  break_off({Errc::kUnavailable, 0, "the connection was closed"});
+}
 
 // --- calls
 
@@ -148,9 +151,14 @@ Result<bool> Connection::send(const std::string& before, const std::string& pack
 
 Result<void> Connection::submit(Waiter& waiter, wire::Type type, const std::string& packet,
                                 Deadline deadline, const std::string& before) {
+  if (has_unsent_.load(std::memory_order_relaxed)) flush_unsent(deadline);
+  return submit_now(waiter, type, packet, deadline, before);
+}
+
+Result<void> Connection::submit_now(Waiter& waiter, wire::Type type, const std::string& packet,
+                                    Deadline deadline, const std::string& before) {
   if (packet.size() > kPacketBytesMax || before.size() > kPacketBytesMax)
     return Error{Errc::kMalformed, 0, "the request is longer than one packet"};
-  if (has_unsent_.load(std::memory_order_relaxed)) flush_unsent(deadline);
   std::memcpy(&waiter.id_, packet.data() + offsetof(wire::Header, request_id), sizeof waiter.id_);
   waiter.type_ = type;
   {
@@ -248,7 +256,11 @@ void Connection::send_kept(Deadline until) {
   while (posting_)
     if (posted_.wait_until(lock, until) == std::cv_status::timeout) return;
   posting_ = true;
-  for (bool sent = true; sent && !unposted_.empty();) {
+  for (bool sent = true; sent && !(unposted_.empty() && posts_.empty());) {
+    if (unposted_.empty()) {
+      sent = send_posts(lock, until);
+      continue;
+    }
     const std::string& packet = unposted_.front();  // stays there: others only add
     lock.unlock();
     try {
@@ -260,7 +272,8 @@ void Connection::send_kept(Deadline until) {
     if (sent) unposted_.pop_front();
   }
   posting_ = false;
-  has_unsent_.store(!unposted_.empty() || !unreleased_.empty(), std::memory_order_relaxed);
+  has_unsent_.store(!unposted_.empty() || !posts_.empty() || !unreleased_.empty(),
+                    std::memory_order_relaxed);
   posted_.notify_all();
 }
 
@@ -476,12 +489,15 @@ void Connection::give_back(const wire::Header& header, std::span<const std::byte
 
 void Connection::break_off(Error reason) {
   std::vector<Waiter*> detached;
+  std::list<Post> unsent;
   {
     const std::lock_guard lock(mutex_);
     if (!broken_) broken_ = copy_of(reason);
     is_broken_.store(true, std::memory_order_release);
     ::shutdown(socket_.raw(), SHUT_RDWR);
     detached.swap(waiters_);
+    unsent.swap(posts_);
+    post_bytes_ = 0;
     std::erase_if(detached, [this](Waiter* waiter) {
       if (waiter->detached_) return false;
       waiter->failure_ = copy_of(*broken_);
@@ -499,6 +515,7 @@ void Connection::break_off(Error reason) {
       continue;
     }
   }
+  fail(std::move(unsent), reason);
 }
 
 // Whoever waits keeps the connection; those that nobody waits for do not. Rooms that end with our
@@ -506,6 +523,7 @@ void Connection::break_off(Error reason) {
 Connection::~Connection() {
   for (Waiter* waiter : std::exchange(waiters_, {}))
     if (waiter->detached_) waiter->concluded(hung_up());
+  if (!posts_.empty()) fail(std::exchange(posts_, {}), hung_up());
 }
 
 // --- segments
@@ -658,8 +676,8 @@ std::optional<Claim> Connection::claim(const std::string& key) {
 
 bool Connection::is_wanted(const ClaimState& claim) const { return claims_->is_wanted(claim.hash); }
 
-void Connection::unclaim(const ClaimState& claim) {
-  if (claims_->unclaim(claim.hash)) post(wire::Unclaim{claim.key});
+void Connection::unclaim(std::uint64_t hash, const std::string& key) {
+  if (claims_->unclaim(hash)) post(wire::Unclaim{key});
 }
 
 // --- events

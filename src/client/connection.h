@@ -10,6 +10,9 @@
 // ends with the reason. Replies that nobody waits for any more (the call had timed out) give back
 // what they bring.
 //
+// What waits for the next call (packets that the socket had no room for, commits that are to go
+// together) is sent by one thread at a time, and before anything that is asked later.
+//
 // Lock order: ahead_mutex_, mutex_, the cache's own. Nothing is sent or received under mutex_.
 #pragma once
 
@@ -17,6 +20,8 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -121,6 +126,15 @@ struct Ahead {
   std::uint64_t object_id = 0;  // lent for it; 0: none
   std::uint64_t lease_id = 0;
 };
+// A body in it whose commit nobody waits for, and which may go with others (post.cc).
+struct Post {
+  Ahead ahead;
+  wire::PutBody body;
+  std::function<void(Result<PutResult>)> done;
+  Deadline deadline{};    // for sending it
+  std::optional<std::uint64_t> claim{};  // hash of its key, where this connection has claimed it
+  std::size_t bytes = 0;  // of the body's words in a packet
+};
 struct AheadWish {
   std::uint64_t length = 0;
   bool held = false;     // with a lease
@@ -210,7 +224,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // The right to write the key, where nobody has it or writes it. nullopt: ask the daemon.
   std::optional<Claim> claim(const std::string& key);
   [[nodiscard]] bool is_wanted(const ClaimState& claim) const;
-  void unclaim(const ClaimState& claim);
+  void unclaim(std::uint64_t hash, const std::string& key);
   // Builds a Lease from an answer, asking once more for descriptors that are not there.
   Result<Lease> make_lease(wire::GetItem item, const std::vector<SegmentRef>& with_reply,
                            std::optional<Deadline> deadline = {});
@@ -226,6 +240,19 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // was, and was refused. Either way, reserve.
   Result<std::optional<Ahead>> take_ahead(const AheadWish& wish);
   Writer make_writer(const PutOptions& options, Ahead ahead);
+  // It is not to be published, and is held: its bytes are its lease's from now on, not the room's.
+  void leave(const Ahead& ahead);
+
+  // post.cc. Until then, commits that nobody waits for are kept, so that several go together.
+  void defer(Deadline until);
+  // Keeps this one, which is of room ahead, or sends it with those that are kept. False: none is
+  // kept now, and all is as it was.
+  bool keep(WriterState& state, std::function<void(Result<PutResult>)>& done);
+  // Sends what waits for the next call. How many commits were to be kept since the last time,
+  // whether they were or not.
+  std::size_t flush();
+  // Nobody flushes any more, though writers and leases may keep the connection.
+  void end_posts();
   Follower make_follower(wire::GetItem item);
   Result<std::optional<Event>> next_event(Deadline deadline);
   Result<std::optional<Removal>> next_removal(Deadline deadline);
@@ -257,12 +284,20 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
   Result<void> submit(Waiter& waiter, wire::Type type, const std::string& packet, Deadline deadline,
                       const std::string& before = {});
+  // The same ahead of what waits for the next call.
+  Result<void> submit_now(Waiter& waiter, wire::Type type, const std::string& packet,
+                          Deadline deadline, const std::string& before = {});
   // False: the socket did not take all of it in time.
   Result<bool> send(const std::string& before, const std::string& packet, Deadline deadline);
   bool post_packet(const std::string& packet, Deadline until);
   void post_or_keep(std::string packet);
   void send_kept(Deadline until);
   void flush_unsent(Deadline until);
+  // post.cc
+  std::list<Post> take_posts();                                         // under the lock
+  bool send_posts(std::unique_lock<std::mutex>& lock, Deadline until);  // for send_kept()
+  Result<void> put_together(std::list<Post>& posts, Deadline until);
+  void fail(std::list<Post> posts, const Error& why);
   // With the reader's role and without the lock: receives one packet, if one comes in time, and
   // delivers it. False: none came. Throws nothing: the role has to be passed on.
   bool read_one(Deadline deadline) noexcept;
@@ -322,9 +357,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // What goes with the next call.
   std::vector<std::uint64_t> unreleased_;  // leases
   std::deque<std::string> unposted_;       // packets, in the order in which they are to go
+  std::list<Post> posts_;                  // behind those
+  std::size_t post_bytes_ = 0;             // of all of these
   bool posting_ = false;                   // a thread is sending the first of them
   std::condition_variable posted_;         // none is any more
   std::atomic<bool> has_unsent_{false};
+  Deadline defer_until_{};
+  std::size_t post_count_ = 0;  // since flush()
 
   bool room_granted_ = false;  // since HELLO
   std::mutex ahead_mutex_;     // before mutex_; guards the rest, and Room::lent

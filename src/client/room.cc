@@ -174,6 +174,21 @@ Result<std::optional<Ahead>> Connection::take_ahead(const AheadWish& wish) {
   return std::optional<Ahead>();
 }
 
+void Connection::leave(const Ahead& ahead) {
+  wire::PutBody body;
+  body.segment = ahead.segment->id;
+  body.offset = ahead.offset;
+  body.length = ahead.length;
+  body.flags = wire::kPutHeldOnly;
+  body.object_id = ahead.object_id;
+  wire::Put put;
+  put.room_id = ahead.room->id;
+  put.bodies.push_back(std::move(body));
+  // The room's own end is posted as well, and so comes later.
+  post(put);
+  ahead.room->left -= Room::rounded(ahead.length);
+}
+
 Writer Connection::make_writer(const PutOptions& options, Ahead ahead) {
   auto state = std::make_unique<WriterState>();
   state->connection = shared_from_this();

@@ -31,7 +31,7 @@ struct ClaimState {
   ClaimState(const ClaimState&) = delete;
   ClaimState& operator=(const ClaimState&) = delete;
   ~ClaimState() {
-    if (!is_over) connection->unclaim(*this);
+    if (!is_over) connection->unclaim(hash, key);
   }
   std::shared_ptr<Connection> connection;
   std::string key;
@@ -89,6 +89,9 @@ struct FollowerState {
 // its bytes go back with the rest of the room; where they are leased, they are cut out of it, for
 // as long as the lease lasts.
 void give_up(std::unique_ptr<WriterState> state);
+// Of a PUT: how long what it says of the body is, and its answer.
+std::size_t encoded_bytes(const wire::PutBody& body);
+Result<PutResult> result_of(const wire::PutItem& item);
 // Metadata and tags within the protocol's limits.
 Result<void> check_notes(const std::string& metadata, const std::vector<std::string>& tags);
 // From the wire's words to the interface's.

@@ -79,10 +79,7 @@ std::function<void(Result<wire::PutReply>)> answer_to_one(
     if (!answer) return done(std::move(answer).error());
     if (answer->items.size() != 1)
       return done(Error{Errc::kMalformed, 0, "the daemon answered for another number of bodies"});
-    const wire::PutItem& item = answer->items.front();
-    if (const auto status = static_cast<Errc>(item.status); status != Errc::kOk)
-      return done(Error{status, 0, "put"});
-    done(PutResult{item.object_id, item.created_ns});
+    done(result_of(answer->items.front()));
   };
 }
 
@@ -102,20 +99,7 @@ void add_slices(const WriterState& state, std::uint64_t length, LeaseState& leas
 void give_up(std::unique_ptr<WriterState> state) {
   if (state == nullptr) return;
   if (!state->ahead) return state->connection->post(wire::Abort{state->put_id});
-  if (!state->held()) return;
-  const Ahead& ahead = *state->ahead;
-  wire::PutBody body;
-  body.segment = ahead.segment->id;
-  body.offset = ahead.offset;
-  body.length = ahead.length;
-  body.flags = wire::kPutHeldOnly;
-  body.object_id = ahead.object_id;
-  wire::Put put;
-  put.room_id = ahead.room->id;
-  put.bodies.push_back(std::move(body));
-  // The room's own end is posted as well, and so comes later.
-  state->connection->post(put);
-  ahead.room->left -= Room::rounded(ahead.length);
+  if (state->held()) state->connection->leave(*state->ahead);
 }
 
 Result<Writer> Connection::make_writer(const PutOptions& options, const wire::ReserveReply& reply,
@@ -351,6 +335,10 @@ void Writer::commit(std::optional<Amendment> last, std::function<void(Result<Put
   const auto length = s.length();
   if (length && s.written != *length) return done(std::move(*this).commit());
   if (s.ahead) {
+    if (s.connection->keep(s, done)) {
+      state_.reset();
+      return;
+    }
     wire::Put put;
     put.room_id = s.ahead->room->id;
     put.bodies.push_back(std::move(s.put));

@@ -333,6 +333,34 @@ TEST_F(SessionTest, APutSaysUnderWhichNumberAndWhatItsWriterHasSeen) {
   EXPECT_EQ(answer->header.status, Errc::kUnsupported);
 }
 
+// As they come from a client that waits for none of them.
+TEST_F(SessionTest, PutsThatAreThereTogetherAreAnsweredTogetherUpToAMalformedOne) {
+  greet();
+  const auto put = [](std::uint64_t id) {
+    return wire::encode_request(id, wire::Put{7, {{2, 64 * id, 3, "k", 0, 0, "", {}}}});
+  };
+  send(put(5));
+  send(put(6));
+  send(put(7).substr(0, 40));
+  send(put(8));
+  turn();
+  pollable();
+  std::vector<std::byte> buffer(kPacketBytesMax);
+  for (const std::uint64_t id : {5U, 6U, 0U}) {
+    const auto packet = receive_packet(peer_.borrow(), buffer);
+    ASSERT_TRUE(packet && *packet);
+    const auto header = wire::decode_header(std::span(buffer).first((*packet)->bytes), 0);
+    ASSERT_TRUE(header);
+    EXPECT_EQ(header->request_id, id);
+    EXPECT_EQ(header->status, id == 0 ? Errc::kMalformed : Errc::kOk);
+  }
+  ASSERT_EQ(store_.in_room.size(), 1U);
+  EXPECT_EQ(store_.in_room[0].offset, 64U * 6);
+  const auto end = receive();
+  ASSERT_TRUE(end);
+  EXPECT_EQ(end->header.length, 0U);
+}
+
 TEST_F(SessionTest, StopsReadingFromAPeerThatDoesNotRead) {
   greet();
   pollable();

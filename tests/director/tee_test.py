@@ -4,6 +4,8 @@
 Each test has a path of its own. Bodies are compared; the origin's requests are counted.
 """
 
+import http.client
+import itertools
 import os
 import signal
 import socket
@@ -235,6 +237,42 @@ class NamedAndLanded(Named):
             for cache in (c, self.a):
                 self.assertEqual(cache.get(f"{path}?size={size}")[2], body_of(path, size))
             self.assertEqual(self.origin.count(path), 1)
+
+    def burst(self, cache, paths):
+        """The bodies, over one connection that asks for all of them at once."""
+        with socket.create_connection(("127.0.0.1", cache.port), 60) as client, client.makefile("rb") as answers:
+            client.sendall(b"".join(b"GET %s HTTP/1.1\r\nHost: w\r\n\r\n" % path.encode() for path in paths))
+            bodies = []
+            for _ in paths:
+                self.assertIn(b" 200 ", answers.readline())
+                headers = http.client.parse_headers(answers)
+                bodies.append(answers.read(int(headers["Content-Length"])))
+            return bodies
+
+    def test_many_share_messages(self):
+        """Where they come fast; and others find them all."""
+        fast = self.world.cache("fast", backend="backend = origin", store=None,
+                                vcl='sub vcl_recv { if (req.url ~ "^/many/") { return (synth(200)); } }')
+        d = self.world.cache("d", backend="backend = fast", vcl=f'''
+            backend fast {{ .host = "127.0.0.1"; .port = "{fast.port}"; }}
+            {Named.arguments["vcl"]}''')
+        e = self.world.cache("e", backend="backend = objm.backend()", store=None, vcl="")
+        end = time.monotonic() + 120
+        with Connection(self.world.daemon.socket) as connection:
+            for turn in itertools.count():
+                paths = [f"/many/{turn}/{n}" for n in range(1000)]
+                messages, published = self.requests(connection)["put"], d.counter("c_tee_published")
+                ahead = d.counter("c_tee_ahead")
+                bodies = self.burst(d, paths)
+                self.published(d, published, len(paths))
+                messages = self.requests(connection)["put"] - messages
+                ahead = d.counter("c_tee_ahead") - ahead
+                self.assertGreater(ahead, 0)
+                for n in range(0, len(paths), 111):
+                    self.assertEqual(e.get(paths[n])[2], bodies[n])
+                if messages < ahead:
+                    break
+                self.assertLess(time.monotonic(), end, "each has a message of its own")
 
     def test_what_has_to_be_reserved(self):
         """Too large, of unknown length, or a variant."""
