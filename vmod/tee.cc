@@ -115,7 +115,10 @@ std::unique_ptr<Share> share_for(VRT_CTX) {
   if (!base) return nullptr;
   auto share = std::make_unique<Share>();
   share->director = director;
-  share->client = director->link().publisher();
+  // Small ones go together where they go one way; for large ones there is more room on two.
+  const bool small = bo->htc != nullptr && bo->htc->content_length >= 0 &&
+                     static_cast<std::uint64_t>(bo->htc->content_length) < landing::kBytesMin;
+  share->client = small ? director->link().publisher() : director->link().client();
   if (share->client == nullptr) {
     count(director->counters().c_tee_down);
     return nullptr;

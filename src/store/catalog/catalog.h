@@ -52,7 +52,7 @@ struct Options {
   std::size_t overlay_entries_wanted = 4096;
   std::uint64_t journal_bytes_max = std::uint64_t{16} << 20;  // then group_sync() starts another
   std::uint64_t map_bytes = std::uint64_t{256} << 20;         // of LMDB at first; doubles when full
-  std::size_t batch_entries = 256;  // changes in one LMDB transaction: bounds its dirty pages
+  std::size_t batch_entries = 1024;  // changes in one LMDB transaction: bounds its dirty pages
   // Called with each record before it is changed in any way or removed (publish, publish_all, move,
   // remove), while everybody still finds it. `stays`: it is said anew of the same object in the
   // same place. An error leaves it as it is, and is the answer. It must not call the catalog.

@@ -36,7 +36,8 @@ class HotRecords {
 
  private:
   static constexpr std::size_t kSlots = 4096;
-  static constexpr std::size_t kTextBytesMax = 256;
+  // A cached response with its headers has some 500.
+  static constexpr std::size_t kTextBytesMax = 768;
   static constexpr std::size_t kExtentsKept = 4;
   std::array<Ref, kSlots> slots_;
 };
