@@ -46,10 +46,10 @@ constexpr std::uint64_t kPartBytes = std::uint64_t{8} << 20;
 // the end of what it is told to take out stays. None lies across a multiple of this.
 constexpr std::uint64_t kFolioBytesMax = std::uint64_t{2} << 20;
 
-// A Unix socket takes 208 KiB as a rule, after which sender and reader wake each other in turn. Pages
-// of a file that lie in it are not its memory: it may have more of them, as far as the kernel lets us
-// (socket(7), SO_SNDBUF: net.core.wmem_max). TCP finds its size by itself.
-constexpr int kUnixSocketBytes = 1 << 20;
+// A Unix socket takes 208 KiB as a rule, after which sender and reader wake each other in turn.
+// Pages of a file that lie in it are not its memory: it may have more of them, as far as the kernel
+// lets us (socket(7), SO_SNDBUF: net.core.wmem_max). TCP finds its size by itself.
+constexpr int kUnixSocketBytes = 512 << 10;  // which the kernel doubles
 
 void widen(int socket) {
   int domain = 0;
@@ -257,7 +257,7 @@ void Delivery::give_back(std::uint64_t from, std::uint64_t to) {
 
 // Says and does what V1L_Flush does where writev would not go on.
 int Delivery::send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t length) {
-  if (length > kUnixSocketBytes / 4) widen(socket_);
+  if (length > kUnixSocketBytes / 2) widen(socket_);
   // The headers, and memory that came before.
   if (varnish.V1L_Flush(wrk_) != SC_NULL) return -1;
   if (!resident_) begin_reading(BorrowedFd(file_), offset, length);

@@ -131,9 +131,9 @@ struct Post {
   Ahead ahead;
   wire::PutBody body;
   std::function<void(Result<PutResult>)> done;
-  Deadline deadline{};    // for sending it
+  Deadline deadline{};                   // for sending it
   std::optional<std::uint64_t> claim{};  // hash of its key, where this connection has claimed it
-  std::size_t bytes = 0;  // of the body's words in a packet
+  std::size_t bytes = 0;                 // of the body's words in a packet
 };
 struct AheadWish {
   std::uint64_t length = 0;

@@ -414,7 +414,8 @@ TEST(Residency, OfMostOfAFileOfWhichHalfWasTakenAwayIsWhatMostOfItIs) {
   if (!cold || *cold) GTEST_SKIP() << "this kernel does not say, or the file system keeps it";
   // The place near the begin is not there, the one in the middle is, and all eight decide.
   EXPECT_EQ(mostly_resident(end.borrow(), 0, kBytes), true);
-  EXPECT_EQ(mostly_resident(with("middle", kBytes / 2, kBytes / 2 + 65536).borrow(), 0, kBytes), false);
+  EXPECT_EQ(mostly_resident(with("middle", kBytes / 2, kBytes / 2 + 65536).borrow(), 0, kBytes),
+            false);
 }
 
 TEST(Residency, OfAFileThatIsMemoryIsNoQuestion) {

@@ -18,9 +18,9 @@ enum class Residency { kResident, kAbsent, kUnknown };
 Residency residency(BorrowedFd file, std::uint64_t offset, std::uint64_t length);
 
 // Whether most of it is, found without starting to read what is not, as RWF_NOWAIT does: by
-// cachestat(2), of Linux 6.5, which later ones allow the owner of the file alone. One place is looked
-// at, two from 256 KiB on, and eight where the two differ: each costs .3 us, and sending 1 MiB from the
-// page cache 90. nullopt: it does not say.
+// cachestat(2), of Linux 6.5, which later ones allow the owner of the file alone. One place is
+// looked at, two from 256 KiB on, and eight where the two differ: each costs .3 us, and sending 1
+// MiB from the page cache 90. nullopt: it does not say.
 std::optional<bool> mostly_resident(BorrowedFd file, std::uint64_t offset, std::uint64_t length);
 
 }  // namespace om

@@ -100,7 +100,7 @@ class Install(unittest.TestCase):
         shown = run("nm", "-D", "--defined-only", "-C", library).splitlines()
         names = [line.split(" ", 2)[2] for line in shown]
         for name in names:
-            self.assertTrue(name.startswith(("om_", "om::Client::", "om::Lease::", "om::Writer::",
+            self.assertTrue(name.startswith(("om_", "om::Client::", "om::Claim::", "om::Lease::", "om::Writer::",
                                              "om::Pool::", "om::Follower::", "om::RemovalHead::",
                                              "om::expires_in", "om::commit(",
                                              "om::release(", "om::describe",

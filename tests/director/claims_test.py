@@ -97,7 +97,8 @@ class Claimed(ClaimsCase):
         self.assertEqual({name: after[name] - before[name] for name in names},
                          {**dict.fromkeys(names, 0), "requests.put_total": 20})
         self.assertEqual(self.claimed() - claimed, 20)
-        wait_until(lambda: self.a.counter("c_tee_ahead") - ahead == 20, "the daemon says so", WAIT_S)
+        # Those for room may have been counted late.
+        wait_until(lambda: self.a.counter("c_tee_ahead") - ahead >= 20, "the daemon says so", WAIT_S)
         for number in range(20):
             path = f"/one/{number}"
             size = 1 + number * 3000
@@ -207,9 +208,9 @@ class Claimed(ClaimsCase):
         wait_until(lambda: self.origin.in_mid_body > half, "half of it has come", WAIT_S)
         second = self.b_waits(f"{path}?{query}") if waited_for else None
         what = {PURGE: f"cdn://test/www.test{path}?{query}", TAG: f"tag{number}", BAN: f"req.url ~ ^{path}[?]"}[kind]
+        refused = self.a.counter("c_tee_failed") + self.a.counter("c_tee_behind")
         self.assertEqual(self.watch.remove(kind, what, wait_ms=10_000)["unapplied"], 0)
         self.origin.change(path)
-        refused = self.a.counter("c_tee_failed") + self.a.counter("c_tee_behind")
         self.origin.release.set()
         self.assertEqual(first.got(), (200, body_of(path, size)))
         if kind != BAN:
