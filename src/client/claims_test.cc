@@ -32,8 +32,8 @@ using namespace std::chrono_literals;
 
 constexpr std::uint64_t kSeed = 99;
 constexpr std::uint64_t kOwner = 5;
-constexpr std::uint64_t kSegment = 3;
-constexpr std::size_t kSegmentBytes = 65536;
+constexpr std::uint64_t kClaimsSegment = 3;
+constexpr std::size_t kClaimsSegmentBytes = 65536;
 
 struct Grants {
   bool claims = true;
@@ -41,14 +41,14 @@ struct Grants {
   std::uint32_t owner = kOwner;
 };
 
-class Daemon {
+class ClaimsDaemon {
  public:
-  explicit Daemon(Grants grants = {})
+  explicit ClaimsDaemon(Grants grants = {})
       : grants_(grants),
         board_file_(*make_memfd("board", kBoardBytes)),
         claims_file_(*make_memfd("claims", sizeof(claims::Table))),
         page_file_(*make_memfd("page", sizeof(board::HazardPage))),
-        segment_file_(*make_memfd("segment", kSegmentBytes)),
+        segment_file_(*make_memfd("segment", kClaimsSegmentBytes)),
         board_(*Mapping::of(board_file_.borrow(), 0, kBoardBytes, Access::kReadWrite)),
         claims_(*Mapping::of(claims_file_.borrow(), 0, sizeof(claims::Table), Access::kReadWrite)) {
     header().sets = 1;
@@ -61,9 +61,9 @@ class Daemon {
     EXPECT_TRUE(connected) << describe(connected.error());
     client.emplace(*std::move(connected));
   }
-  Daemon(const Daemon&) = delete;
-  Daemon& operator=(const Daemon&) = delete;
-  ~Daemon() {
+  ClaimsDaemon(const ClaimsDaemon&) = delete;
+  ClaimsDaemon& operator=(const ClaimsDaemon&) = delete;
+  ~ClaimsDaemon() {
     client.reset();
     server_->join();
   }
@@ -129,17 +129,17 @@ class Daemon {
       wire::ReserveReply reply;
       reply.put_id = 7;
       const auto descriptors = once();
-      reply.segments = {
-          segment(kSegment, kSegmentBytes, wire::SegmentKind::kMemory, true, !descriptors.empty())};
-      reply.extents = {{kSegment, 0, 4096}};
+      reply.segments = {segment(kClaimsSegment, kClaimsSegmentBytes, wire::SegmentKind::kMemory,
+                                true, !descriptors.empty())};
+      reply.extents = {{kClaimsSegment, 0, 4096}};
       server.reply(request, reply, descriptors);
     } else if (request.header.type == wire::Type::kRoom) {
       wire::RoomReply reply;
       reply.room_id = 8;
       const auto descriptors = once();
-      reply.segments = {
-          segment(kSegment, kSegmentBytes, wire::SegmentKind::kMemory, true, !descriptors.empty())};
-      reply.extents = {{kSegment, 0, kSegmentBytes}};
+      reply.segments = {segment(kClaimsSegment, kClaimsSegmentBytes, wire::SegmentKind::kMemory,
+                                true, !descriptors.empty())};
+      reply.extents = {{kClaimsSegment, 0, kClaimsSegmentBytes}};
       server.reply(request, reply, descriptors);
     } else if (request.header.type == wire::Type::kPut) {
       wire::PutReply reply;
@@ -170,7 +170,7 @@ class Daemon {
   Messages messages_;  // guarded by mutex_
   std::optional<FakeServer> server_;
 };
-using Messages = Daemon::Messages;
+using Messages = ClaimsDaemon::Messages;
 
 PutOptions of_key(const std::string& key) {
   PutOptions options;
@@ -180,17 +180,17 @@ PutOptions of_key(const std::string& key) {
 }
 
 TEST(Claims, AreHadAndEndedWithoutAMessage) {
-  Daemon daemon;
+  ClaimsDaemon daemon;
   {
     auto claim = daemon.client->claim("k");
     ASSERT_TRUE(claim);
-    EXPECT_EQ(daemon.word("k").load(), Daemon::mine("k"));
+    EXPECT_EQ(daemon.word("k").load(), ClaimsDaemon::mine("k"));
     EXPECT_FALSE(claim->wanted());
     EXPECT_FALSE(daemon.client->claim("k"));  // by the same connection neither
     const Claim moved = *std::move(claim);
-    EXPECT_EQ(daemon.word("k").load(), Daemon::mine("k"));
+    EXPECT_EQ(daemon.word("k").load(), ClaimsDaemon::mine("k"));
     claim.reset();
-    EXPECT_EQ(daemon.word("k").load(), Daemon::mine("k"));
+    EXPECT_EQ(daemon.word("k").load(), ClaimsDaemon::mine("k"));
   }
   EXPECT_EQ(daemon.word("k").load(), 0U);
   EXPECT_TRUE(daemon.client->claim("k"));
@@ -198,7 +198,7 @@ TEST(Claims, AreHadAndEndedWithoutAMessage) {
 }
 
 TEST(Claims, AreNotHadOfWhatIsKnownOrTaken) {
-  Daemon daemon;
+  ClaimsDaemon daemon;
   daemon.counter("k") = 1;
   EXPECT_FALSE(daemon.client->claim("k"));
   daemon.counter("k") = 0;
@@ -225,14 +225,14 @@ TEST(Claims, AreNotHadWhereTheDaemonDoesNotSay) {
   for (const Grants grants :
        {Grants{false, 64, kOwner}, Grants{true, 0, kOwner}, Grants{true, 128, kOwner},
         Grants{true, 48, kOwner}, Grants{true, 64, 0}, Grants{true, 64, 32768}}) {
-    Daemon daemon(grants);
+    ClaimsDaemon daemon(grants);
     EXPECT_FALSE(daemon.client->claim("k"));
     EXPECT_EQ(daemon.word("k").load(), 0U);
   }
 }
 
 TEST(Claims, ThatSomebodyWaitsForEndWithAMessage) {
-  Daemon daemon;
+  ClaimsDaemon daemon;
   {
     const auto claim = daemon.client->claim("k");
     ASSERT_TRUE(claim);
@@ -254,7 +254,7 @@ TEST(Claims, ThatSomebodyWaitsForEndWithAMessage) {
 }
 
 TEST(Claims, ThatAreReservedAreTheDaemonsToEnd) {
-  Daemon daemon;
+  ClaimsDaemon daemon;
   for (const bool refuse : {false, true}) {
     daemon.refuse = refuse;
     auto claim = daemon.client->claim("k");
@@ -263,12 +263,12 @@ TEST(Claims, ThatAreReservedAreTheDaemonsToEnd) {
       const auto writer = daemon.client->reserve(of_key("k"), *std::move(claim), 5s);
       EXPECT_EQ(writer.has_value(), !refuse);
       claim.reset();
-      EXPECT_EQ(daemon.word("k").load(), Daemon::mine("k"));
+      EXPECT_EQ(daemon.word("k").load(), ClaimsDaemon::mine("k"));
     }
     Messages want{"reserve k " + std::to_string(wire::kReserveDirect | wire::kReserveClaimed)};
     if (!refuse) want.emplace_back("abort 7");
     EXPECT_EQ(daemon.messages(), want);
-    EXPECT_EQ(daemon.word("k").load(), Daemon::mine("k"));
+    EXPECT_EQ(daemon.word("k").load(), ClaimsDaemon::mine("k"));
     daemon.word("k") = 0;
   }
   // Of another key, it only ends.
@@ -281,21 +281,21 @@ TEST(Claims, ThatAreReservedAreTheDaemonsToEnd) {
 }
 
 // A writer in room ahead that has taken the claim.
-Writer writer_of(Daemon& daemon, const std::string& key) {
+Writer writer_of(ClaimsDaemon& daemon, const std::string& key) {
   auto claim = daemon.client->claim(key);
   auto writer = daemon.client->reserve_ahead(of_key(key), 5s);
   EXPECT_TRUE(claim && writer && *writer);
   Writer ahead = **std::move(writer);
   ahead.take(*std::move(claim));
   claim.reset();
-  EXPECT_EQ(daemon.word(key).load(), Daemon::mine(key));
+  EXPECT_EQ(daemon.word(key).load(), ClaimsDaemon::mine(key));
   const std::string body = "abc";
   EXPECT_TRUE(ahead.write(std::as_bytes(std::span(body))));
   return ahead;
 }
 
 TEST(Claims, ThatArePutAreTheDaemonsToEnd) {
-  Daemon daemon;
+  ClaimsDaemon daemon;
   const std::string flags = std::to_string(wire::kReserveClaimed);
   std::optional<Result<PutResult>> answer;
   writer_of(daemon, "k").commit({}, [&](Result<PutResult> done) { answer = std::move(done); });
@@ -305,11 +305,12 @@ TEST(Claims, ThatArePutAreTheDaemonsToEnd) {
   for (const char* key : {"l", "m"}) two.push_back(writer_of(daemon, key));
   for (const auto& done : commit(std::move(two))) EXPECT_TRUE(done);
   EXPECT_EQ(daemon.messages(), (Messages{"put l " + flags, "put m " + flags}));
-  for (const char* key : {"k", "l", "m"}) EXPECT_EQ(daemon.word(key).load(), Daemon::mine(key));
+  for (const char* key : {"k", "l", "m"})
+    EXPECT_EQ(daemon.word(key).load(), ClaimsDaemon::mine(key));
 }
 
 TEST(Claims, EndWithTheWriterThatIsDropped) {
-  Daemon daemon;
+  ClaimsDaemon daemon;
   { const Writer dropped = writer_of(daemon, "k"); }
   EXPECT_EQ(daemon.word("k").load(), 0U);
   EXPECT_EQ(daemon.messages(), Messages());
