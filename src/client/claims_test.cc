@@ -189,7 +189,7 @@ TEST(Claims, AreHadAndEndedWithoutAMessage) {
     EXPECT_FALSE(daemon.client->claim("k"));  // by the same connection neither
     const Claim moved = *std::move(claim);
     EXPECT_EQ(daemon.word("k").load(), ClaimsDaemon::mine("k"));
-    claim.reset();
+    claim = std::nullopt;
     EXPECT_EQ(daemon.word("k").load(), ClaimsDaemon::mine("k"));
   }
   EXPECT_EQ(daemon.word("k").load(), 0U);
@@ -262,7 +262,7 @@ TEST(Claims, ThatAreReservedAreTheDaemonsToEnd) {
     {
       const auto writer = daemon.client->reserve(of_key("k"), *std::move(claim), 5s);
       EXPECT_EQ(writer.has_value(), !refuse);
-      claim.reset();
+      claim = std::nullopt;
       EXPECT_EQ(daemon.word("k").load(), ClaimsDaemon::mine("k"));
     }
     Messages want{"reserve k " + std::to_string(wire::kReserveDirect | wire::kReserveClaimed)};
@@ -287,7 +287,7 @@ Writer writer_of(ClaimsDaemon& daemon, const std::string& key) {
   EXPECT_TRUE(claim && writer && *writer);
   Writer ahead = **std::move(writer);
   ahead.take(*std::move(claim));
-  claim.reset();
+  claim = std::nullopt;
   EXPECT_EQ(daemon.word(key).load(), ClaimsDaemon::mine(key));
   const std::string body = "abc";
   EXPECT_TRUE(ahead.write(std::as_bytes(std::span(body))));

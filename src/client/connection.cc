@@ -487,7 +487,7 @@ void Connection::give_back(const wire::Header& header, std::span<const std::byte
   }
 }
 
-void Connection::break_off(Error reason) {
+void Connection::break_off(const Error& reason) {
   std::vector<Waiter*> detached;
   std::list<Post> unsent;
   {

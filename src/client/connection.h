@@ -312,7 +312,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // A reply that nobody waits for any more.
   void give_back(const wire::Header& header, std::span<const std::byte> packet,
                  std::vector<UniqueFd> descriptors);
-  void break_off(Error reason);  // takes the lock
+  void break_off(const Error& reason);  // takes the lock
   void pass_role_on();           // under the lock
   bool forget(Waiter& waiter);   // under the lock; false: was not registered any more
 

@@ -178,6 +178,7 @@ TEST(Listen, IsForOneOfThoseWhoComeAtOnce) {
     std::array<std::optional<Result<UniqueFd>>, kThreads> sockets;
     std::atomic<std::size_t> ready{0};
     std::vector<std::thread> threads;
+    threads.reserve(kThreads);
     for (auto& socket : sockets)
       threads.emplace_back([&] {
         ++ready;

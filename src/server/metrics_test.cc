@@ -42,15 +42,19 @@ namespace om::server {
 namespace {
 
 class MetricsTest : public ::testing::Test {
+ public:
+  MetricsTest(const MetricsTest&) = delete;
+  MetricsTest& operator=(const MetricsTest&) = delete;
+  ~MetricsTest() override {
+    std::error_code ignored;
+    std::filesystem::remove_all(directory, ignored);
+  }
+
  protected:
   MetricsTest() {
     std::string name = (std::filesystem::temp_directory_path() / "om-metrics-XXXXXX").string();
     directory = ::mkdtemp(name.data());
     path = directory + "/metrics.sock";
-  }
-  ~MetricsTest() override {
-    std::error_code ignored;
-    std::filesystem::remove_all(directory, ignored);
   }
   Result<std::unique_ptr<Metrics>> start() {
     return Metrics::start(*loop, path, [] { return std::string("objmapper_up 1\n"); });
