@@ -313,8 +313,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void give_back(const wire::Header& header, std::span<const std::byte> packet,
                  std::vector<UniqueFd> descriptors);
   void break_off(const Error& reason);  // takes the lock
-  void pass_role_on();           // under the lock
-  bool forget(Waiter& waiter);   // under the lock; false: was not registered any more
+  void pass_role_on();                  // under the lock
+  bool forget(Waiter& waiter);          // under the lock; false: was not registered any more
 
   // room.cc; under ahead_mutex_
   [[nodiscard]] wire::Room room_wish(std::uint64_t whole) const;
