@@ -658,6 +658,8 @@ class ByTheBoard(ProtocolCase):
                              ("replace", lambda: other.put("board/k", b"another")),
                              ("refresh", refresh)):
             with self.subTest(name):
+                # What tests before this one held may take a moment to come back.
+                wait_until(lambda: other.status()["held.bytes"] == 0, "nothing is held")
                 item = self.shown(connection, "board/k", body, tags=["t"])
                 change()
                 found = connection.get_by_board("board/k")
