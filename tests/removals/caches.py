@@ -256,9 +256,13 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
 
 
 class Machine:
-    def __init__(self, caches, disk=None):
+    """`trusted`: the caches write in place, and so claim what they miss."""
+
+    def __init__(self, caches, disk=None, trusted=False):
         self.origin = Origin()
-        self.daemon = Daemon(memory="128M", disk=disk)
+        # Started by root, varnishd is another user.
+        extra = ["--write-gid", "varnish"] if trusted and os.getuid() == 0 else []
+        self.daemon = Daemon(memory="128M", disk=disk, extra=extra)
         self.directory = self.daemon.directory
         os.chmod(self.directory, 0o755)
         self.let_in()

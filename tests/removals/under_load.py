@@ -3,6 +3,7 @@
 
     under_load.py tries [--tries N]                     purge in one, then ask the other: never the old body
     under_load.py bans [--seconds S] [--rate R]         both ban at once: no deadlock, no echo, nothing missed
+    --trusted                                           they write in place, and claim what they miss
 
 While either goes on, clients ask both for the same URLs, and every answer to a request that began after a removal had been
 answered is judged.
@@ -145,10 +146,11 @@ def main():
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rate", type=float, default=100)
     parser.add_argument("--clients", type=int, default=1, help="of each cache")
+    parser.add_argument("--trusted", action="store_true")
     options = parser.parse_args()
     judge = Judge()
     stop = threading.Event()
-    with Machine(2) as machine:
+    with Machine(2, trusted=options.trusted) as machine:
         clients = [Client(cache, judge, seed, stop, 0.002)
                    for seed, cache in enumerate(machine.caches * options.clients)]
         for client in clients:
@@ -163,6 +165,10 @@ def main():
                 judge.wrong.append(f"a client failed: {client.failure}")
         for cache in machine.caches:
             wait_until(lambda c=cache: c.get("/p0") >= judge.begin("/p0"), "the end", WAIT_S)
+        claimed = sum(cache.counters("OBJMD").get("c_miss_claimed", 0) for cache in machine.caches)
+        print(f"{claimed} misses claimed")
+        if (claimed > 0) != options.trusted:
+            judge.wrong.append("trusted caches claim what they miss, and no others")
         if judge.wrong:
             print(machine.words())
     for sentence in judge.wrong[:20]:
