@@ -270,6 +270,7 @@ Error DiskTier::judge(Disk& disk, Error error) {
     disk.full_until_ns = clock_.monotonic_ns() + kFullForNs;
   } else if (error.sys_errno != EMFILE && error.sys_errno != ENFILE && error.sys_errno != EFBIG) {
     fail(disk, error);
+    error.code = Errc::kUnavailable;  // whoever asked may ask again: it is out of use now
   }
   return error;
 }

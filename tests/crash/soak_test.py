@@ -133,9 +133,10 @@ class Soak(unittest.TestCase):
                     "holders.orphans", "board.pages", "claims.holders")):
                 return None
             # What a group sync is to put on disk, files and directories, is open until it has come.
-            waiting = [name for name in self.descriptors(daemon) if name.startswith("/disk/objects/") or
+            names = self.descriptors(daemon)
+            waiting = [name for name in names if name.startswith("/disk/objects/") or
                        "(deleted)" in name and "objmapper-claims" not in name]
-            return None if waiting else status
+            return None if waiting or names["/disk"] > 2 else status
 
         try:
             status = wait_until(at_rest, "the daemon is at rest", 10)
