@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -45,22 +44,6 @@ constexpr std::uint64_t kPartBytes = std::uint64_t{8} << 20;
 // The kernel takes folios out of the page cache as a whole or not at all, and one that lies across
 // the end of what it is told to take out stays. None lies across a multiple of this.
 constexpr std::uint64_t kFolioBytesMax = std::uint64_t{2} << 20;
-
-// A Unix socket takes 208 KiB as a rule, after which sender and reader wake each other in turn.
-// Pages of a file that lie in it are not its memory: it may have more of them, as far as the kernel
-// lets us (socket(7), SO_SNDBUF: net.core.wmem_max). TCP finds its size by itself.
-constexpr int kUnixSocketBytes = 512 << 10;  // which the kernel doubles
-
-void widen(int socket) {
-  int domain = 0;
-  int bytes = 0;
-  socklen_t size = sizeof domain;
-  if (::getsockopt(socket, SOL_SOCKET, SO_DOMAIN, &domain, &size) != 0 || domain != AF_UNIX) return;
-  size = sizeof bytes;
-  if (::getsockopt(socket, SOL_SOCKET, SO_SNDBUF, &bytes, &size) != 0 || bytes >= kUnixSocketBytes)
-    return;
-  (void)::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &kUnixSocketBytes, sizeof kUnixSocketBytes);
-}
 
 struct vdp_entry* last_of(struct vdp_ctx* vdc) {
   return VTAILQ_LAST(&vdc->vdp, vdp_entry_s);
@@ -257,7 +240,6 @@ void Delivery::give_back(std::uint64_t from, std::uint64_t to) {
 
 // Says and does what V1L_Flush does where writev would not go on.
 int Delivery::send(struct vdp_ctx* vdc, std::uint64_t offset, std::uint64_t length) {
-  if (length > kUnixSocketBytes / 2) widen(socket_);
   // The headers, and memory that came before.
   if (varnish.V1L_Flush(wrk_) != SC_NULL) return -1;
   if (!resident_) begin_reading(BorrowedFd(file_), offset, length);
