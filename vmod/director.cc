@@ -15,6 +15,7 @@
 #include "handoff.h"
 #include "lease_body.h"
 #include "refresh.h"
+#include "removal_index.h"
 #include "shared_bans.h"
 #include "storage.h"
 #include "tee.h"
@@ -381,7 +382,9 @@ int gethdrs(VRT_CTX, VCL_BACKEND dir) noexcept {
     Found found = look_up(ctx, director, real);
     if (found.hit != nullptr) {
       const bool follows = found.hit->source != nullptr;
+      const double ban_time = found.hit->metadata.ban_time;
       if (respond(bo, std::move(found.hit))) {
+        removal_index::brings_shared(bo, director.removals().bans(), ban_time);
         if (!follows) count(director.counters().c_hit);
         return 0;
       }

@@ -157,6 +157,14 @@ bool tag_is_purged(const std::vector<std::string>& tags, double since) {
                              [&](const std::string& tag) { return all.tags.has(tag, since); });
 }
 
+// Of the last lookup on this thread that found something: its fetch goes on here.
+struct SharedFetch {
+  unsigned vxid = 0;
+  const SharedBans* bans = nullptr;
+  double ban_time = 0;
+};
+thread_local SharedFetch shared_fetch;
+
 bool overtaken(struct worker* wrk, struct objcore* oc, const struct busyobj* bo,
                const std::vector<std::string>& tags) {
   const double since = bo->t_first;
@@ -166,10 +174,13 @@ bool overtaken(struct worker* wrk, struct objcore* oc, const struct busyobj* bo,
   if (all.newest.load(std::memory_order_acquire) >= since &&
       removed_since(stem_of(bo), tags, since))
     return true;
+  using enum SharedBans::FetchedBy;
   const std::size_t count = all.link_count.load(std::memory_order_acquire);
   for (std::size_t i = 0; i < count; ++i)
-    if (all.links[i]->bans().banned_since(since, bo->bereq0, wrk, oc)) return true;
-  return false;
+    if (all.links[i]->bans().banned_since(since, kUs, bo->bereq0, wrk, oc)) return true;
+  const SharedFetch& shared = shared_fetch;
+  return shared.bans != nullptr && shared.vxid == bo->vsl->wid &&
+         shared.bans->banned_since(shared.ban_time, kAnother, bo->bereq0, wrk, oc);
 }
 
 const struct busyobj* fetch_of(const struct objcore* oc) {
@@ -292,6 +303,10 @@ bool removed_since(std::string_view stem, const std::vector<std::string>& tags, 
   if (all.purges.has(std::string(stem), since)) return true;
   return std::ranges::any_of(tags,
                              [&](const std::string& tag) { return all.tags.has(tag, since); });
+}
+
+void brings_shared(const struct busyobj* bo, const SharedBans& bans, double ban_time) noexcept {
+  shared_fetch = {bo->vsl->wid, &bans, ban_time};
 }
 
 void before_use(struct worker* wrk, struct objcore* oc) noexcept {

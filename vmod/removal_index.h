@@ -13,6 +13,10 @@
 // of Varnish's own storage are compared at the event alone, and bans of the command line wait for
 // nobody.
 //
+// What another cache fetched and shares is as old as that fetch: it may have been read from the
+// board (ADR 11) while the daemon was at a ban that it had dated already and told nobody. So it is
+// compared once more with the bans since then.
+//
 // Locks: ours, then an objhead's or that of Varnish's expiry. Events come with neither held.
 #pragma once
 
@@ -26,6 +30,7 @@
 namespace om::vmod {
 
 class RemovalLink;
+class SharedBans;
 
 namespace removal_index {
 
@@ -48,6 +53,9 @@ bool removed_since(std::string_view stem, const std::vector<std::string>& tags, 
 std::string stem_of(const struct busyobj* bo);
 // Fetches under way are tested against the bans of this link. CLI thread.
 void watch(RemovalLink& link);
+// What this fetch brings was fetched by another cache, from `ban_time` on (shared_object.h), and is
+// tested against these bans, which live as long as the process. The fetch's worker.
+void brings_shared(const struct busyobj* bo, const SharedBans& bans, double ban_time) noexcept;
 // What is being fetched is whole enough to be used, and Varnish will find it as soon as this
 // returns (BOS_PREP_STREAM): nobody will, when it was removed since its fetch began. The fetch's
 // worker.

@@ -121,12 +121,15 @@ bool SharedBans::maybe_banned(const struct http* request, const SharedCandidate&
   return impl_->any_matches(object.ban_time, subject, false);
 }
 
-bool SharedBans::banned_since(double since, const struct http* request, struct worker* wrk,
-                              struct objcore* oc) const {
+bool SharedBans::banned_since(double since, FetchedBy by, const struct http* request,
+                              struct worker* wrk, struct objcore* oc) const {
+  const bool is_own_fetch = by == FetchedBy::kUs;
+  if (!is_own_fetch && since > VTIM_real()) return true;
+  const std::atomic<double>& floor = is_own_fetch ? impl_->floor_here : impl_->floor;
   {
     const std::shared_lock lock(impl_->mutex);
     if ((impl_->bans.empty() || impl_->bans.back()->time < since) &&
-        since > impl_->floor_here.load(std::memory_order_acquire) &&
+        since > floor.load(std::memory_order_acquire) &&
         since > impl_->unread.load(std::memory_order_acquire))
       return false;
   }
@@ -147,7 +150,7 @@ bool SharedBans::banned_since(double since, const struct http* request, struct w
     if (value == nullptr) return std::nullopt;
     return std::string_view(value);
   };
-  return impl_->any_matches(since, subject, true);
+  return impl_->any_matches(since, subject, is_own_fetch);
 }
 
 void SharedBans::add(double time, const std::string& canonical) {

@@ -39,11 +39,13 @@ class SharedBans {
   // whose fetch began in the future (the clock was set back) counts as banned: a ban that this
   // cache has made, and the daemon has not dated yet, may look older than it. Any thread.
   [[nodiscard]] bool maybe_banned(const struct http* request, const SharedCandidate& object) const;
-  // The same for an object of this cache whose fetch began at `since`, with its own headers. The
-  // daemon dates bans later than all that is shared, be that in the future: here a ban is not
-  // younger than the moment when it came, or what it matches could not be cached until then.
-  [[nodiscard]] bool banned_since(double since, const struct http* request, struct worker* wrk,
-                                  struct objcore* oc) const;
+  // The same for an object that is here, with its own headers. For kUs, a fetch of this cache that
+  // began at `since`: the daemon dates bans later than all that is shared, be that in the future;
+  // here a ban is not younger than the moment when it came, or what it matches could not be cached
+  // until then.
+  enum class FetchedBy { kUs, kAnother };
+  [[nodiscard]] bool banned_since(double since, FetchedBy by, const struct http* request,
+                                  struct worker* wrk, struct objcore* oc) const;
 
   // --- for the link (removal_link.h)
   void add(double time, const std::string& canonical);

@@ -115,6 +115,7 @@ class Cache:
         sock = machine.daemon.socket
         with open(self.vcl, "w", encoding="utf-8") as file:
             file.write(f'''vcl 4.1;
+import vtc;
 import objmapper from "{reachable(BUILD + "/lib/libvmod_objmapper.so")}";
 include "{reachable(SOURCE + "/vmod/objmapper.vcl")}";
 backend origin {{ .host = "127.0.0.1"; .port = "{machine.origin.port}"; }}
@@ -133,6 +134,7 @@ sub vcl_recv {{
 }}
 sub vcl_hash {{ hash_data(req.http.X-Device); }}
 sub vcl_backend_fetch {{ set bereq.backend = objm.backend(); }}
+sub vcl_backend_response {{ if (bereq.http.X-Pause) {{ vtc.sleep(4s); }} }}
 sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
 ''')
         self.process = None
@@ -256,13 +258,13 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
 
 
 class Machine:
-    """`trusted`: the caches write in place, and so claim what they miss."""
+    """`trusted`: the caches write in place, and so claim what they miss. `env`: of the daemon."""
 
-    def __init__(self, caches, disk=None, trusted=False):
+    def __init__(self, caches, disk=None, trusted=False, env=None):
         self.origin = Origin()
         # Started by root, varnishd is another user.
         extra = ["--write-gid", "varnish"] if trusted and os.getuid() == 0 else []
-        self.daemon = Daemon(memory="128M", disk=disk, extra=extra)
+        self.daemon = Daemon(memory="128M", disk=disk, extra=extra, env=env)
         self.directory = self.daemon.directory
         os.chmod(self.directory, 0o755)
         self.let_in()
