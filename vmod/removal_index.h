@@ -43,6 +43,8 @@ void subscribe();
 std::uint64_t purge_tag(const std::string& tag, bool soft);
 // A key's stem was purged: for fetches that are under way. Any thread.
 void note_purge(const std::string& stem);
+// What was removed up to now is not known: fetches under way count as overtaken. Any thread.
+void note_everything();
 // After a removal was noted: waits for the fetches that were compared before it, and that Varnish
 // has not inserted yet. Any thread that holds no lock.
 void settle();

@@ -1,6 +1,7 @@
 """What is removed in one varnishd is removed in the other: purge, ban, tag; whoever dies, hangs or comes back."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -316,6 +317,40 @@ class Daemons(unittest.TestCase):
             a.restart()
             a.wait_current()
             self.assertEqual(a.counters()["c_recorded"], 0)
+
+    def test_a_fetch_under_way_is_not_kept_by_a_cache_that_does_not_know_what_it_missed(self):
+        with Machine(2) as machine:
+            for method, url, headers in (("PURGE", "/under/way", {}), ("TAG", "/t1/under/way", {"X-Tag": "t1"}),
+                                         ("BAN", "/under/ban", {})):
+                with self.subTest(method):
+                    self.starts_over(machine, method, url, headers)
+
+    def starts_over(self, machine, method, url, headers):
+        """a's fetch begins before a removal that it cannot be told of, since the log is another one, and ends after it."""
+        a, b = machine.caches
+        machine.origin.hold()
+        ask = threading.Thread(target=a.get, args=(url,))
+        ask.start()
+        try:
+            wait_until(lambda: machine.origin.asked[url] == 1, "asked", WAIT_S)
+            child = a.hang()
+            try:
+                machine.daemon.kill()
+                shutil.rmtree(machine.daemon.state_dir)
+                machine.daemon.start()
+                machine.let_in()
+                b.wait_current()
+                machine.origin.change(url)
+                b.remove(method, url, headers)
+            finally:
+                os.kill(child, signal.SIGCONT)
+            wait_until(lambda: a.counters().get("c_dropped_all", 0) >= 1, "a starts over", WAIT_S)
+            a.wait_current()
+        finally:
+            machine.origin.let_go()
+            ask.join(WAIT_S)
+        for cache in machine.caches:
+            self.assertEqual(cache.get(url), 1, (cache.name, method))
 
     def test_a_removal_is_known_after_the_daemon_was_killed_right_after_the_answer(self):
         with Machine(2, disk="64M") as machine:
