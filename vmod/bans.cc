@@ -239,11 +239,14 @@ bool untested_matches(struct worker* wrk, const struct objcore& tested, struct o
   Lck_Lock(varnish.ban_mtx);
   const struct ban* const newest = VTAILQ_FIRST(varnish.ban_head);
   struct ban* const last = tested.ban;
-  if (last != nullptr) last->refcount++;
+  if (last != nullptr && last != newest) last->refcount++;
   Lck_Unlock(varnish.ban_mtx);
   if (last == nullptr) return true;
+  if (last == newest) return false;
+  // Taken out since there is a newer ban: by the lurker, it may be, and then that ban has lost its
+  // tests.
+  bool matches = (tested.flags & OC_F_DYING) != 0;
   // As BAN_CheckObject: what is newer than one that is referenced stays, and is only ever marked.
-  bool matches = false;
   unsigned tests = 0;
   for (const struct ban* ban = newest; ban != last && !matches; ban = VTAILQ_NEXT(ban, list))
     matches = (ban->flags & OM_BAN_FLAG_COMPLETED) == 0 &&
