@@ -43,7 +43,6 @@ class Recent {
       by_name_.emplace(name, time);
     }
     by_time_.emplace(std::pair(time, name), true);
-    newest_ = std::max(newest_, time);
     if (by_name_.size() <= kRecentMax) return;
     const auto oldest = by_time_.begin();
     floor_ = std::max(floor_, oldest->first.first);
@@ -60,7 +59,6 @@ class Recent {
  private:
   std::unordered_map<std::string, double> by_name_;
   std::map<std::pair<double, std::string>, bool> by_time_;
-  double newest_ = 0;
   double floor_ = 0;
 };
 
