@@ -17,6 +17,10 @@
 // board (ADR 11) while the daemon was at a ban that it had dated already and told nobody. So it is
 // compared once more with the bans since then.
 //
+// And what a 304 brings is what Varnish had: it is compared with the bans that this was not tested
+// against. By the time of this fetch those between the lookup and its begin are missed, and without
+// a link (removal_link.h) nobody else looks for any.
+//
 // Locks: ours, then an objhead's or that of Varnish's expiry. Events come with neither held.
 #pragma once
 
