@@ -234,4 +234,27 @@ double tested_until(const struct objcore* oc) {
   return time;
 }
 
+bool untested_matches(struct worker* wrk, const struct objcore& tested, struct objcore* oc,
+                      const struct http* request) {
+  Lck_Lock(varnish.ban_mtx);
+  const struct ban* const newest = VTAILQ_FIRST(varnish.ban_head);
+  struct ban* const last = tested.ban;
+  if (last != nullptr && last != newest) last->refcount++;
+  Lck_Unlock(varnish.ban_mtx);
+  if (last == nullptr) return true;
+  if (last == newest) return false;
+  // Taken out since there is a newer ban: by the lurker, it may be, and then that ban has lost its
+  // tests.
+  bool matches = (tested.flags & OC_F_DYING) != 0;
+  // As BAN_CheckObject: what is newer than one that is referenced stays, and is only ever marked.
+  unsigned tests = 0;
+  for (const struct ban* ban = newest; ban != last && !matches; ban = VTAILQ_NEXT(ban, list))
+    matches = (ban->flags & OM_BAN_FLAG_COMPLETED) == 0 &&
+              varnish.ban_evaluate(wrk, ban->spec, oc, request, &tests) != 0;
+  Lck_Lock(varnish.ban_mtx);
+  last->refcount--;
+  Lck_Unlock(varnish.ban_mtx);
+  return matches;
+}
+
 }  // namespace om::vmod::bans

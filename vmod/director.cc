@@ -329,7 +329,7 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
       continue;
     }
     // In this order: what is removed meanwhile is seen by one of the two.
-    if (!director.removals().director_allowed()) {
+    if (!director.removals().applied(client->daemon().epoch)) {
       count(counters.c_miss_behind);
       return {};
     }
@@ -396,6 +396,11 @@ int gethdrs(VRT_CTX, VCL_BACKEND dir) noexcept {
     }
     handoff::announce(bo, backend, real);
     VRT_Assign_Backend(&bo->director_resp, real);
+    // It may come from the board, which answers while a ban is being written down (ADR 11); the
+    // right to publish has come since, by a message.
+    if (found.stale && (!director.removals().applied(found.share->client->daemon().epoch) ||
+                        is_banned(director, bo, found.stale->metadata)))
+      found.stale.reset();
     const bool conditional = found.stale && refresh::make_conditional(bo, *found.stale);
     int answer = real->vdir->methods->gethdrs(ctx, real);
     if (conditional) refresh::make_unconditional(bo);

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "director_hit.h"
+#include "removal_index.h"
 #include "storage.h"
 
 namespace om::vmod::follow {
@@ -208,7 +209,9 @@ bool Source::ask_backend(struct busyobj* bo, Writer writer) {
     share->key = origin_.key;
     share->writer = std::move(writer);
     share->indexed = true;
+    // Its headers are those of then.
     share->began = metadata_.ban_time;
+    share->stem = removal_index::stem_of(bo);
     publication_.emplace(std::move(share), metadata_, tags_);
     if (!publication_->begin(fetch_->length())) publication_.reset();
   }

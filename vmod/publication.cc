@@ -273,8 +273,8 @@ bool Publication::begin(std::optional<std::uint64_t> length) {
 bool Publication::removed_meanwhile() const {
   const Share& share = *share_;
   if (share.stem.empty()) return false;
-  return !share.director->removals().director_allowed() || share.began > VTIM_real() ||
-         removal_index::removed_since(share.stem, tags_, share.began);
+  return !share.director->removals().applied(share.client->daemon().epoch) ||
+         share.began > VTIM_real() || removal_index::removed_since(share.stem, tags_, share.began);
 }
 
 bool Publication::may_land() const {
@@ -394,7 +394,7 @@ void Publication::finish() {
   // The daemon dates what it removes later than all puts that it knows of. Of one that is put ahead
   // it hears now: with the clock set back meanwhile, a ban of since then may seem to be older.
   const bool began_later = ahead_ && share_->began > VTIM_real();
-  if (began_later || !share_->director->removals().director_allowed()) {
+  if (began_later || !share_->director->removals().applied(share_->client->daemon().epoch)) {
     // It may be one of what was removed.
     count(share_->director->counters().c_tee_behind);
     share_->writer = Writer();

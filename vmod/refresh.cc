@@ -68,7 +68,7 @@ void publish(struct busyobj* bo, Task& task) {
   struct objcore* oc = bo->fetch_objcore;
   if (bo->uncacheable != 0 || oc->boc == nullptr || oc->boc->state != BOS_FINISHED ||
       !is_same_response(bo->beresp, task) ||
-      (oc->flags & (OC_F_PRIVATE | OC_F_HFM | OC_F_HFP | OC_F_FAILED)) != 0 ||
+      (oc->flags & (OC_F_PRIVATE | OC_F_HFM | OC_F_HFP | OC_F_FAILED | OC_F_DYING)) != 0 ||
       oc->t_origin + static_cast<double>(oc->ttl) <= VTIM_real())
     return;
   Director& director = *share->director;

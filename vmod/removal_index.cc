@@ -14,6 +14,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "bans.h"
 #include "director.h"
 #include "removal_link.h"
 #include "shared_bans.h"
@@ -42,14 +43,13 @@ class Recent {
       by_name_.emplace(name, time);
     }
     by_time_.emplace(std::pair(time, name), true);
-    newest_ = std::max(newest_, time);
     if (by_name_.size() <= kRecentMax) return;
     const auto oldest = by_time_.begin();
     floor_ = std::max(floor_, oldest->first.first);
     by_name_.erase(oldest->first.second);
     by_time_.erase(oldest);
   }
-  [[nodiscard]] bool since(double time) const { return newest_ >= time; }
+  void forget(double until) { floor_ = std::max(floor_, until); }
   [[nodiscard]] bool has(const std::string& name, double since) const {
     if (since <= floor_) return true;
     const auto found = by_name_.find(name);
@@ -59,7 +59,6 @@ class Recent {
  private:
   std::unordered_map<std::string, double> by_name_;
   std::map<std::pair<double, std::string>, bool> by_time_;
-  double newest_ = 0;
   double floor_ = 0;
 };
 
@@ -174,6 +173,10 @@ bool overtaken(struct worker* wrk, struct objcore* oc, const struct busyobj* bo,
   if (all.newest.load(std::memory_order_acquire) >= since &&
       removed_since(stem_of(bo), tags, since))
     return true;
+  // A 304 brings what Varnish had before this fetch began.
+  if (bo->was_304 != 0 && bo->stale_oc != nullptr &&
+      bans::untested_matches(wrk, *bo->stale_oc, oc, bo->bereq0))
+    return true;
   using enum SharedBans::FetchedBy;
   const std::size_t count = all.link_count.load(std::memory_order_acquire);
   for (std::size_t i = 0; i < count; ++i)
@@ -216,7 +219,8 @@ void on_event(struct worker* wrk, void* /*priv*/, struct objcore* oc, unsigned e
       for (const std::string& tag : tags) all.by_tag[tag].insert(oc);
     }
     if (const struct busyobj* bo = fetch_of(oc); bo != nullptr)
-      kill = overtaken(wrk, oc, bo, tags);
+      // Also what before_use() hid by what it knew then.
+      kill = overtaken(wrk, oc, bo, tags) || (oc->flags & OC_F_DYING) != 0;
     else if (!tags.empty())
       // Of an earlier life: removed before it was back, whatever its own time says.
       kill = tag_is_purged(tags, kLongAgo);
@@ -274,6 +278,15 @@ void note_purge(const std::string& stem) {
   const double now = VTIM_real();
   const std::lock_guard lock(all.mutex);
   all.purges.note(stem, now);
+  all.newest.store(std::max(all.newest.load(), now), std::memory_order_release);
+}
+
+void note_everything() {
+  Index& all = index();
+  const double now = VTIM_real();
+  const std::lock_guard lock(all.mutex);
+  all.purges.forget(now);
+  all.tags.forget(now);
   all.newest.store(std::max(all.newest.load(), now), std::memory_order_release);
 }
 

@@ -17,6 +17,10 @@
 // board (ADR 11) while the daemon was at a ban that it had dated already and told nobody. So it is
 // compared once more with the bans since then.
 //
+// And what a 304 brings is what Varnish had: it is compared with the bans that this was not tested
+// against. By the time of this fetch those between the lookup and its begin are missed, and without
+// a link (removal_link.h) nobody else looks for any.
+//
 // Locks: ours, then an objhead's or that of Varnish's expiry. Events come with neither held.
 #pragma once
 
@@ -43,6 +47,8 @@ void subscribe();
 std::uint64_t purge_tag(const std::string& tag, bool soft);
 // A key's stem was purged: for fetches that are under way. Any thread.
 void note_purge(const std::string& stem);
+// What was removed up to now is not known: fetches under way count as overtaken. Any thread.
+void note_everything();
 // After a removal was noted: waits for the fetches that were compared before it, and that Varnish
 // has not inserted yet. Any thread that holds no lock.
 void settle();

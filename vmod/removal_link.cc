@@ -106,8 +106,6 @@ RemovalLink* RemovalLink::of(const struct vcl* vcl) {
 
 const std::string& RemovalLink::socket() const noexcept { return impl_->socket; }
 
-bool RemovalLink::director_allowed() const noexcept { return impl_->director_is_current(); }
-
 std::optional<std::uint64_t> RemovalLink::applied(std::uint64_t daemon_epoch) const noexcept {
   const auto page = impl_->page.load();
   if (page == nullptr || page->daemon_epoch() != daemon_epoch) return std::nullopt;

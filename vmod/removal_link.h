@@ -20,8 +20,8 @@
 // Bans from the command line are seen when Varnish makes them, under ban_mtx, where nothing may
 // wait: they are queued for the sender, and count here at once (shared_bans.h).
 //
-// Whoever uses a shared object asks in this order: get it from the daemon, then director_allowed(),
-// then maybe_banned() (shared_bans.h). Links are made once and never end.
+// Whoever uses a shared object asks in this order: get it from the daemon, then applied(), then
+// maybe_banned() (shared_bans.h). Links are made once and never end.
 //
 // Locks: ban_mtx before ours; none of ours is held while Varnish or the daemon is called.
 #pragma once
@@ -61,12 +61,10 @@ class RemovalLink {
   RemovalLink(const RemovalLink&) = delete;
   RemovalLink& operator=(const RemovalLink&) = delete;
 
-  // Whether this cache has applied every removal that the daemon has recorded until now, and learns
-  // of new ones. Looks at memory alone; any thread. False: shared objects must not be used, and
-  // nothing is to be published.
-  [[nodiscard]] bool director_allowed() const noexcept;
-  // The same, with the number of the last of them, which the daemon of that epoch has given it.
-  // nullopt: not allowed, or by another daemon.
+  // Whether this cache has applied every removal that the daemon of that epoch has recorded until
+  // now, and learns of new ones: the number of the last of them. nullopt: no, or they are another
+  // daemon's; shared objects must not be used, and nothing is to be published. Looks at memory
+  // alone; any thread.
   [[nodiscard]] std::optional<std::uint64_t> applied(std::uint64_t daemon_epoch) const noexcept;
   // Of all caches, as far as shared objects may be older than they are.
   [[nodiscard]] const SharedBans& bans() const { return *bans_; }

@@ -94,7 +94,7 @@ struct RemovalLink::Impl {  // NOLINT(clang-analyzer-optin.performance.Padding)
   std::thread sender;
   int wake_receiver_fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
-  // --- what director_allowed() looks at
+  // --- what RemovalLink::applied() looks at
   std::atomic<std::shared_ptr<const RemovalHead>> page{nullptr};  // while joined
   std::atomic<std::uint64_t> applied{0};
 

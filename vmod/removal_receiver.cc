@@ -96,7 +96,11 @@ void RemovalLink::Impl::begin(const Joined& joined) {
     notice(LOG_WARNING, nullptr,
            "removals: this cache missed too many, or some that are not known any more: everything "
            "that it has is banned");
+    // Also what is on its way, and would be newer than that ban.
+    removal_index::note_everything();
+    link.bans_->raise_floor_here(VTIM_real());
     must_ban(kEverything);
+    removal_index::settle();
   }
   unfinished.clear();
   log_id = joined.log_id;

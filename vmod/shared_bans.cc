@@ -184,6 +184,8 @@ void SharedBans::raise_floor(double time) {
   impl_->raise_floors(time, std::min(time, VTIM_real()));
 }
 
+void SharedBans::raise_floor_here(double time) { Impl::raise(impl_->floor_here, time); }
+
 void SharedBans::set_unread(double time) noexcept { Impl::raise(impl_->unread, time); }
 
 void SharedBans::reset_unread(double time) noexcept { impl_->unread.store(time); }

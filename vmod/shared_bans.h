@@ -51,6 +51,8 @@ class SharedBans {
   void add(double time, const std::string& canonical);
   // Bans up to that time may be unknown here: what is as old counts as banned.
   void raise_floor(double time);
+  // The same for fetches of this cache alone.
+  void raise_floor_here(double time);
   // There is a ban of that time whose text is still to come: everything older counts as banned
   // until then. Under ban_mtx: one atomic store.
   void set_unread(double time) noexcept;

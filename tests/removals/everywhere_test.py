@@ -1,14 +1,19 @@
 """What is removed in one varnishd is removed in the other: purge, ban, tag; whoever dies, hangs or comes back."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
 import unittest
 
+from protocol import client as om
 from removals.caches import WAIT_S, Machine
 from support.daemon import wait_until
+
+# Removals that a cache applies one by one when it is back (vmod/removal_receiver.cc).
+CAUGHT_UP_MAX = 2000
 
 
 class Everywhere(unittest.TestCase):
@@ -316,6 +321,50 @@ class Daemons(unittest.TestCase):
             a.restart()
             a.wait_current()
             self.assertEqual(a.counters()["c_recorded"], 0)
+
+    def test_a_fetch_under_way_is_not_kept_by_a_cache_that_does_not_know_what_it_missed(self):
+        with Machine(2) as machine:
+            for lost in (False, True):
+                for method, url, headers in (("PURGE", f"/under/way/{lost}", {}),
+                                             ("TAG", f"/t1/under/way/{lost}", {"X-Tag": "t1"}),
+                                             ("BAN", f"/under/ban/{lost}", {})):
+                    with self.subTest(method, lost=lost):
+                        self.starts_over(machine, method, url, headers, lost)
+
+    def starts_over(self, machine, method, url, headers, lost):
+        """a's fetch begins before a removal and ends after it. a is not told of that: the log is another one (lost), or it
+        missed too many."""
+        a, b = machine.caches
+        before = a.counters()["c_dropped_all"]
+        machine.origin.hold()
+        ask = threading.Thread(target=a.get, args=(url,))
+        ask.start()
+        try:
+            wait_until(lambda: machine.origin.asked[url] == 1, "asked", WAIT_S)
+            child = a.hang()
+            try:
+                machine.daemon.kill()
+                if lost:
+                    shutil.rmtree(machine.daemon.state_dir)
+                machine.daemon.start()
+                machine.let_in()
+                b.wait_current()
+                machine.origin.change(url)
+                b.remove(method, url, headers)
+                if not lost:
+                    with om.Connection(machine.daemon.socket, seconds=WAIT_S) as connection:
+                        for _ in range(CAUGHT_UP_MAX):
+                            connection.remove(om.TAG, b"nobody has it")
+            finally:
+                os.kill(child, signal.SIGCONT)
+            wait_until(lambda: a.counters().get("c_dropped_all", 0) > before, "a starts over", WAIT_S)
+            a.wait_current()
+        finally:
+            machine.origin.let_go()
+            ask.join(WAIT_S)
+        b.wait_current()
+        for cache in machine.caches:
+            self.assertEqual(cache.get(url), 1, (cache.name, method))
 
     def test_a_removal_is_known_after_the_daemon_was_killed_right_after_the_answer(self):
         with Machine(2, disk="64M") as machine:
