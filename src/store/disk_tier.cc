@@ -490,8 +490,12 @@ Result<SegmentView> DiskTier::reader(SegmentId id) {
   if (found == reader_index_.end()) {
     auto file = open_segment(id, O_RDONLY);
     if (!file) {
-      if (file.error().sys_errno == EIO) report_failure(id, file.error());
-      return std::move(file).error();
+      Error why = std::move(file).error();
+      if (why.sys_errno == EIO) {
+        report_failure(id, why);
+        why.code = Errc::kUnavailable;  // as judge()
+      }
+      return why;
     }
     readers_.emplace_front(id, *std::move(file));
     reader_index_[id] = readers_.begin();
