@@ -184,6 +184,7 @@ typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned e
   X(BAN_Commit, const char* (*)(struct ban_proto*))                                          \
   X(BAN_Abandon, void (*)(struct ban_proto*))                                                \
   X(EXP_Rearm, void (*)(struct objcore*, vtim_real, vtim_dur, vtim_dur, vtim_dur))           \
+  X(EXP_Remove, void (*)(struct objcore*))                                                   \
   X(BAN_Time, vtim_real (*)(const struct ban*))                                              \
   X(ban_time, vtim_real (*)(const uint8_t*))                                                 \
   X(ban_len, unsigned (*)(const uint8_t*))                                                   \
