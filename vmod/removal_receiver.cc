@@ -43,8 +43,8 @@ constexpr std::size_t kUnmatchedMax = 10'000;
 
 }  // namespace
 
-void RemovalLink::Impl::run_receiver() noexcept {
-  pthread_setname_np(pthread_self(), "objmapper-remov");
+void RemovalLink::Impl::run_receiver(struct worker* wrk) noexcept {
+  worker = wrk;
   milliseconds backoff = kRemovalBackoffMin;
   while (true) {
     const auto begun = steady_clock::now();
