@@ -197,6 +197,7 @@ typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned e
   X(VSL_Setup, void (*)(struct vsl_log*, void*, size_t))                                     \
   X(VSL_Flush, void (*)(struct vsl_log*, int))                                               \
   X(Pool_Task_Any, int (*)(struct pool_task*, enum task_prio))                               \
+  X(Pool_Sumstat, void (*)(const struct worker*))                                            \
   X(THR_GetBusyobj, struct busyobj* (*)())                                                   \
   X(THR_GetRequest, struct req* (*)())                                                       \
   X(V1L_Flush, stream_close_t (*)(const struct worker*))                                     \
