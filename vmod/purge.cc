@@ -63,15 +63,17 @@ void purge_everywhere(VRT_CTX) {
         shared::base_key(om::vmod::director::uri_prefix(ctx->vcl), host == nullptr ? "" : host,
                          {url.b, static_cast<std::size_t>(url.e - url.b)}, {});
     stem.resize(stem.rfind('#'));
+    const std::string tag = shared::digest_tag(std::span(req->digest));
     // A key of that length is never shared, and no other cache can have been told of it.
     if (stem.size() <= om::kKeyBytesMax) {
-      ours = record(ctx, "purge", *link, RemovalKind::kPurge, stem,
-                    shared::digest_tag(std::span(req->digest)));
+      ours = record(ctx, "purge", *link, RemovalKind::kPurge, stem, tag);
       if (!ours) return;
     }
     // Not before: a fetch that begins until then may still have the shared object. It is either in
-    // its place when the objects of this digest go, or finds this when it gets there.
+    // its place when the objects of this digest go, or finds this when it gets there. It may be of
+    // another URL of this digest, or of another digest of this URL.
     om::vmod::removal_index::note_purge(stem);
+    (void)om::vmod::removal_index::purge_tag(tag, false);
   }
   om::vmod::removals::purge(req->wrk, req->digest);
   if (ours) om::vmod::removal_index::settle();

@@ -170,9 +170,11 @@ bool overtaken(struct worker* wrk, struct objcore* oc, const struct busyobj* bo,
   // The clock was set back meanwhile: nobody knows what was removed since then.
   if (since > VTIM_real()) return true;
   Index& all = index();
-  if (all.newest.load(std::memory_order_acquire) >= since &&
-      removed_since(stem_of(bo), tags, since))
-    return true;
+  if (all.newest.load(std::memory_order_acquire) >= since) {
+    std::vector<std::string> names = tags;
+    names.push_back(shared::digest_tag(std::span(bo->digest)));
+    if (removed_since(stem_of(bo), names, since)) return true;
+  }
   // A 304 brings what Varnish had before this fetch began.
   if (bo->was_304 != 0 && bo->stale_oc != nullptr &&
       bans::untested_matches(wrk, *bo->stale_oc, oc, bo->bereq0))
@@ -221,9 +223,11 @@ void on_event(struct worker* wrk, void* /*priv*/, struct objcore* oc, unsigned e
     if (const struct busyobj* bo = fetch_of(oc); bo != nullptr)
       // Also what before_use() hid by what it knew then.
       kill = overtaken(wrk, oc, bo, tags) || (oc->flags & OC_F_DYING) != 0;
-    else if (!tags.empty())
+    else if (all.newest.load(std::memory_order_acquire) > 0) {
       // Of an earlier life: removed before it was back, whatever its own time says.
+      tags.push_back(shared::digest_tag(std::span(oc->objhead->digest)));
       kill = tag_is_purged(tags, kLongAgo);
+    }
   } catch (const std::exception&) {
     kill = true;  // out of memory, or too many: what cannot be found by its tag must not stay
   }

@@ -21,6 +21,11 @@
 // against. By the time of this fetch those between the lookup and its begin are missed, and without
 // a link (removal_link.h) nobody else looks for any.
 //
+// A purge names a key's stem, which has host and URL in it, and a tag that says which digest it is
+// of (shared_object.h): where vcl_hash maps several URLs to one digest, it is about all of them.
+// The objects themselves do not enter by that tag, since their objhead is found by its digest
+// (removals.h).
+//
 // Locks: ours, then an objhead's or that of Varnish's expiry. Events come with neither held.
 #pragma once
 
@@ -43,7 +48,8 @@ namespace removal_index {
 void subscribe();
 
 // Removes the objects with that tag, for good or (soft) so that grace still has them; their records
-// say so when it returns. How many there were. Fetches under way are seen to. Any thread.
+// say so when it returns. How many there were. Fetches under way are seen to; so they are by the
+// tag of a digest (shared::digest_tag), which names none of the objects. Any thread.
 std::uint64_t purge_tag(const std::string& tag, bool soft);
 // A key's stem was purged: for fetches that are under way. Any thread.
 void note_purge(const std::string& stem);

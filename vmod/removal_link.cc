@@ -25,17 +25,21 @@ namespace {
 
 constexpr milliseconds kWaitAtStart{1000};
 
-template <class Run>
-std::thread thread_of(Run run) {
-  // Signals are varnishd's business.
-  sigset_t every;
-  sigset_t before;
-  sigfillset(&every);
-  pthread_sigmask(SIG_SETMASK, &every, &before);
-  std::thread thread(std::move(run));
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return thread;
-}
+// For threads that begin while it lives: signals are varnishd's business.
+class NoSignals {
+ public:
+  NoSignals() {
+    sigset_t every;
+    sigfillset(&every);
+    pthread_sigmask(SIG_SETMASK, &every, &before_);
+  }
+  NoSignals(const NoSignals&) = delete;
+  NoSignals& operator=(const NoSignals&) = delete;
+  ~NoSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_{};
+};
 
 }  // namespace
 
@@ -65,7 +69,8 @@ RemovalLink& RemovalLink::to(const std::string& socket) {
   removal_index::watch(*link);
   Impl& impl = *link->impl_;
   bans::note_sent();
-  impl.sender = thread_of([&impl] { impl.run_sender(); });
+  const NoSignals none;
+  impl.sender = std::thread([&impl] { impl.run_sender(); });
   return *link;
 }
 
@@ -74,8 +79,19 @@ void RemovalLink::start() {
   if (all.count.load() > 0 && !adoption::serves_clients()) bans::hold_all();
   for (std::size_t i = 0; i < all.count.load(); ++i) {
     Impl& impl = *all.links[i]->impl_;
-    if (impl.receiver.joinable()) continue;
-    impl.receiver = thread_of([&impl] { impl.run_receiver(); });
+    if (impl.receives) continue;
+    impl.receives = true;
+    {
+      const NoSignals none;
+      pthread_t thread{};
+      WRK_BgThread(
+          &thread, "objmapper-remov",
+          [](struct worker* wrk, void* priv) -> void* {
+            static_cast<Impl*>(priv)->run_receiver(wrk);
+            return nullptr;
+          },
+          &impl);
+    }
     std::unique_lock lock(impl.start_mutex);
     impl.start_changed.wait_for(lock, kWaitAtStart, [&impl] { return impl.started; });
   }

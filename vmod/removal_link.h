@@ -5,6 +5,8 @@
 //   receiver   searching  connects, joins under this varnishd's name, says how far it had got
 //              behind     applies the removals that it missed, in their order
 //              current    applies each as it comes, and acknowledges it
+//              It is a worker of Varnish, of no pool: what only a worker may do (to look an objhead
+//              up) is done in its turn, and no busy pool keeps it waiting.
 //   sender     takes bans that were made here without asking the daemon first (command line,
 //   std.ban)
 //              to the daemon, in their order, until it has them

@@ -90,7 +90,7 @@ struct RemovalLink::Impl {  // NOLINT(clang-analyzer-optin.performance.Padding)
   Pool pool;  // for requests that record; the receiver has a connection of its own
   VSC_objmr* counters = nullptr;
   struct vsc_seg* counters_segment = nullptr;
-  std::thread receiver;
+  bool receives = false;  // the receiver was started: on the CLI thread
   std::thread sender;
   int wake_receiver_fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
@@ -99,6 +99,7 @@ struct RemovalLink::Impl {  // NOLINT(clang-analyzer-optin.performance.Padding)
   std::atomic<std::uint64_t> applied{0};
 
   // --- the receiver's own
+  struct worker* worker = nullptr;
   std::uint64_t log_id = 0;
   std::uint64_t seen = 0;  // the last removal that came
   std::uint64_t acknowledged = 0;
@@ -168,7 +169,7 @@ struct RemovalLink::Impl {  // NOLINT(clang-analyzer-optin.performance.Padding)
   }
 
   // removal_receiver.cc
-  void run_receiver() noexcept;
+  void run_receiver(struct worker* wrk) noexcept;
   void receive();
   void begin(const Joined& joined);
   void serve(Client& client);

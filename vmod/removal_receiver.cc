@@ -21,12 +21,14 @@
 #include "director.h"
 #include "removal_index.h"
 #include "removal_link_impl.h"
+#include "removals.h"
 #include "shared_bans.h"
 #include "shared_object.h"
 #include "storage.h"
 
 namespace om::vmod {
 
+using abi::varnish;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
@@ -43,8 +45,8 @@ constexpr std::size_t kUnmatchedMax = 10'000;
 
 }  // namespace
 
-void RemovalLink::Impl::run_receiver() noexcept {
-  pthread_setname_np(pthread_self(), "objmapper-remov");
+void RemovalLink::Impl::run_receiver(struct worker* wrk) noexcept {
+  worker = wrk;
   milliseconds backoff = kRemovalBackoffMin;
   while (true) {
     const auto begun = steady_clock::now();
@@ -224,7 +226,8 @@ void RemovalLink::Impl::apply(const Removal& removal) {
 }
 
 // The bans for a purge: all digests of that host and URL, whatever went into vcl_hash. Empty: no
-// VCL of ours has keys that begin so.
+// VCL of ours has keys that begin so. Varnish compares them with the request that looks up, so they
+// say nothing of another URL that has the digest of this one.
 std::vector<std::string> RemovalLink::Impl::bans_of_purge(const std::string& stem) const {
   std::vector<std::string> prefixes;
   {
@@ -257,7 +260,9 @@ std::vector<std::string> RemovalLink::Impl::bans_of_purge(const std::string& ste
 }
 
 void RemovalLink::Impl::apply_purge(const Removal& removal) {
+  // Notes first: what is not in its place yet finds them when it gets there.
   removal_index::note_purge(removal.what);
+  if (!removal.tag.empty()) (void)removal_index::purge_tag(removal.tag, false);
   std::vector<std::string> bans;
   {
     const std::lock_guard lock(unmatched_mutex);
@@ -270,6 +275,11 @@ void RemovalLink::Impl::apply_purge(const Removal& removal) {
     }
   }
   for (const std::string& ban : bans) must_ban(ban);
+  // All URLs of its digest, whatever prefix they have: as the daemon does it.
+  if (const auto digest = shared::digest_of_tag(removal.tag)) {
+    removals::purge(worker, digest->data());
+    varnish.Pool_Sumstat(worker);  // no pool does it for this one
+  }
 }
 
 void RemovalLink::Impl::match_again() {

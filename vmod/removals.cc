@@ -56,21 +56,6 @@ bool same_variant(const region::Record& one, const region::Record& other) {
   return std::ranges::equal(a, b);
 }
 
-// One that has not been purged. nullptr: there is none.
-struct objcore* reference_to_live(struct objhead* head) {
-  const double now = VTIM_real();
-  Lck_Lock(&head->mtx);
-  struct objcore* oc = nullptr;
-  VTAILQ_FOREACH(oc, &head->objcs, hsh_list) {
-    if ((oc->flags & (OC_F_BUSY | OC_F_DYING)) == 0 &&
-        kept_until({oc->t_origin, oc->ttl, oc->grace, oc->keep}) > now)
-      break;
-  }
-  if (oc != nullptr) oc->refcnt++;
-  Lck_Unlock(&head->mtx);
-  return oc;
-}
-
 using Digest = std::array<std::uint8_t, 32>;
 std::mutex purged_mutex;
 std::set<Digest> purged;              // guarded by purged_mutex
@@ -135,22 +120,24 @@ void purge(struct worker* wrk, const std::uint8_t* digest) {
   struct objcore* busy = nullptr;
   (void)varnish.HSH_Lookup(&request, &hit, &busy);
   struct objhead* head = busy->objhead;
+  const double now = VTIM_real();
   Lck_Lock(&head->mtx);
   struct objcore* oc = nullptr;
   VTAILQ_FOREACH(oc, &head->objcs, hsh_list) {
-    if (oc == busy || (oc->flags & OC_F_BUSY) != 0) continue;
+    if ((oc->flags & OC_F_BUSY) != 0) continue;
     if (Store* store = Store::of(oc); store != nullptr && oc->stobj->priv != nullptr)
       store->region()->mark_removed(record_of(oc));
+    // Where this purge is a request's, Varnish has purged before it asked VCL. But what was being
+    // fetched then, and has got here since, is as old: recording the purge for other caches takes
+    // its time.
+    if ((oc->flags & OC_F_DYING) != 0 ||
+        kept_until({oc->t_origin, oc->ttl, oc->grace, oc->keep}) <= now)
+      continue;
+    // As a lookup does it that meets a banned one: with the lock held, no reference is needed.
+    oc->flags |= OC_F_DYING;
+    varnish.EXP_Remove(oc);
   }
   Lck_Unlock(&head->mtx);
-  // Varnish has purged before it asked VCL. But what was being fetched then, and has got here
-  // since, is as old: recording the purge for other caches takes its time.
-  while (struct objcore* late = reference_to_live(head)) {
-    if (Store* store = Store::of(late); store != nullptr && late->stobj->priv != nullptr)
-      store->region()->mark_removed(record_of(late));
-    varnish.HSH_Kill(late);
-    (void)varnish.HSH_DerefObjCore(wrk, &late, 0);
-  }
   (void)varnish.HSH_DerefObjCore(wrk, &busy, 1);
 }
 

@@ -1,8 +1,9 @@
 // removals.h: what was removed stays removed, also in the records that a restart finds.
 //
-// Three ways in: objmapper.purge(), which has retired the records of all variants when it returns;
-// events of Varnish (expired, evicted, banned, purged: always before the objcore leaves its
-// objhead); a new object that takes the place of an older one.
+// Three ways in: objmapper.purge(), which has retired the records of all variants when it returns,
+// here or in another cache of the machine (removal_receiver.cc); events of Varnish (expired,
+// evicted, banned, purged: always before the objcore leaves its objhead); a new object that takes
+// the place of an older one.
 #pragma once
 
 #include <array>
@@ -16,7 +17,7 @@ namespace om::vmod::removals {
 void subscribe();
 
 // All objects of this digest, those of Varnish's own stores as well; their records say so when it
-// returns. On a worker with a request.
+// returns. On a worker that holds no lock; fetches under way are not seen to (removal_index.h).
 void purge(struct worker* wrk, const std::uint8_t* digest);
 
 // While objects of an earlier life are being attached, a purge may come for one that is not there

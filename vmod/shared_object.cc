@@ -20,6 +20,7 @@ constexpr std::uint32_t kMagic = 0x48534d4f;  // "OMSH"
 constexpr std::uint16_t kVersion = 1;
 constexpr std::uint8_t kHasGzipBits = 1;
 constexpr std::size_t kHeadBytes = 16;
+constexpr char kDigestTag[] = "varnish-digest:";
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 bool is_space(char c) { return c == ' ' || c == '\t'; }
@@ -116,13 +117,13 @@ const char* fault(const Metadata& m) {
   return nullptr;
 }
 
+constexpr char kHexDigits[] = "0123456789abcdef";
 std::string hex(std::span<const std::uint8_t> bytes) {
-  constexpr char kDigits[] = "0123456789abcdef";
   std::string text;
   text.reserve(bytes.size() * 2);
   for (const std::uint8_t byte : bytes) {
-    text += kDigits[byte >> 4];
-    text += kDigits[byte & 15];
+    text += kHexDigits[byte >> 4];
+    text += kHexDigits[byte & 15];
   }
   return text;
 }
@@ -276,8 +277,19 @@ std::string variant_key(std::string_view primary, std::span<const VaryField> var
   return key;
 }
 
-std::string digest_tag(std::span<const std::uint8_t> digest) {
-  return "varnish-digest:" + hex(digest);
+std::string digest_tag(std::span<const std::uint8_t> digest) { return kDigestTag + hex(digest); }
+
+std::optional<std::array<std::uint8_t, 32>> digest_of_tag(std::string_view tag) {
+  std::array<std::uint8_t, 32> digest{};
+  if (!tag.starts_with(kDigestTag)) return std::nullopt;
+  tag.remove_prefix(std::string_view(kDigestTag).size());
+  if (tag.size() != 2 * digest.size()) return std::nullopt;
+  for (std::size_t i = 0; i < tag.size(); ++i) {
+    const std::size_t value = std::string_view(kHexDigits).find(tag[i]);
+    if (value == std::string_view::npos) return std::nullopt;
+    digest[i / 2] = static_cast<std::uint8_t>(digest[i / 2] * 16U + value);
+  }
+  return digest;
 }
 
 std::optional<std::vector<std::string>> parse_vary(std::string_view value) {

@@ -102,6 +102,8 @@ inline constexpr char kVariantSeparator = ';';
 
 // A tag that every object of a digest has, whatever its key.
 std::string digest_tag(std::span<const std::uint8_t> digest);
+// nullopt: not such a tag.
+std::optional<std::array<std::uint8_t, 32>> digest_of_tag(std::string_view tag);
 
 // --- Vary ----------------------------------------------------------------------------------------
 

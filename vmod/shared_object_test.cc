@@ -123,6 +123,21 @@ TEST(SharedKey, HoldsPrefixHostUrlAndDigest) {
   EXPECT_EQ(digest_tag(digest), "varnish-digest:001fa0ff");
 }
 
+TEST(SharedKey, DigestIsReadBackFromItsTag) {
+  std::array<std::uint8_t, 32> digest{};
+  for (std::size_t i = 0; i < digest.size(); ++i) digest[i] = static_cast<std::uint8_t>(i * 37 + 3);
+  const std::string tag = digest_tag(digest);
+  EXPECT_EQ(digest_of_tag(tag), digest);
+  EXPECT_EQ(digest_of_tag(""), std::nullopt);
+  EXPECT_EQ(digest_of_tag("varnish-digest:"), std::nullopt);
+  EXPECT_EQ(digest_of_tag(tag + "0"), std::nullopt);
+  EXPECT_EQ(digest_of_tag(tag.substr(0, tag.size() - 1)), std::nullopt);
+  EXPECT_EQ(digest_of_tag("x" + tag.substr(1)), std::nullopt);
+  EXPECT_EQ(digest_of_tag(tag.substr(0, tag.size() - 1) + "g"), std::nullopt);
+  // The daemon compares tags as they are.
+  EXPECT_EQ(digest_of_tag(tag.substr(0, tag.size() - 1) + "F"), std::nullopt);
+}
+
 TEST(SharedKey, AnotherVariantIsAnotherKey) {
   const auto key = [](std::vector<VaryField> fields) { return variant_key("k", fields); };
   const std::string de = key({{"accept-language", "de"}});

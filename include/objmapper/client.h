@@ -373,7 +373,7 @@ enum class RemovalKind : std::uint8_t { kPurge = 1, kBan = 2, kTag = 3, kTagSoft
 struct RemovalRequest {
   RemovalKind kind = RemovalKind::kPurge;
   std::string what{};       // purge: what keys begin with before '#'; ban: its text; else the tag
-  std::string tag{};        // purge: shared objects with this tag as well
+  std::string tag{};        // purge: what has this tag as well
   std::string origin{};     // the cache that asks, which sees to itself
   std::uint64_t token = 0;  // the origin's own, comes back in Removal
   std::chrono::milliseconds wait{1000};  // for the caches to acknowledge

@@ -27,7 +27,8 @@ WAIT_S = 30
 
 
 class Origin:
-    """/t<n>... has the tag t<n> in Xkey, all others `all`; /vary/... varies."""
+    """/t<n>... has the tag t<n> in Xkey, all others `all`; /vary/... varies. /h/... is one object for all hosts and query
+    strings: the caches hash nothing but the path and the device."""
 
     def __init__(self):
         self.versions = collections.defaultdict(int)
@@ -132,7 +133,13 @@ sub vcl_recv {{
     if (req.method == "SOFTTAG") {{ objmapper.purge_tag(req.http.X-Tag, soft = true); return (synth(200)); }}
     call objmapper_recv;
 }}
-sub vcl_hash {{ hash_data(req.http.X-Device); }}
+sub vcl_hash {{
+    hash_data(req.http.X-Device);
+    if (req.url ~ "^/h/") {{
+        hash_data(regsub(req.url, "[?].*", ""));
+        return (lookup);
+    }}
+}}
 sub vcl_backend_fetch {{ set bereq.backend = objm.backend(); }}
 sub vcl_backend_response {{ if (bereq.http.X-Pause) {{ vtc.sleep(4s); }} }}
 sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
@@ -203,16 +210,21 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
             if own:
                 connection.close()
 
-    def get(self, url, device="d", connection=None):
-        """The version that it answers with."""
-        status, body, _ = self.request("GET", url, {"X-Device": device}, connection)
+    def read(self, url, device="d", connection=None, host="test"):
+        """The URL that the origin was asked for, and the version."""
+        status, body, _ = self.request("GET", url, {"X-Device": device, "Host": host}, connection)
         lines = set(body.decode().splitlines())
         if status != 200 or len(lines) != 1:
             raise AssertionError(f"{self.name} {url}: {status}, {sorted(lines)[:3]}")
         path, version = lines.pop().split()
+        return path, int(version)
+
+    def get(self, url, device="d", connection=None):
+        """The version that it answers with."""
+        path, version = self.read(url, device, connection)
         if path != url:
             raise AssertionError(f"{self.name} {url}: the body of {path}")
-        return int(version)
+        return version
 
     def purge(self, url, device="d"):
         status, body, _ = self.request("PURGE", url, {"X-Device": device})

@@ -56,6 +56,86 @@ class Everywhere(unittest.TestCase):
         self.assertEqual(self.b.get("/purge", device="another"), 1)
         self.assertEqual(self.b.get("/purge2"), 0)
 
+    def test_a_purge_is_about_all_urls_and_hosts_of_its_digest(self):
+        asked, other = "/h/digest?a=1", "/h/digest?b=2"
+        self.fill(asked)
+        self.fill("/h/stays")
+        for cache in self.machine.caches:
+            self.assertEqual(cache.read(other), (asked, 0))
+            self.assertEqual(cache.read(asked, host="www.test"), (asked, 0))
+        self.assertEqual(self.b.read(other, device="another"), (other, 0))
+        for url in (asked, other, "/h/stays"):
+            self.machine.origin.change(url)
+        self.assertGreater(self.b.counters("OBJM").get("g_objects", 0), 0)  # copies of its own
+        self.a.remove("PURGE", asked)
+        self.b.wait_current()
+        for cache in self.machine.caches:
+            self.assertEqual(cache.read(other), (other, 1), cache.name)
+            self.assertEqual(cache.read(asked), (other, 1), cache.name)
+            self.assertEqual(cache.read(asked, host="www.test"), (other, 1), cache.name)
+            self.assertEqual(cache.get("/h/stays"), 0)
+        # Another digest of another URL.
+        self.assertEqual(self.b.read(other, device="another"), (other, 0))
+
+    def test_what_was_purged_by_its_digest_is_so_in_the_next_life(self):
+        self.fill("/h/life?a=1", "/life")
+        for url in ("/h/life?a=1", "/h/life?b=2", "/life"):
+            self.machine.origin.change(url)
+        self.a.remove("PURGE", "/h/life?a=1")
+        self.b.wait_current()
+        self.b.restart()
+        for cache in self.machine.caches:
+            self.assertEqual(cache.read("/h/life?b=2"), ("/h/life?b=2", 1), cache.name)
+        # What was not purged is there still.
+        _, _, headers = self.b.request("GET", "/life", {"X-Device": "d"})
+        self.assertNotEqual(headers["X-Hits"], "0")
+
+    def test_a_fetch_of_another_url_of_a_purged_digest_leaves_nothing(self):
+        for cache in self.machine.caches:
+            with self.subTest(cache.name):
+                self.overtake_by_digest(cache, f"/h/overtaken/{cache.name}")
+
+    def overtake_by_digest(self, cache, path):
+        """The cache fetches one URL, and a purges another one that it has not got."""
+        origin = self.machine.origin
+        url = path + "?b=2"
+        answers = {}
+
+        def ask(name, of):
+            answers[name] = of.read(url)
+        waiting = [threading.Thread(target=ask, args=("first", cache))]
+        origin.hold()
+        try:
+            waiting[0].start()
+            wait_until(lambda: origin.asked[url] == 1, "asked", WAIT_S)
+            origin.change(url)
+            self.a.remove("PURGE", path + "?a=1")
+            self.b.wait_current()
+            for late in self.machine.caches:
+                waiting.append(threading.Thread(target=ask, args=(late.name, late)))
+                waiting[-1].start()
+        finally:
+            origin.let_go()
+            for one in waiting:
+                one.join(WAIT_S)
+        for late in self.machine.caches:
+            self.assertEqual(answers[late.name], (url, 1), late.name)
+            self.assertEqual(late.read(url), (url, 1), late.name)
+            self.assertEqual(late.read(path + "?a=1"), (url, 1), late.name)
+
+    def test_a_purge_without_a_digest_is_about_host_and_url(self):
+        # As that of `objm purge --key`, and of whoever else has no digest to name; or a tag that is none.
+        url = "/h/by-key?a=1"
+        with om.Connection(self.machine.daemon.socket, seconds=WAIT_S) as connection:
+            for tag in (b"", b"varnish-digest:00", b"nobody has it"):
+                version = self.machine.origin.versions[url]
+                for cache in self.machine.caches:
+                    self.assertEqual(cache.read(url), (url, version), (cache.name, tag))
+                self.machine.origin.change(url)
+                connection.remove(om.PURGE, b"cdn://test/test" + url.encode(), tag=tag, wait_ms=20_000)
+                for cache in self.machine.caches:
+                    self.assertEqual(cache.read(url), (url, version + 1), (cache.name, tag))
+
     def test_ban(self):
         self.fill("/ban/1", "/ban/2", "/stays")
         self.change("/ban/1", "/ban/2", "/stays")
@@ -241,15 +321,17 @@ class Everywhere(unittest.TestCase):
         self.are_new("/hang")
 
     def test_a_cache_that_was_down_applies_what_it_missed_before_it_serves(self):
-        self.fill("/down/1", "/down/2", "/down/3")
-        for url in ("/down/1", "/down/2"):
+        self.fill("/down/1", "/down/2", "/down/3", "/h/down?a=1")
+        for url in ("/down/1", "/down/2", "/h/down?b=2"):
             self.machine.origin.change(url)
 
         def meanwhile():
             self.a.remove("PURGE", "/down/1")
             self.a.remove("BAN", "/down/2")
+            self.a.remove("PURGE", "/h/down?a=1")
         self.b.restart(meanwhile)
         self.are_new("/down/1", "/down/2", "/down/3")
+        self.assertEqual(self.b.read("/h/down?b=2"), ("/h/down?b=2", 1))
         _, _, headers = self.b.request("GET", "/down/3", {"X-Device": "d"})
         self.assertNotEqual(headers["X-Hits"], "0")  # what was not removed is still there
 

@@ -184,6 +184,7 @@ typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned e
   X(BAN_Commit, const char* (*)(struct ban_proto*))                                          \
   X(BAN_Abandon, void (*)(struct ban_proto*))                                                \
   X(EXP_Rearm, void (*)(struct objcore*, vtim_real, vtim_dur, vtim_dur, vtim_dur))           \
+  X(EXP_Remove, void (*)(struct objcore*))                                                   \
   X(BAN_Time, vtim_real (*)(const struct ban*))                                              \
   X(ban_time, vtim_real (*)(const uint8_t*))                                                 \
   X(ban_len, unsigned (*)(const uint8_t*))                                                   \
@@ -196,6 +197,7 @@ typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned e
   X(VSL_Setup, void (*)(struct vsl_log*, void*, size_t))                                     \
   X(VSL_Flush, void (*)(struct vsl_log*, int))                                               \
   X(Pool_Task_Any, int (*)(struct pool_task*, enum task_prio))                               \
+  X(Pool_Sumstat, void (*)(const struct worker*))                                            \
   X(THR_GetBusyobj, struct busyobj* (*)())                                                   \
   X(THR_GetRequest, struct req* (*)())                                                       \
   X(V1L_Flush, stream_close_t (*)(const struct worker*))                                     \
