@@ -314,6 +314,38 @@ TEST(Catalog, FullFileSystemRefusesAndRecovers) {
   EXPECT_EQ(contents(*catalog), (std::map<std::string, std::uint64_t>{{"one", 1}, {"three", 3}}));
 }
 
+// A full file system takes a part of what is written, whole entries among it. They are none: not
+// when it has room again for the zeros over them, and not when the next entry is a short one.
+TEST(Catalog, WhatAFailedWriteOfManyHasLeftIsNoEntry) {
+  for (std::uint64_t seed = 1; seed <= 100 && !testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE(seed);
+    const TempDir dir;
+    CrashingLogDirectory journal(seed);
+    std::map<std::string, std::uint64_t> expected{{"there", 1}};
+    {
+      const auto catalog = must_open(dir.path(), options_for("a", &journal));
+      ASSERT_TRUE(catalog->publish(make_record(1, "there")));
+      std::vector<Record> records;
+      for (std::uint64_t id = 2; id <= 9; ++id)
+        records.push_back(make_record(id, std::string(200, 'k') + std::to_string(id)));
+      const bool for_long = seed % 2 == 0;
+      (for_long ? journal.fail_writes : journal.fail_one_write) = true;
+      EXPECT_EQ(catalog->publish_all(records).error().code, Errc::kNoSpace);
+      journal.fail_writes = false;
+      EXPECT_EQ(contents(*catalog), expected);
+      if (for_long) {
+        ASSERT_TRUE(catalog->publish(make_record(10, "short")));
+        expected["short"] = 10;
+      }
+    }
+    const auto catalog = must_open(dir.path(), options_for("a", &journal));
+    ASSERT_TRUE(catalog);
+    EXPECT_EQ(contents(*catalog), expected);
+    EXPECT_EQ(catalog->recovery().records_missing, 0U);
+    EXPECT_FALSE(catalog->recovery().removals_may_be_missing);
+  }
+}
+
 TEST(Catalog, AFailedSyncIsNeverPapered) {
   const TempDir dir;
   CrashingLogDirectory journal(1);

@@ -88,7 +88,9 @@ class CrashingLogDirectory final : public LogDirectory {
     return {};
   }
   bool fail_writes = false;
+  bool fail_one_write = false;  // the next one
   bool fail_syncs = false;
+  std::uint64_t writes = 0;  // so far, those that failed too
 
  private:
   class File final : public LogFile {
@@ -97,7 +99,8 @@ class CrashingLogDirectory final : public LogDirectory {
         : directory_(directory), content_(std::move(content)) {}
     Result<void> write_at(std::uint64_t offset, std::span<const std::byte> bytes) override {
       if (directory_.dead_) return died();
-      const bool full = directory_.fail_writes;
+      ++directory_.writes;
+      const bool full = std::exchange(directory_.fail_one_write, false) || directory_.fail_writes;
       const bool whole = !full && directory_.step();
       const std::size_t n = whole ? bytes.size() : directory_.random_() % bytes.size();
       put(content_->now, offset, bytes.first(n));
@@ -145,7 +148,7 @@ class CrashingLogDirectory final : public LogDirectory {
   void revive() {
     dead_ = false;
     left_ = 0;
-    fail_writes = fail_syncs = false;
+    fail_writes = fail_one_write = fail_syncs = false;
   }
 
   std::mt19937_64 random_;

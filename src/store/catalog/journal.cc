@@ -179,8 +179,27 @@ Result<Journal::FilePtr> Journal::make_file(std::uint64_t number, std::uint64_t 
 }
 
 void Journal::use_file(FilePtr file) {
+  if (!files_.empty()) wipe_leftover(*files_.back());  // nothing overwrites it any more
   next_number_ = file->number + 1;
   files_.push_back(std::move(file));
+}
+
+Result<void> Journal::write(File& file) {
+  return file.log->write_at(file.end,
+                            {reinterpret_cast<const std::byte*>(buffer_.data()), buffer_.size()});
+}
+
+// The size says how far any write has got: to go beyond it would take space that there may not be.
+void Journal::note_leftover(File& file) const {
+  const std::uint64_t reached = file.end + buffer_.size();
+  const auto size = file.log->size();
+  file.leftover_end = size ? std::min(*size, reached) : reached;
+}
+
+void Journal::wipe_leftover(File& file) {
+  if (file.leftover_end <= file.end) return;
+  buffer_.assign(file.leftover_end - file.end, '\0');
+  if (write(file)) file.leftover_end = 0;
 }
 
 Result<std::vector<Journal::Written>> Journal::append_all(std::span<const Entry> entries) {
@@ -211,8 +230,13 @@ Result<std::vector<Journal::Written>> Journal::append_all(std::span<const Entry>
     }
     file.reserved = wanted;
   }
-  OM_TRY(file.log->write_at(file.end,
-                            {reinterpret_cast<const std::byte*>(buffer_.data()), buffer_.size()}));
+  if (file.leftover_end > needed) buffer_.resize(file.leftover_end - file.end);
+  if (auto done = write(file); !done) {
+    note_leftover(file);
+    wipe_leftover(file);
+    return std::move(done).error();
+  }
+  file.leftover_end = 0;
   file.end = needed;
   file.last_sequence = entries.back().header.sequence;
   return written;

@@ -7,7 +7,8 @@
 // header's checksum, which is salted with a random number of the file: bytes that a client chose
 // (metadata inside a payload) can never pass for an entry.
 //
-// A failed append leaves the end where it was; the next one overwrites what had got there.
+// A failed append leaves the end where it was. What had got there, which may be whole entries where
+// several were to go with one write, is overwritten with zeros: at once, or else by the next append.
 //
 // Threads: none of its own. The catalog calls everything here under its mutex, except what a File's
 // LogFile allows (sync, read_at).
@@ -97,6 +98,7 @@ class Journal {
     std::uint64_t salt = 0;
     std::uint64_t end = 0;
     std::uint64_t reserved = 0;
+    std::uint64_t leftover_end = 0;     // beyond `end`: up to here a failed append may have got
     std::uint64_t last_sequence = 0;    // 0: no entry
     std::uint64_t synced_sequence = 0;  // of its entries
     bool sync_failed = false;           // nobody knows what is on disk: write no more into it
@@ -156,6 +158,11 @@ class Journal {
   Result<void> delete_file(const File& file) { return directory_.remove(file.name); }
 
  private:
+  // Of buffer_, to the end.
+  Result<void> write(File& file);
+  void note_leftover(File& file) const;
+  void wipe_leftover(File& file);
+
   LogDirectory& directory_;
   std::vector<FilePtr> files_;  // oldest first; the last is current
   std::uint64_t next_number_ = 1;
