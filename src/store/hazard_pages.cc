@@ -186,6 +186,13 @@ void HazardPages::look(const FlatMap<std::uint64_t>& hidden) {
   }
 }
 
+bool HazardPages::has(ObjectId object) const {
+  return std::ranges::any_of(pages_, [object](const auto& page) {
+    return std::ranges::any_of(page.second.pins,
+                               [object](const Pin& pin) { return pin.object == object; });
+  });
+}
+
 bool HazardPages::collect() {
   bool any = false;
   for (auto& [number, page] : pages_) {

@@ -66,6 +66,8 @@ class HazardPages {
   // Reads the pages. What they name of `hidden` (objects that were taken off the board, and their
   // lengths) is pinned from now on, until it is named no more.
   void look(const FlatMap<std::uint64_t>& hidden);
+  // Whether one of them pins it.
+  [[nodiscard]] bool has(ObjectId object) const;
   // Lets go of what is not named any more. True: something was.
   bool collect();
   // Forgets the pages of those that are gone.

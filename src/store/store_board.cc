@@ -83,9 +83,11 @@ void StoreImpl::look() {
 Result<void> StoreImpl::about_to_change(const catalog::Record& record, bool stays) {
   if (board_ == nullptr) return {};
   hide(record.object_id);
-  if (stays || !hidden_.contains(record.object_id)) return {};
-  look();
-  // Whoever changes the record has written down what was known to be read; not what we found now.
+  if (stays) return {};
+  if (hidden_.contains(record.object_id)) look();
+  // Whoever changes the record has written down what was known to be read; not what we found now,
+  // or when another record of the same change was looked at.
+  if (!leases_->pinned(record.object_id) || !pages_->has(record.object_id)) return {};
   return write_down(record);
 }
 

@@ -335,6 +335,34 @@ TEST_F(BoardStore, WhatCannotBeWrittenDownIsNotRemoved) {
   EXPECT_EQ(peer->read(lease), body_of(5000, 1));
 }
 
+// The look for one of two that a message replaces finds who reads the other one, too.
+TEST_F(BoardStore, WhatOneMessageReplacesStaysForItsReadersAlsoOverARestart) {
+  config.board_bytes = board::kSetBytes;  // four slots
+  open_all();
+  put_shown("k", body_of(5000, 1));
+  const auto lease = take("k");
+  // Others take its place, and nobody looks who reads it.
+  std::string other;
+  for (int i = 0; i < 20 && peer->shows("k"); ++i) {
+    other = "other" + std::to_string(i);
+    ASSERT_TRUE(put(other, "x"));
+  }
+  ASSERT_FALSE(peer->shows("k"));
+  ASSERT_TRUE(peer->shows(other));
+  const auto room = store->take_room(me, {128 * 1024});
+  ASSERT_TRUE(room) << describe(room.error());
+  const auto done =
+      put_in_room(me, room->put_id,
+                  {into(*room, 0, other, body_of(300, 8)), into(*room, 320, "k", body_of(300, 9))});
+  ASSERT_TRUE(done.size() == 2 && done[0] && done[1]);
+  ASSERT_TRUE(store->abort(me, room->put_id));
+  EXPECT_EQ(status("held.bytes"), 5000U);
+  crash();
+  EXPECT_EQ(status("held.bytes"), 5000U);
+  fill();
+  EXPECT_EQ(peer->read(lease), body_of(5000, 1));
+}
+
 // --- pages
 
 TEST_F(BoardStore, APageThatMakesNoSenseHarmsItsOwnerAlone) {
