@@ -8,7 +8,8 @@
 // (metadata inside a payload) can never pass for an entry.
 //
 // A failed append leaves the end where it was. What had got there, which may be whole entries where
-// several were to go with one write, is overwritten with zeros: at once, or else by the next append.
+// several were to go with one write, is overwritten with zeros: at once, or else by the next
+// append.
 //
 // Threads: none of its own. The catalog calls everything here under its mutex, except what a File's
 // LogFile allows (sync, read_at).
