@@ -194,12 +194,12 @@ Result<void> Catalog::Impl::remove_all(std::vector<Record>& records) {
     drafts[i].record.key = records[i].key;
     drafts[i].old = std::move(records[i]);
   }
-  const auto write = [&]() -> Result<void> {
+  const auto write_them = [&]() -> Result<void> {
     for (const Draft& draft : drafts) OM_TRY(tell(draft));
     const std::lock_guard lock(mutex_);
     return write_all(drafts);
   };
-  auto done = write();
+  auto done = write_them();
   for (std::size_t i = 0; i < records.size(); ++i) {
     records[i] = *std::move(drafts[i].old);
     if (done) tell_presence(drafts[i], false);
