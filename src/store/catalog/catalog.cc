@@ -244,24 +244,30 @@ Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view key) 
 }
 
 Result<std::optional<Record>> Catalog::Impl::find_object(std::uint64_t object_id) {
-  {
-    const std::lock_guard lock(mutex_);
-    for (const Overlay* overlay : {&active_, &frozen_}) {
-      const std::string* const key = overlay->key_of(object_id);
-      if (key == nullptr) continue;
-      const OverlayEntry* const entry = overlaid(*key);
-      if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
-      return std::optional<Record>(OM_TRY(record_of(*entry)));
+  for (;;) {
+    std::uint64_t applied = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      applied = applied_;
+      for (const Overlay* overlay : {&active_, &frozen_}) {
+        const std::string* const key = overlay->key_of(object_id);
+        if (key == nullptr) continue;
+        const OverlayEntry* const entry = overlaid(*key);
+        if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
+        return std::optional<Record>(OM_TRY(record_of(*entry)));
+      }
     }
+    auto found = OM_TRY(index_->find_object(object_id));
+    if (!found) return found;
+    const std::lock_guard lock(mutex_);
+    // A group sync was over between the two looks: what it took away may have been found still.
+    if (applied_ != applied) continue;
+    if (const OverlayEntry* entry = overlaid(found->key)) {
+      // Removed or replaced since, or (written to the index between the two looks) the very same.
+      if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
+    }
+    return found;
   }
-  auto found = OM_TRY(index_->find_object(object_id));
-  if (!found) return found;
-  const std::lock_guard lock(mutex_);
-  if (const OverlayEntry* entry = overlaid(found->key)) {
-    // Removed or replaced since, or (written to the index between the two looks) the very same.
-    if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
-  }
-  return found;
 }
 
 Result<void> Catalog::Impl::for_each(const std::function<void(const Record&)>& fn) {
