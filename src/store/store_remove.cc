@@ -265,7 +265,7 @@ bool StoreImpl::evict_from(eviction::Policy& policy, std::uint64_t wanted) {
   while (leaving.records.empty() || (bytes < wanted && !leaving.is_full())) {
     const auto victim = policy.evict([this](ObjectId id) { return is_in_use(id); });
     if (!victim) {
-      if (leaving.records.empty()) ++stuck.times;
+      ++stuck.times;  // what has been chosen goes, and there is nothing else
       break;
     }
     auto record = catalog_->find_object(victim->id);
