@@ -66,6 +66,7 @@ class MemoryTier {
   [[nodiscard]] std::uint64_t capacity() const { return options_.capacity; }
   [[nodiscard]] std::uint64_t segment_total() const { return slots_.total_bytes() + growing_; }
   [[nodiscard]] std::uint64_t used() const { return slots_.total_bytes() - slots_.free_bytes(); }
+  [[nodiscard]] std::uint64_t free_bytes() const { return slots_.free_bytes(); }
   [[nodiscard]] std::uint64_t region_bytes() const { return region_bytes_; }
   // What objects can have at most.
   [[nodiscard]] std::uint64_t object_capacity() const;

@@ -3,11 +3,16 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "posix/file.h"
 #include "store/store_testing.h"
@@ -30,13 +35,57 @@ TEST_F(StoreTest, AFullMemoryEvictsButNotWhatIsLeased) {
   EXPECT_TRUE(*store->stat("leased"));
 }
 
-// No file can be written to for as long as it lives.
+TEST_F(StoreTest, AsManyMakeRoomAsAreNeededInTheirOrder) {
+  open();
+  std::vector<std::string> gone;
+  store->set_listener([&](const Event& event) {
+    if (event.kind == EventKind::kRemoved) gone.emplace_back(event.key);
+  });
+  const auto key = [](unsigned i) { return "k" + std::to_string(i); };
+  // 4 MiB, to the byte.
+  for (unsigned i = 0; i < 1024; ++i) ASSERT_TRUE(put(key(i), body_of(4096, i)));
+  EXPECT_EQ(gone, std::vector<std::string>());
+  const auto leased = store->get(me, key(3));
+  ASSERT_TRUE(leased && *leased);
+  std::vector<std::string> expected;
+  const auto first = [&](unsigned from, unsigned to) {
+    for (unsigned i = from; i < to; ++i)
+      if (i != 3) expected.push_back(key(i));
+  };
+  ASSERT_TRUE(put("one", body_of(4096, 1)));
+  first(0, 1);
+  EXPECT_EQ(gone, expected);
+  ASSERT_TRUE(put("some", body_of(100'000, 2)));  // 25 of them, but for 2368 bytes
+  first(1, 27);
+  EXPECT_EQ(gone, expected);
+  // More than go with one write; and they are in the index by now.
+  clock.now_ns += 2'000'000'000;
+  store->tick();
+  until([&] { return store->idle(); });
+  EXPECT_EQ(status("catalog.overlay_entries"), 0U);
+  ASSERT_TRUE(put("many", body_of(1'000'000, 3)));  // those, and 244 more
+  first(27, 271);
+  EXPECT_EQ(gone, expected);
+  EXPECT_EQ(status("evicted.memory"), gone.size());
+  EXPECT_EQ(status("memory.objects"), 1024 + 3 - gone.size());
+  EXPECT_EQ(status("objects"), 1024 + 3 - gone.size());
+  EXPECT_EQ(get("many"), body_of(1'000'000, 3));
+  EXPECT_EQ(read(me, **leased), body_of(4096, 3));
+  crash();
+  EXPECT_EQ(status("objects"), 1024 + 3 - gone.size());
+  for (unsigned i = 0; i < 1024; ++i) {
+    const bool is_gone = i != 3 && i < 271;
+    EXPECT_EQ(get(key(i)), is_gone ? std::nullopt : std::optional(body_of(4096, i))) << i;
+  }
+}
+
+// No file grows longer than that for as long as it lives, nor can be written to beyond.
 class NoWrites {
  public:
-  NoWrites() : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+  explicit NoWrites(std::uint64_t length = 0) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
     EXPECT_EQ(::getrlimit(RLIMIT_FSIZE, &before_), 0);
     struct rlimit now = before_;
-    now.rlim_cur = 0;
+    now.rlim_cur = length;
     EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &now), 0);
   }
   NoWrites(const NoWrites&) = delete;
@@ -70,6 +119,31 @@ TEST_F(StoreTest, WhatCannotBeRecordedAsEvictedIsEvictedLater) {
     EXPECT_EQ(get(key), body_of(1000000, i));
   }
   EXPECT_EQ(status("memory.objects"), 4U);
+}
+
+// The journal takes the first of them, and no more.
+TEST_F(StoreTest, WhatCannotBeRecordedTogetherAsEvictedIsThereAlsoAfterARestart) {
+  open();
+  const auto key = [](unsigned i) { return "k" + std::to_string(i); };
+  for (unsigned i = 0; i < 64; ++i) ASSERT_TRUE(put(key(i), body_of(65536, i)));
+  std::uint64_t journal_bytes = 0;
+  for (const auto& file :
+       std::filesystem::directory_iterator(config.state_dir + "/catalog/journal"))
+    journal_bytes = std::max<std::uint64_t>(journal_bytes, file.file_size());
+  const auto refused = [&] {
+    const NoWrites journal_fails(journal_bytes + 100);
+    return store->reserve(me, request("more", 1'000'000), nullptr);
+  }();
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::kNoSpace);
+  EXPECT_EQ(status("evicted.memory"), 0U);
+  EXPECT_EQ(status("memory.objects"), 64U);
+  crash();
+  EXPECT_EQ(status("objects"), 64U);
+  for (unsigned i = 0; i < 64; ++i) EXPECT_EQ(get(key(i)), body_of(65536, i)) << i;
+  ASSERT_TRUE(put("more", body_of(1'000'000, 77)));
+  EXPECT_EQ(status("evicted.memory"), 16U);
+  EXPECT_EQ(get("more"), body_of(1'000'000, 77));
 }
 
 TEST_F(StoreTest, AFileSystemThatIsFullCostsNoMoreThanTheNewObjectsNeed) {

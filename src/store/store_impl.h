@@ -350,14 +350,19 @@ class StoreImpl final : public Store {
   // Nobody names these bytes any more, but somebody pins the object.
   void keep(ObjectId object, const std::vector<Extent>& extents);
   void unpinned(ObjectId object);
-  Result<std::uint64_t> remove_keys(const std::string& prefix, bool& durable);
+  // Objects whose records the catalog has just given, with one write: all go, or none.
+  Result<void> remove_records(std::vector<catalog::Record>& records, bool& durable);
   Result<bool> remove_object(std::string_view key, bool& durable);
+  Result<std::uint64_t> remove_each(const std::vector<std::string>& keys, bool& durable);
+  Result<std::uint64_t> remove_keys(const std::string& prefix, bool& durable);
   // may_ask: where all is leased, readers are asked to let go.
   Result<std::optional<std::vector<Extent>>> take_memory(std::uint64_t length, bool may_evict,
                                                          bool may_ask = true);
   bool make_disk_room(std::uint64_t length);
   bool evict_disk();
-  bool evict_from(eviction::Policy& policy);
+  // Objects go together until these have `wanted` bytes, or are many: one at least. False: none
+  // could.
+  bool evict_from(eviction::Policy& policy, std::uint64_t wanted = 0);
   void ask_back(Tier tier, std::uint64_t needed);
   void ask_again(std::uint64_t now_ns);
   void emit(EventKind kind, std::string_view key, ObjectId object, LeaseId lease = 0,

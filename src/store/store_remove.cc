@@ -19,6 +19,27 @@ constexpr std::size_t kGoneThroughMax = 65536;
 constexpr unsigned kStuckMax = 4;
 // Packs with less than this alive are emptied to make room.
 constexpr unsigned kEmptiedPercent = 25;
+// What goes with one write to the journal: a small part of what that keeps for removals on a full
+// file system (catalog/journal.h), or nothing could go there any more.
+constexpr std::size_t kLeavingMax = 64;
+constexpr std::size_t kLeavingKeyBytesMax = std::size_t{64} * 1024;
+
+struct Leaving {
+  std::vector<catalog::Record> records;
+  std::size_t key_bytes = 0;
+
+  void add(catalog::Record record) {
+    key_bytes += record.key.size();
+    records.push_back(std::move(record));
+  }
+  [[nodiscard]] bool has(ObjectId object) const {
+    return std::any_of(records.begin(), records.end(),
+                       [&](const auto& record) { return record.object_id == object; });
+  }
+  [[nodiscard]] bool is_full() const {
+    return records.size() >= kLeavingMax || key_bytes >= kLeavingKeyBytesMax;
+  }
+};
 
 std::vector<Extent> extents_of(const catalog::Record& record) {
   std::vector<Extent> extents;
@@ -91,15 +112,44 @@ void StoreImpl::unpinned(ObjectId object) {
 }
 
 // `durable`: set when the removal must be synced before it is answered.
+Result<void> StoreImpl::remove_records(std::vector<catalog::Record>& records, bool& durable) {
+  for (const auto& record : records) OM_TRY(write_down(record));
+  OM_TRY(catalog_->remove_all(records));
+  for (const auto& record : records) {
+    durable = durable || record.durable;
+    retire(record);
+    emit(EventKind::kRemoved, record.key, record.object_id);
+  }
+  return {};
+}
+
 Result<bool> StoreImpl::remove_object(std::string_view key, bool& durable) {
-  if (leases_->any_pins())
-    if (const auto old = OM_TRY(catalog_->find(key))) OM_TRY(write_down(*old));
-  const auto record = OM_TRY(catalog_->remove(key));
+  auto record = OM_TRY(catalog_->find(key));
   if (!record) return false;
-  durable = durable || record->durable;
-  retire(*record);
-  emit(EventKind::kRemoved, key, record->object_id);
+  std::vector<catalog::Record> records;
+  records.push_back(*std::move(record));
+  OM_TRY(remove_records(records, durable));
   return true;
+}
+
+// Some at a time. Returns how many there were.
+Result<std::uint64_t> StoreImpl::remove_each(const std::vector<std::string>& keys, bool& durable) {
+  std::uint64_t removed = 0;
+  Leaving leaving;
+  const auto remove_them = [&]() -> Result<void> {
+    OM_TRY(remove_records(leaving.records, durable));
+    removed += leaving.records.size();
+    leaving = Leaving();
+    return {};
+  };
+  for (const auto& key : keys) {
+    auto record = OM_TRY(catalog_->find(key));
+    if (!record || leaving.has(record->object_id)) continue;
+    leaving.add(*std::move(record));
+    if (leaving.is_full()) OM_TRY(remove_them());
+  }
+  OM_TRY(remove_them());
+  return removed;
 }
 
 Result<Removed> StoreImpl::remove(std::string_view key) {
@@ -123,8 +173,7 @@ Result<std::uint64_t> StoreImpl::remove_keys(const std::string& prefix, bool& du
       return true;
     }));
     if (keys.empty()) break;
-    for (const auto& key : keys)
-      if (OM_TRY(remove_object(key, durable))) ++removed;
+    removed += OM_TRY(remove_each(keys, durable));
     after = keys.back();
   }
   return removed;
@@ -139,8 +188,8 @@ Result<Removed> StoreImpl::remove_prefix(std::string_view prefix) {
 
 Result<Removed> StoreImpl::remove_tag(std::string_view tag) {
   Removed answer;
-  for (const auto& key : OM_TRY(catalog_->keys_with_tag(tag)))
-    if (OM_TRY(remove_object(key, answer.durable))) ++answer.count;
+  const auto keys = OM_TRY(catalog_->keys_with_tag(tag));
+  answer.count = OM_TRY(remove_each(keys, answer.durable));
   count_.removed += answer.count;
   return answer;
 }
@@ -151,8 +200,8 @@ Result<Recorded> StoreImpl::record(Removal removal) {
   Recorded recorded;
   bool durable = false;
   const auto remove_tagged = [&](const std::string& tag) -> Result<void> {
-    for (const auto& key : OM_TRY(catalog_->keys_with_tag(tag)))
-      if (OM_TRY(remove_object(key, durable))) ++recorded.removed;
+    const auto keys = OM_TRY(catalog_->keys_with_tag(tag));
+    recorded.removed += OM_TRY(remove_each(keys, durable));
     return {};
   };
   // The objects go first: whoever learns of the removal does not find them any more, and a crash in
@@ -202,32 +251,42 @@ void StoreImpl::sync_removals(std::function<void(Result<void>)> done) {
 
 // --- room
 
-bool StoreImpl::evict_from(eviction::Policy& policy) {
+bool StoreImpl::evict_from(eviction::Policy& policy, std::uint64_t wanted) {
+  const bool is_memory = &policy == memory_policy_.get();
   // To go through all that is there for each put that is refused would keep everybody waiting. It
   // is in vain until something is let go of or published.
-  Stuck& stuck = &policy == memory_policy_.get() ? memory_stuck_ : disk_stuck_;
+  Stuck& stuck = is_memory ? memory_stuck_ : disk_stuck_;
   const std::uint64_t changes = unpins_ + count_.published;
   if (stuck.changes != changes) stuck = {changes, 0};
   if (stuck.times == kStuckMax) return false;
-  for (;;) {
+  // Nobody begins to read what was chosen: it is off the board, and was looked for (is_in_use()).
+  Leaving leaving;
+  std::uint64_t bytes = 0;
+  while (leaving.records.empty() || (bytes < wanted && !leaving.is_full())) {
     const auto victim = policy.evict([this](ObjectId id) { return is_in_use(id); });
     if (!victim) {
-      ++stuck.times;
-      return false;
+      ++stuck.times;  // what has been chosen goes, and there is nothing else
+      break;
     }
-    const auto record = catalog_->find_object(victim->id);
-    if (record && !*record) continue;
-    bool durable = false;
-    const auto removed =
-        record ? remove_object((*record)->key, durable) : Result<bool>(record.error());
-    if (!removed) {
-      // It is there still, and must be found when there is room to write that it goes.
-      policy.insert(victim->id, victim->bytes, record ? hash_key((*record)->key).low : victim->id);
-      return false;
+    auto record = catalog_->find_object(victim->id);
+    if (!record) {
+      policy.insert(victim->id, victim->bytes, victim->id);  // it is there still
+      break;
     }
-    ++(&policy == memory_policy_.get() ? count_.evicted_memory : count_.evicted_disk);
-    return true;
+    if (!*record) continue;
+    bytes += Slots::rounded(victim->bytes);
+    leaving.add(**std::move(record));
   }
+  if (leaving.records.empty()) return false;
+  bool durable = false;
+  if (!remove_records(leaving.records, durable)) {
+    // They are there still, and must be found when there is room to write that they go.
+    for (const auto& record : leaving.records)
+      policy.insert(record.object_id, record.length, hash_key(record.key).low);
+    return false;
+  }
+  (is_memory ? count_.evicted_memory : count_.evicted_disk) += leaving.records.size();
+  return true;
 }
 
 Result<std::optional<std::vector<Extent>>> StoreImpl::take_memory(std::uint64_t length,
@@ -236,7 +295,11 @@ Result<std::optional<std::vector<Extent>>> StoreImpl::take_memory(std::uint64_t 
   for (;;) {
     auto extents = memory_->take(length);
     if (extents || !may_evict) return extents;
-    if (evict_from(*memory_policy_) || collect_all()) continue;
+    const std::uint64_t needed = Slots::rounded(length);
+    const std::uint64_t there = memory_->free_bytes();
+    // Enough, but in too many pieces: as much more as a piece has to have.
+    const std::uint64_t wanted = needed > there ? needed - there : needed / Slots::kExtentsMax;
+    if (evict_from(*memory_policy_, wanted) || collect_all()) continue;
     if (may_ask) ask_back(Tier::kMemory, length);
     return std::optional<std::vector<Extent>>();
   }

@@ -31,6 +31,44 @@ TEST_F(StoreTest, RemovalByKeyPrefixAndTag) {
   EXPECT_FALSE(page->more);
 }
 
+// More than go with one write.
+TEST_F(StoreTest, ManyThatAreRemovedTogetherLeaveTheirBytesToWhoReadsThem) {
+  config.memory_bytes = 16 << 20;
+  open();
+  const auto reader = *store->open_holder({});
+  const auto alive = *duplicate(store->lease_descriptor(reader));
+  const auto key = [](unsigned i) {
+    return "p/" + std::string(i % 5 * 1000, 'x') + std::to_string(i);
+  };
+  std::size_t told = 0;
+  store->set_listener(
+      [&](const Event& event) { told += event.kind == EventKind::kRemoved ? 1U : 0U; });
+  for (unsigned i = 0; i < 300; ++i) {
+    auto wanted = request(key(i), 1000);
+    if (i % 2 == 0) wanted.tags = {"tag"};
+    ASSERT_TRUE(put(wanted, body_of(1000, i)));
+  }
+  std::vector<Leased> leased;
+  for (const unsigned i : {8U, 77U, 150U, 299U}) {
+    const auto one = store->get(reader, key(i));
+    ASSERT_TRUE(one && *one);
+    leased.push_back(**one);
+  }
+  EXPECT_EQ(store->remove_tag("tag")->count, 150U);
+  EXPECT_EQ(told, 150U);
+  EXPECT_EQ(status("held.bytes"), 2000U);
+  EXPECT_EQ(status("objects"), 150U);
+  EXPECT_EQ(store->remove_prefix("p/")->count, 150U);
+  EXPECT_EQ(told, 300U);
+  EXPECT_EQ(status("removed"), 300U);
+  EXPECT_EQ(status("held.bytes"), 4000U);
+  EXPECT_EQ(status("memory.objects"), 0U);
+  EXPECT_EQ(read(reader, leased[1]), body_of(1000, 77));
+  crash();
+  EXPECT_EQ(status("objects"), 0U);
+  EXPECT_EQ(status("held.bytes"), 4000U);
+}
+
 TEST_F(StoreTest, ExpiredObjectsAreGone) {
   open();
   for (const char* key : {"a", "b"}) {

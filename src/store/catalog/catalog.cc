@@ -59,12 +59,18 @@ void Catalog::Impl::tell_presence(const Draft& draft, bool there) const {
 void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) const {
   Record& record = draft.record;
   const auto& old = draft.old;
-  // What no overlay has is in the index by now, wherever it was when it was found.
-  draft.hides_durable = old && old->survives_boot();
-  if (const OverlayEntry* entry = active_.find(record.key)) {
-    draft.hides_durable = entry->hides_durable;  // what it published never reaches the index
-  } else if (const OverlayEntry* frozen = frozen_.find(record.key)) {
-    draft.hides_durable = frozen->hides_durable || (frozen->live && frozen->survives_boot);
+  const OverlayEntry* const active = active_.find(record.key);
+  const OverlayEntry* const entry = active != nullptr ? active : frozen_.find(record.key);
+  // A record that remove_all() was given is what its key names.
+  OM_ASSERT(draft.type != EntryType::kRemove || entry == nullptr ||
+            (entry->live && entry->object_id == old->object_id));
+  if (entry == nullptr) {
+    // It is in the index by now, wherever it was when it was found.
+    draft.hides_durable = old && old->survives_boot();
+  } else {
+    // What `active` published never reaches the index.
+    draft.hides_durable =
+        entry->hides_durable || (active == nullptr && entry->live && entry->survives_boot);
   }
   record.sequence = sequence;
   record.durable = false;
@@ -107,6 +113,19 @@ void Catalog::Impl::apply(Draft& draft, const Journal::Written& written) {
       HotRecords::is_short(record))
     entry.record = std::make_shared<const Record>(std::move(record));
   active_.put(key, entry);
+}
+
+// Under mutex_.
+Result<void> Catalog::Impl::write_all(std::vector<Draft>& drafts) {
+  std::vector<Journal::Entry> entries;
+  entries.reserve(drafts.size());
+  for (std::size_t i = 0; i < drafts.size(); ++i) {
+    prepare(drafts[i], sequence_ + 1 + i);
+    entries.push_back({drafts[i].header, bytes_of(drafts[i].payload)});
+  }
+  const auto written = OM_TRY(journal_->append_all(entries));
+  for (std::size_t i = 0; i < drafts.size(); ++i) apply(drafts[i], written[i]);
+  return {};
 }
 
 Result<std::optional<Record>> Catalog::Impl::change(EntryType type, Record record,
@@ -158,24 +177,34 @@ Result<std::vector<std::optional<Record>>> Catalog::Impl::publish_all(
   };
   tell_fresh(true);
   const std::lock_guard lock(mutex_);
-  std::vector<Journal::Entry> entries;
-  entries.reserve(drafts.size());
-  for (std::size_t i = 0; i < drafts.size(); ++i) {
-    prepare(drafts[i], sequence_ + 1 + i);
-    entries.push_back({drafts[i].header, bytes_of(drafts[i].payload)});
-  }
-  const auto appended = journal_->append_all(entries);
-  if (!appended) {
+  if (auto written = write_all(drafts); !written) {
     tell_fresh(false);
-    return appended.error();
+    return std::move(written).error();
   }
-  const auto& written = *appended;
   old.reserve(drafts.size());
-  for (std::size_t i = 0; i < drafts.size(); ++i) {
-    apply(drafts[i], written[i]);
-    old.push_back(std::move(drafts[i].old));
-  }
+  for (Draft& draft : drafts) old.push_back(std::move(draft.old));
   return old;
+}
+
+Result<void> Catalog::Impl::remove_all(std::vector<Record>& records) {
+  if (records.empty()) return {};
+  std::vector<Draft> drafts(records.size());
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    drafts[i].type = EntryType::kRemove;
+    drafts[i].record.key = records[i].key;
+    drafts[i].old = std::move(records[i]);
+  }
+  const auto write_them = [&]() -> Result<void> {
+    for (const Draft& draft : drafts) OM_TRY(tell(draft));
+    const std::lock_guard lock(mutex_);
+    return write_all(drafts);
+  };
+  auto done = write_them();
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    records[i] = *std::move(drafts[i].old);
+    if (done) tell_presence(drafts[i], false);
+  }
+  return done;
 }
 
 // --- looking
@@ -215,24 +244,30 @@ Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view key) 
 }
 
 Result<std::optional<Record>> Catalog::Impl::find_object(std::uint64_t object_id) {
-  {
-    const std::lock_guard lock(mutex_);
-    for (const Overlay* overlay : {&active_, &frozen_}) {
-      const std::string* const key = overlay->key_of(object_id);
-      if (key == nullptr) continue;
-      const OverlayEntry* const entry = overlaid(*key);
-      if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
-      return std::optional<Record>(OM_TRY(record_of(*entry)));
+  for (;;) {
+    std::uint64_t applied = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      applied = applied_;
+      for (const Overlay* overlay : {&active_, &frozen_}) {
+        const std::string* const key = overlay->key_of(object_id);
+        if (key == nullptr) continue;
+        const OverlayEntry* const entry = overlaid(*key);
+        if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
+        return std::optional<Record>(OM_TRY(record_of(*entry)));
+      }
     }
+    auto found = OM_TRY(index_->find_object(object_id));
+    if (!found) return found;
+    const std::lock_guard lock(mutex_);
+    // A group sync was over between the two looks: what it took away may have been found still.
+    if (applied_ != applied) continue;
+    if (const OverlayEntry* entry = overlaid(found->key)) {
+      // Removed or replaced since, or (written to the index between the two looks) the very same.
+      if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
+    }
+    return found;
   }
-  auto found = OM_TRY(index_->find_object(object_id));
-  if (!found) return found;
-  const std::lock_guard lock(mutex_);
-  if (const OverlayEntry* entry = overlaid(found->key)) {
-    // Removed or replaced since, or (written to the index between the two looks) the very same.
-    if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
-  }
-  return found;
 }
 
 Result<void> Catalog::Impl::for_each(const std::function<void(const Record&)>& fn) {
@@ -515,6 +550,9 @@ Result<std::optional<Record>> Catalog::remove(std::string_view key) {
   Record record;
   record.key = key;
   return impl_->change(EntryType::kRemove, std::move(record), false);
+}
+Result<void> Catalog::remove_all(std::vector<Record>& records) {
+  return impl_->remove_all(records);
 }
 Result<std::optional<Record>> Catalog::move(std::string_view key, std::uint64_t object_id,
                                             const Place& place) {

@@ -1,9 +1,10 @@
 // catalog.h: the persistent index, key -> object.
 //
 // A change is appended to the journal with write(2) before publish(), move() or remove() returns:
-// from then on it survives the death of the process. An overlay in memory holds what the index
-// (LMDB) has not got yet; group_sync() moves it there in synced transactions, and what it covered
-// survives power loss. Memory per object in the index: none.
+// from then on it survives the death of the process. Of several that go with one write, a death in
+// the middle leaves the first ones, or none. An overlay in memory holds what the index (LMDB) has
+// not got yet; group_sync() moves it there in synced transactions, and what it covered survives
+// power loss. Memory per object in the index: none.
 //
 // What is trusted at open():
 //   same boot      everything whose call returned: index, then journal on top of it.
@@ -22,10 +23,10 @@
 //   - group_sync(sync_bodies): `sync_bodies` makes the bodies of all objects durable that were
 //     published or moved before group_sync() was entered.
 //
-// Threads: publish, publish_all, move, remove, find, look, find_object, list, keys_with_tag,
-// for_each and mark_clean on one thread, the owner's. group_sync() on one other thread (or the
-// owner's), one call at a time. sync_removals() and status() on any. Callbacks must not call the
-// catalog.
+// Threads: publish, publish_all, move, remove, remove_all, find, look, find_object, list,
+// keys_with_tag, for_each and mark_clean on one thread, the owner's. group_sync() on one other
+// thread (or the owner's), one call at a time. sync_removals() and status() on any. Callbacks must
+// not call the catalog.
 #pragma once
 
 #include <cstdint>
@@ -54,8 +55,9 @@ struct Options {
   std::uint64_t map_bytes = std::uint64_t{256} << 20;         // of LMDB at first; doubles when full
   std::size_t batch_entries = 1024;  // changes in one LMDB transaction: bounds its dirty pages
   // Called with each record before it is changed in any way or removed (publish, publish_all, move,
-  // remove), while everybody still finds it. `stays`: it is said anew of the same object in the
-  // same place. An error leaves it as it is, and is the answer. It must not call the catalog.
+  // remove, remove_all), while everybody still finds it. `stays`: it is said anew of the same
+  // object in the same place. An error leaves it as it is, and is the answer. It must not call the
+  // catalog.
   std::function<Result<void>(const Record& record, bool stays)> before_change;
   // Called with a key that named nothing and is to name an object (true), before anybody finds it;
   // and with one that names none any more (false). It must not call the catalog. What open() finds
@@ -115,6 +117,10 @@ class Catalog {
   Result<std::vector<std::optional<Record>>> publish_all(const std::vector<Record>& records);
   // nullopt: there was none.
   Result<std::optional<Record>> remove(std::string_view key);
+  // Many of different keys, with one write: all or none. They are looked up no more: each is what
+  // find() or find_object() gave, and was not changed since. Their `durable` becomes what remove()
+  // returns.
+  Result<void> remove_all(std::vector<Record>& records);
   // A new place for the same object; returns the record as it was. nullopt: the key has gone, or
   // names another object by now, and nothing happened.
   Result<std::optional<Record>> move(std::string_view key, std::uint64_t object_id,

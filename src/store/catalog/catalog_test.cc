@@ -239,6 +239,45 @@ TEST_P(CatalogSyncedOrNot, ListsLongKeysInOrderAndByTag) {
   EXPECT_TRUE(catalog->keys_with_tag("blue")->empty());
 }
 
+TEST_P(CatalogSyncedOrNot, RemovesManyWithOneWrite) {
+  const TempDir dir;
+  CrashingLogDirectory journal(1);
+  auto catalog = must_open(dir.path(), options_for("a", &journal));
+  std::vector<Record> records;
+  for (std::uint64_t id = 1; id <= 6; ++id)
+    records.push_back(
+        make_record(id, "k" + std::to_string(id), id % 2 == 0 ? kTierMemory : kTierDisk));
+  records[3].tags = {"red"};
+  ASSERT_TRUE(catalog->publish_all(records));
+  ASSERT_TRUE(!GetParam() || catalog->group_sync());
+  std::vector<Record> gone;
+  for (std::uint64_t id = 2; id <= 5; ++id) gone.push_back(**catalog->find_object(id));
+  const std::uint64_t writes = journal.writes;
+  const std::uint64_t sequence = catalog->status().sequence;
+  ASSERT_TRUE(catalog->remove_all(gone));
+  EXPECT_EQ(journal.writes, writes + 1);
+  EXPECT_EQ(catalog->status().sequence, sequence + gone.size());
+  ASSERT_EQ(gone.size(), 4U);
+  for (std::size_t i = 0; i < gone.size(); ++i) {
+    EXPECT_EQ(gone[i].durable, GetParam() && gone[i].survives_boot()) << gone[i].key;
+    EXPECT_EQ(plain(gone[i]), records[i + 1]);
+    EXPECT_EQ(*catalog->find(gone[i].key), std::nullopt);
+    EXPECT_EQ(*catalog->find_object(gone[i].object_id), std::nullopt);
+  }
+  EXPECT_TRUE(catalog->keys_with_tag("red")->empty());
+  std::vector<Record> none;
+  ASSERT_TRUE(catalog->remove_all(none));
+  EXPECT_EQ(journal.writes, writes + 1);
+  const std::map<std::string, std::uint64_t> left{{"k1", 1}, {"k6", 6}};
+  EXPECT_EQ(contents(*catalog), left);
+  catalog.reset();
+  catalog = must_open(dir.path(), options_for("a", &journal));
+  ASSERT_TRUE(catalog);
+  EXPECT_EQ(contents(*catalog), left);
+  ASSERT_TRUE(catalog->group_sync());
+  EXPECT_EQ(contents(*catalog), left);
+}
+
 INSTANTIATE_TEST_SUITE_P(Catalog, CatalogSyncedOrNot, testing::Bool());
 
 TEST(Catalog, MapGrowsAndIsLockedAndEndsClean) {
@@ -321,21 +360,28 @@ TEST(Catalog, WhatAFailedWriteOfManyHasLeftIsNoEntry) {
     SCOPED_TRACE(seed);
     const TempDir dir;
     CrashingLogDirectory journal(seed);
-    std::map<std::string, std::uint64_t> expected{{"there", 1}};
+    std::map<std::string, std::uint64_t> expected;
     {
       const auto catalog = must_open(dir.path(), options_for("a", &journal));
-      ASSERT_TRUE(catalog->publish(make_record(1, "there")));
-      std::vector<Record> records;
-      for (std::uint64_t id = 2; id <= 9; ++id)
-        records.push_back(make_record(id, std::string(200, 'k') + std::to_string(id)));
+      std::vector<Record> there;
+      std::vector<Record> others;
+      for (std::uint64_t id = 1; id <= 8; ++id) {
+        there.push_back(make_record(id, std::string(200, 'k') + std::to_string(id)));
+        others.push_back(make_record(id + 10, std::string(200, 'o') + std::to_string(id)));
+        expected[there.back().key] = id;
+      }
+      ASSERT_TRUE(catalog->publish_all(there));
       const bool for_long = seed % 2 == 0;
       (for_long ? journal.fail_writes : journal.fail_one_write) = true;
-      EXPECT_EQ(catalog->publish_all(records).error().code, Errc::kNoSpace);
+      const Error why =
+          seed % 4 < 2 ? catalog->publish_all(others).error() : catalog->remove_all(there).error();
+      EXPECT_EQ(why.code, Errc::kNoSpace);
       journal.fail_writes = false;
       EXPECT_EQ(contents(*catalog), expected);
+      for (const Record& record : there) EXPECT_EQ(expected[record.key], record.object_id);
       if (for_long) {
-        ASSERT_TRUE(catalog->publish(make_record(10, "short")));
-        expected["short"] = 10;
+        ASSERT_TRUE(catalog->publish(make_record(20, "short")));
+        expected["short"] = 20;
       }
     }
     const auto catalog = must_open(dir.path(), options_for("a", &journal));
@@ -544,6 +590,31 @@ void crash_schedule(std::uint64_t seed) {
         } else if (expected.durable_id == 0) {
           expected.durable_open = false;
         }
+      } else if (kind == 5) {
+        std::vector<Record> records;
+        for (std::uint64_t i = 0; i <= random() % 4; ++i) {
+          const auto found = catalog->find("k" + std::to_string((number + i) % 12));
+          ASSERT_TRUE(found);
+          if (*found) records.push_back(**found);
+        }
+        const auto done = catalog->remove_all(records);
+        const bool any_durable =
+            done && std::any_of(records.begin(), records.end(),
+                                [](const Record& record) { return record.durable; });
+        const bool synced = any_durable ? bool(catalog->sync_removals()) : bool(done);
+        for (const Record& record : records) {
+          Expected& one = model[record.key];
+          one.touched = true;
+          if (!synced) {
+            one.doubtful = true;
+            one.doubtful_id = 0;
+            one.durable_open = true;
+            continue;
+          }
+          one.id = 0;
+          if (record.durable) one.durable_id = 0;
+        }
+        if (!synced) break;
       } else if (kind < 8) {
         const auto done = catalog->remove(key);
         const bool synced =
@@ -611,6 +682,34 @@ void crash_schedule(std::uint64_t seed) {
 TEST(CatalogCrash, KeepsItsWordAfterAnyCrash) {
   for (std::uint64_t seed = 1; seed <= 400 && !testing::Test::HasFailure(); ++seed) {
     crash_schedule(seed);
+  }
+}
+
+TEST(CatalogCrash, OfManyThatAreRemovedTheFirstAreGoneAfterACrash) {
+  for (std::uint64_t seed = 1; seed <= 100 && !testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE(seed);
+    const TempDir dir;
+    CrashingLogDirectory journal(seed);
+    const bool power = seed % 2 == 0;
+    {
+      const auto catalog = must_open(dir.path(), options_for("a", &journal));
+      std::vector<Record> records;
+      for (std::uint64_t id = 1; id <= 8; ++id)
+        records.push_back(make_record(id, "k" + std::to_string(id)));
+      ASSERT_TRUE(catalog->publish_all(records));
+      ASSERT_TRUE(!power || catalog->group_sync());
+      for (Record& record : records) record = **catalog->find(record.key);
+      journal.die_after(1);
+      EXPECT_FALSE(catalog->remove_all(records));
+    }
+    power ? journal.lose_power() : journal.kill();
+    const auto catalog = must_open(dir.path(), options_for(power ? "b" : "a", &journal));
+    ASSERT_TRUE(catalog);
+    EXPECT_FALSE(catalog->recovery().removals_may_be_missing);
+    const auto left = contents(*catalog);
+    std::map<std::string, std::uint64_t> last;
+    for (std::uint64_t id = 9 - left.size(); id <= 8; ++id) last["k" + std::to_string(id)] = id;
+    EXPECT_EQ(left, last);
   }
 }
 
@@ -711,6 +810,17 @@ TEST(Catalog, TellsOfARecordBeforeItChanges) {
   ASSERT_TRUE(catalog->remove("k"));
   EXPECT_EQ(last(), (Told{{3, false}}));
   EXPECT_EQ(*catalog->find("k"), std::nullopt);
+  ASSERT_TRUE(catalog->publish(make_record(6, "m")));
+  std::vector<Record> both{**catalog->find("l"), **catalog->find("m")};
+  refuse = true;
+  EXPECT_EQ(catalog->remove_all(both).error().code, Errc::kNoSpace);
+  EXPECT_EQ(last(), (Told{{4, false}}));
+  EXPECT_EQ((*catalog->find("l"))->object_id, 4U);
+  EXPECT_EQ(both[1], **catalog->find("m"));
+  refuse = false;
+  ASSERT_TRUE(catalog->remove_all(both));
+  EXPECT_EQ(last(), (Told{{4, false}, {6, false}}));
+  EXPECT_EQ(catalog->status().objects, 0U);
 }
 
 TEST(Catalog, TellsOfKeysThatComeAndGo) {
@@ -743,6 +853,15 @@ TEST(Catalog, TellsOfKeysThatComeAndGo) {
   journal.fail_writes = false;
   ASSERT_TRUE(catalog->remove("k"));
   EXPECT_EQ(last(), (Told{{"k", false}}));
+  ASSERT_TRUE(catalog->publish_all({make_record(9, "m"), make_record(10, "n")}));
+  (void)last();
+  std::vector<Record> both{**catalog->find("m"), **catalog->find("n")};
+  journal.fail_writes = true;
+  EXPECT_FALSE(catalog->remove_all(both));
+  EXPECT_EQ(last(), Told());
+  journal.fail_writes = false;
+  ASSERT_TRUE(catalog->remove_all(both));
+  EXPECT_EQ(last(), (Told{{"m", false}, {"n", false}}));
   // Of what is there at the start its owner knows by for_each().
   catalog.reset();
   catalog = must_open(dir.path(), options);

@@ -30,6 +30,7 @@ class Catalog::Impl {
 
   Result<std::optional<Record>> change(EntryType type, Record record, bool expect_object);
   Result<std::vector<std::optional<Record>>> publish_all(const std::vector<Record>& records);
+  Result<void> remove_all(std::vector<Record>& records);
   Result<std::optional<Record>> find(std::string_view key);
   Result<std::shared_ptr<const Record>> look(std::string_view key);
   Result<std::optional<Record>> find_object(std::uint64_t object_id);
@@ -66,6 +67,8 @@ class Catalog::Impl {
   void tell_presence(const Draft& draft, bool there) const;
   void prepare(Draft& draft, std::uint64_t sequence) const;
   void apply(Draft& draft, const Journal::Written& written);
+  // All of them with one write, or none.
+  Result<void> write_all(std::vector<Draft>& drafts);
 
   void thaw();  // frozen_ back into active_: the group sync failed
   Result<void> write_to_index(std::uint64_t cut);
