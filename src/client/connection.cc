@@ -165,8 +165,19 @@ Result<void> Connection::submit_now(Waiter& waiter, wire::Type type, const std::
     const std::lock_guard lock(mutex_);
     if (broken_) return *broken_;
     waiters_.push_back(&waiter);
+    if (!waiter.detached_) waiter.connection_ = this;
   }
-  const auto sent = send(before, packet, deadline);
+  // Without memory for the words of an error it is not known how much has gone. Who asked is told
+  // as much, and what comes all the same is given back.
+  bool is_known = true;
+  const auto sent = [&]() -> Result<bool> {
+    try {
+      return send(before, packet, deadline);
+    } catch (const std::exception&) {
+      is_known = false;
+      return false;
+    }
+  }();
   if (!sent) {
     break_off(sent.error());  // which is the answer
     return {};
@@ -175,6 +186,7 @@ Result<void> Connection::submit_now(Waiter& waiter, wire::Type type, const std::
   const std::lock_guard lock(mutex_);
   if (!forget(waiter)) return {};
   pass_role_on();
+  if (!is_known) return no_memory();
   return Error{Errc::kTimeout, 0, "the daemon takes no requests at the moment"};
 }
 
@@ -199,6 +211,7 @@ Result<void> Connection::await(Waiter& waiter, Deadline deadline) {
       waiter.waits_ = false;
     }
   }
+  waiter.connection_ = nullptr;
   pass_role_on();
   if (waiter.failure_) return *std::move(waiter.failure_);
   return {};
@@ -209,7 +222,24 @@ bool Connection::forget(Waiter& waiter) {
   if (found == waiters_.end()) return false;
   *found = waiters_.back();
   waiters_.pop_back();
+  waiter.connection_ = nullptr;
   return true;
+}
+
+void Waiter::abandon() noexcept {
+  if (connection_ != nullptr) connection_->abandon(*this);
+}
+
+void Connection::abandon(Waiter& waiter) noexcept {
+  std::unique_lock lock(mutex_);
+  if (forget(waiter)) return pass_role_on();
+  // Its answer is just being read.
+  while (waiter.taking_ && !waiter.done_) waiter.wake_.wait(lock);
+}
+
+std::size_t Connection::under_way() {
+  const std::lock_guard lock(mutex_);
+  return waiters_.size();
 }
 
 // Not to somebody who does not wait yet, and may be long in sending: who comes takes it by himself.
