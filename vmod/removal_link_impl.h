@@ -103,7 +103,8 @@ struct RemovalLink::Impl {  // NOLINT(clang-analyzer-optin.performance.Padding)
   std::uint64_t seen = 0;  // the last removal that came
   std::uint64_t acknowledged = 0;
   std::uint64_t applied_before = 0;  // at JOIN: up to here bans are only noted
-  bool serves = false;  // the child has started: no objects of an earlier life come any more
+  bool dropped = false;  // everything, and the daemon has not been told: it would have to be again
+  bool serves = false;   // the child has started: no objects of an earlier life come any more
   std::string said;
 
   // --- our own removals, by token

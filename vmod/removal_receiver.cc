@@ -74,7 +74,8 @@ void RemovalLink::Impl::receive() {
     return;
   }
   // Not what was applied and deliberately not acknowledged: twice does no harm.
-  auto joined = client->join(name, log_id, serves ? applied.load() : acknowledged);
+  auto joined =
+      client->join(name, dropped && !serves ? 0 : log_id, serves ? applied.load() : acknowledged);
   if (!joined) {
     say_once("the daemon does not let this cache join: " + describe(joined.error()));
     return;
@@ -98,6 +99,7 @@ void RemovalLink::Impl::begin(const Joined& joined) {
            "that it has is banned");
     must_ban(kEverything);
   }
+  dropped = everything;
   unfinished.clear();
   log_id = joined.log_id;
   seen = acknowledged = joined.from - 1;
@@ -185,12 +187,14 @@ void RemovalLink::Impl::finish_ours(Client& client) {
     unfinished.pop_front();
   }
   const std::uint64_t upto = unfinished.empty() ? seen : unfinished.front().sequence - 1;
-  if (upto == acknowledged) return;
+  if (upto == acknowledged && !dropped) return;
   applied.store(upto, std::memory_order_release);
   // A store of a later VCL may not have its objects back yet: if this process ends now, its next
   // life is to be told again. But the daemon sends no more than some at a time.
   if (!serves && upto - acknowledged < kUnservedMax) return;
-  if (client.acknowledge(upto)) acknowledged = upto;
+  if (!client.acknowledge(upto)) return;
+  acknowledged = upto;
+  dropped = false;
 }
 
 bool RemovalLink::Impl::ban_here(const std::string& canonical) {

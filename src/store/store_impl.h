@@ -207,6 +207,7 @@ class StoreImpl final : public Store {
   };
 
   // store_open.cc
+  Result<void> open_removals();
   Result<void> cut_memory();
   Result<void> recover_objects();
   Result<void> recover_held();

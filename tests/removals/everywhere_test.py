@@ -1,6 +1,7 @@
 """What is removed in one varnishd is removed in the other: purge, ban, tag; whoever dies, hangs or comes back."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -336,6 +337,41 @@ class Daemons(unittest.TestCase):
                 for cache in machine.caches:
                     cache.wait_current()
                 self.assertEqual(b.get(url), 1)
+
+    def test_a_cache_that_was_down_while_the_log_was_lost_drops_what_it_has_and_does_so_once(self):
+        with Machine(2) as machine:
+            a, b = machine.caches
+            for cache in machine.caches:
+                self.assertEqual(cache.get("/lost"), 0)
+            removals = os.path.join(machine.daemon.state_dir, "removals")
+
+            def meanwhile():
+                machine.origin.change("/lost")
+                a.remove("PURGE", "/lost")
+                machine.daemon.kill()
+                shutil.rmtree(removals)
+                machine.daemon.start()
+                machine.let_in()
+            b.restart(meanwhile)
+            self.assertGreaterEqual(b.counters("OBJM")["c_adopted"], 1)
+            b.wait_current()
+            self.assertEqual(b.get("/lost"), 1)
+            self.assertEqual(b.counters()["c_dropped_all"], 1)
+
+            def told():
+                try:
+                    with open(os.path.join(removals, "applied"), "rb") as file:
+                        known = file.read().splitlines()[1:-1]
+                except FileNotFoundError:
+                    return False
+                return len(known) == 2 and all(line.startswith(b"1 ") for line in known)
+            wait_until(told, "both have told the daemon that they have dropped everything", WAIT_S)
+            b.restart()
+            b.wait_current()
+            self.assertEqual(b.counters()["c_dropped_all"], 0)
+            self.assertEqual(b.get("/lost"), 1)
+            _, _, headers = b.request("GET", "/lost", {"X-Device": "d"})
+            self.assertNotEqual(headers["X-Hits"], "0")
 
 
 def a_log(cache):
