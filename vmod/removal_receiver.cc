@@ -80,8 +80,6 @@ void RemovalLink::Impl::receive() {
     say_once("the daemon does not let this cache join: " + describe(joined.error()));
     return;
   }
-  if (!said.empty()) notice(LOG_NOTICE, nullptr, "removals: daemon is back");
-  said.clear();
   begin(*joined);
   page.store(std::make_shared<const RemovalHead>(std::move(joined->page)));
   serve(*client);
@@ -94,9 +92,10 @@ void RemovalLink::Impl::begin(const Joined& joined) {
   if (joined.head - std::min(joined.head, joined.applied) > kCatchUpMax) everything = true;
   if (everything) {
     count(counters->c_dropped_all);
-    notice(LOG_WARNING, nullptr,
-           "removals: this cache missed too many, or some that are not known any more: everything "
-           "that it has is banned");
+    const std::string text =
+        "removals: this cache missed too many, or some that are not known any more: everything "
+        "that it has is banned";
+    if (missed.is_news(text)) notice(LOG_WARNING, nullptr, text);
     must_ban(kEverything);
   }
   dropped = everything;
@@ -121,6 +120,9 @@ void RemovalLink::Impl::serve(Client& client) {
       take(**std::move(removal));
     }
     finish_ours(client);
+    // Not before: what fails at each start would be told each time.
+    if (trouble.is_over()) notice(LOG_NOTICE, nullptr, "removals: daemon is back");
+    (void)missed.is_over();
     const bool current = director_is_current();
     gauge(counters->g_current, current ? 1 : 0);
     if (current) start_is_over();

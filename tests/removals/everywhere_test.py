@@ -373,6 +373,37 @@ class Daemons(unittest.TestCase):
             _, _, headers = b.request("GET", "/lost", {"X-Device": "d"})
             self.assertNotEqual(headers["X-Hits"], "0")
 
+    @unittest.skipUnless(os.getuid() == 0, "varnishd has the daemon's own rights")
+    def test_a_cache_that_may_not_remove_says_so_once(self):
+        with Machine(1) as machine:
+            cache, = machine.caches
+
+            def begin_again(*extra):
+                machine.daemon.kill()
+                machine.daemon.extra = list(extra)
+                machine.daemon.start()
+                machine.let_in()
+
+            begin_again("--write-gid", "root")
+            cache.admin("ban", "req.url", "==", "/refused")
+            for words in (b"takes no bans of this cache: denied", b"does not let this cache join: denied"):
+                wait_until(lambda words=words: said(cache, words) > 0, f"it says {words}", WAIT_S)
+            failed = cache.counters()["c_failed"]
+            wait_until(lambda: cache.counters()["c_failed"] >= failed + 4, "it goes on asking", WAIT_S)
+            for words in (b"takes no bans of this cache", b"does not let this cache join"):
+                self.assertEqual(said(cache, words), 1, words)
+            begin_again()
+            wait_until(lambda: said(cache, b"the daemon takes bans again") == 1, "the ban is sent", WAIT_S)
+            wait_until(lambda: cache.counters()["g_unsent"] == 0, "all is sent", WAIT_S)
+            cache.wait_current()
+
+
+def said(cache, words):
+    """How often the VMOD has said that."""
+    done = subprocess.run(["varnishlog", "-d", "-g", "raw", "-n", cache.directory, "-i", "Error"],
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=WAIT_S)
+    return done.stdout.count(words)
+
 
 def a_log(cache):
     done = subprocess.run(["varnishlog", "-d", "-g", "request", "-n", cache.directory, "-i", "VCL_Error"],
