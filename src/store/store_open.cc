@@ -246,6 +246,7 @@ void StoreImpl::claim(ObjectId object) {
 Result<void> StoreImpl::shutdown() {
   // What the worker has begun is finished by its destructor; what waits behind it is not published
   // and so leaves nothing.
+  end_lists();
   worker_.reset();
   removal_worker_.reset();
   if (board_ != nullptr) board_->end();
@@ -259,6 +260,7 @@ Result<void> StoreImpl::shutdown() {
 }
 
 StoreImpl::~StoreImpl() {
+  end_lists();
   worker_.reset();
   removal_worker_.reset();
   puts_.clear();
