@@ -310,6 +310,53 @@ TEST_F(ClaimsStore, WhatIsRefusedEndsTheClaimAllTheSame) {
   is_free("k");
 }
 
+TEST_F(ClaimsStore, ThoseThatCannotBeRecordedAreRefusedTogetherAndLeaveNothing) {
+  open_all();
+  const auto room = *store->take_room(x->holder(), {300'000});
+  const std::vector<std::string> keys{"k0", "k1", "k2"};
+  const auto put_all = [&](std::uint64_t from) {
+    std::vector<RoomBody> bodies;
+    for (const std::string& key : keys) {
+      EXPECT_TRUE(x->claim(key)) << key;
+      bodies.push_back(into(room, from + 64 * bodies.size(), key, "the body of " + key));
+      bodies.back().claimed = true;
+    }
+    return bodies;
+  };
+  auto bodies = put_all(0);
+  ASSERT_TRUE(follows("k0"));
+  bool woken = false;
+  ASSERT_TRUE(std::holds_alternative<Waiting>(ask(me, "k2", false, [&woken] { woken = true; })));
+  const std::uint64_t used = status("memory.used_bytes");
+  {
+    const testing::NoWrites journal_fails;
+    for (const auto& done : put_in_room(x->holder(), room.put_id, bodies)) EXPECT_FALSE(done);
+  }
+  until([&] { return woken; });
+  EXPECT_EQ(followed().state, FollowedState::kAborted);
+  store->release(me, lease);
+  for (const std::string& key : keys) {
+    EXPECT_EQ(get(key), std::nullopt);
+    is_free(key);
+  }
+  EXPECT_EQ(status("objects"), 0U);
+  EXPECT_EQ(status("memory.used_bytes"), used - 3 * 64);
+  // With space they come.
+  bodies = put_all(1024);
+  for (const auto& done : put_in_room(x->holder(), room.put_id, bodies)) EXPECT_TRUE(done);
+  for (const std::string& key : keys) {
+    EXPECT_EQ(get(key), "the body of " + key);
+    ASSERT_TRUE(store->remove(key));
+    is_free(key);
+  }
+  ASSERT_TRUE(store->abort(x->holder(), room.put_id));
+  EXPECT_EQ(status("puts"), 0U);
+  EXPECT_EQ(status("leases"), 0U);
+  // What the board has shown is looked for first.
+  clock.now_ns += 1'000'000'000;
+  until([&] { return status("memory.used_bytes") == 0; });
+}
+
 TEST_F(ClaimsStore, WhatIsDroppedIsForTheNextOne) {
   open_all();
   ASSERT_TRUE(x->claim("k"));

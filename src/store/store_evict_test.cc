@@ -1,11 +1,9 @@
 // Making room, in memory and on disk: by eviction, by moving to disk, by compaction, and when the
 // memory tier has been made smaller. What is leased stays.
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
 #include <atomic>
 #include <cerrno>
-#include <csignal>
 #include <string>
 #include <string_view>
 
@@ -30,33 +28,12 @@ TEST_F(StoreTest, AFullMemoryEvictsButNotWhatIsLeased) {
   EXPECT_TRUE(*store->stat("leased"));
 }
 
-// No file can be written to for as long as it lives.
-class NoWrites {
- public:
-  NoWrites() : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    EXPECT_EQ(::getrlimit(RLIMIT_FSIZE, &before_), 0);
-    struct rlimit now = before_;
-    now.rlim_cur = 0;
-    EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &now), 0);
-  }
-  NoWrites(const NoWrites&) = delete;
-  NoWrites& operator=(const NoWrites&) = delete;
-  ~NoWrites() {
-    (void)::setrlimit(RLIMIT_FSIZE, &before_);
-    (void)std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  void (*handler_)(int);
-  struct rlimit before_ {};
-};
-
 TEST_F(StoreTest, WhatCannotBeRecordedAsEvictedIsEvictedLater) {
   open();
   for (unsigned i = 0; i < 4; ++i) ASSERT_TRUE(put("k" + std::to_string(i), body_of(1000000, i)));
   for (int i = 0; i < 2; ++i) {
     const auto refused = [&] {
-      const NoWrites journal_fails;
+      const testing::NoWrites journal_fails;
       return store->reserve(me, request("more", 1000000), nullptr);
     }();
     ASSERT_FALSE(refused);
