@@ -14,6 +14,10 @@
 // together) is sent by one thread at a time, and before anything that is asked later.
 //
 // Lock order: ahead_mutex_, mutex_, the cache's own. Nothing is sent or received under mutex_.
+//
+// By subject: connection.cc (its making, calls, what waits for the next one), connection_reader.cc,
+// connection_events.cc (what comes unasked), connection_segments.cc (where bytes lie),
+// connection_board.cc (what needs no message), room.cc, post.cc.
 #pragma once
 
 #include <atomic>
