@@ -94,6 +94,7 @@ class StoreImpl final : public Store {
   void set_listener(Listener listener) override { listener_ = std::move(listener); }
   BorrowedFd wakeup_fd() override { return worker_->wakeup_fd(); }
   void on_wakeup() override {
+    worker_->clear_wakeup();
     worker_->deliver();
     removal_worker_->deliver();
     if (list_worker_ != nullptr) list_worker_->deliver();

@@ -65,9 +65,12 @@ void Worker::finish(Job job) {
   (void)!::write(wakeup_.raw(), &one, sizeof one);
 }
 
-void Worker::deliver() {
+void Worker::clear_wakeup() {
   std::uint64_t count = 0;
   (void)!::read(wakeup_.raw(), &count, sizeof count);
+}
+
+void Worker::deliver() {
   std::deque<Job> due;
   {
     const std::lock_guard lock(mutex_);
