@@ -140,11 +140,12 @@ Result<void> StoreImpl::start() {
 }
 
 Result<void> StoreImpl::open_removals() {
-  const UniqueFd regions = OM_TRY(open_directory(config_.memory_dir + "/regions"));
+  const UniqueFd directory = OM_TRY(open_directory(config_.memory_dir + "/regions"));
+  const std::vector<std::string> regions = OM_TRY(list_directory(directory.borrow()));
   RemovalLog::Options options;
   // A start that did not come so far has left a catalog, and nothing in it.
-  options.is_first = catalog_->status().objects == 0 && disks_->region_names().empty() &&
-                     OM_TRY(list_directory(regions.borrow())).empty();
+  options.is_first =
+      catalog_->status().objects == 0 && disks_->region_names().empty() && regions.empty();
   removal_log_ = OM_TRY(RemovalLog::open(
       OM_TRY(catalog::open_log_directory(config_.state_dir + "/removals")), options, clock_));
   if (!removal_log_->report().empty())
