@@ -1,20 +1,22 @@
 #include "lease_body.h"
 
 #include <sys/resource.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <limits>
+#include <list>
 #include <map>
 #include <mutex>
 #include <utility>
 #include <vector>
 
 #include "base/limits.h"
+#include "errands.h"
 #include "fetch.h"
 #include "redirect.h"
 #include "storage.h"
@@ -293,16 +295,69 @@ class LeaseBody final : public AttachedBody {
   const std::uint64_t bytes_;
 };
 
-// One of the objcores, with a reference for us; not one of `done`. While the lock is held, its body
-// is not being freed, and so it and its objhead are there; but it may be on its way. The one place
-// where an objhead's mutex is taken under a lock of ours: nobody frees a body while he holds one.
+// An object on its way out, with a reference that only a worker can give back.
+struct Removal {
+  struct pool_task task {};
+  struct objcore* oc = nullptr;
+};
+using Removals = Errands<Removal>;
+
+// For a worker, and then for it to be through.
+constexpr std::chrono::milliseconds kRemovalLimit{1000};
+std::atomic<bool> told_late{false};
+
+bool is_busy(struct objcore* oc) {
+  Lck_Lock(&oc->objhead->mtx);
+  const bool busy = (oc->flags & OC_F_BUSY) != 0;
+  Lck_Unlock(&oc->objhead->mtx);
+  return busy;
+}
+
+void remove(struct worker* wrk, void* priv) noexcept;
+
+// Never destroyed: threads use it.
+Removals& leaving() {
+  static auto* all = new Removals([](Removals::Errand& removal) {
+    removal.item.task.func = remove;
+    removal.item.task.priv = &removal;
+    return varnish.Pool_Task_Any(&removal.item.task, TASK_QUEUE_BO) == 0;
+  });
+  return *all;
+}
+
+void remove(struct worker* wrk, void* priv) noexcept {
+  const Removals::Errand& removal = *static_cast<Removals::Errand*>(priv);
+  struct objcore* oc = removal.item.oc;
+  // Between getting its body and being there for all is a moment.
+  for (int i = 0; i < 1000 && is_busy(oc); ++i) usleep(1000);
+  // Freeing it may log.
+  std::array<std::byte, 1024> log_buffer;
+  struct vsl_log log {};
+  varnish.VSL_Setup(&log, log_buffer.data(), log_buffer.size());
+  struct vsl_log* const before = wrk->vsl;
+  wrk->vsl = &log;
+  varnish.HSH_Kill(oc);
+  (void)varnish.HSH_DerefObjCore(wrk, &oc, 0);
+  varnish.VSL_Flush(&log, 0);
+  wrk->vsl = before;
+  leaving().finished(removal);
+  if (!leaving().any_late()) told_late.store(false, std::memory_order_relaxed);
+}
+
+// One of the objcores, with a reference for us; not one of `done`, and not one that is on its way
+// out. While the lock is held, its body is not being freed, and so it and its objhead are there;
+// but it may be on its way. The one place where an objhead's mutex is taken under a lock of ours:
+// nobody frees a body while he holds one.
 struct objcore* reference(const Client* client, std::uint64_t lease_id,
-                          const std::vector<struct objcore*>& done) {
+                          const std::vector<struct objcore*>& done,
+                          const std::list<Removals::Errand>& on_their_way) {
   const std::lock_guard lock(holders().mutex);
   const auto [first, last] = holders().of.equal_range({client, lease_id});
   for (auto one = first; one != last; ++one) {
     struct objcore* oc = one->second.oc;
     if (std::ranges::find(done, oc) != done.end()) continue;
+    if (std::ranges::any_of(on_their_way, [oc](const auto& other) { return other.item.oc == oc; }))
+      continue;
     Lck_Lock(&oc->objhead->mtx);
     const bool alive = oc->refcnt > 0;
     if (alive) oc->refcnt++;
@@ -313,56 +368,31 @@ struct objcore* reference(const Client* client, std::uint64_t lease_id,
   return nullptr;
 }
 
-struct Removal {
-  struct pool_task task {};
-  struct objcore* oc = nullptr;
-  std::mutex mutex;
-  std::condition_variable finished;
-  bool done = false;
-};
-
-bool is_busy(struct objcore* oc) {
-  Lck_Lock(&oc->objhead->mtx);
-  const bool busy = (oc->flags & OC_F_BUSY) != 0;
-  Lck_Unlock(&oc->objhead->mtx);
-  return busy;
-}
-
-void remove(struct worker* wrk, void* priv) noexcept {
-  Removal& removal = *static_cast<Removal*>(priv);
-  // Between getting its body and being there for all is a moment.
-  for (int i = 0; i < 1000 && is_busy(removal.oc); ++i) usleep(1000);
-  // Freeing it may log.
-  std::array<std::byte, 1024> log_buffer;
-  struct vsl_log log {};
-  varnish.VSL_Setup(&log, log_buffer.data(), log_buffer.size());
-  struct vsl_log* const before = wrk->vsl;
-  wrk->vsl = &log;
-  varnish.HSH_Kill(removal.oc);
-  (void)varnish.HSH_DerefObjCore(wrk, &removal.oc, 0);
-  varnish.VSL_Flush(&log, 0);
-  wrk->vsl = before;
-  const std::lock_guard lock(removal.mutex);
-  removal.done = true;
-  removal.finished.notify_one();
-}
-
 }  // namespace
 
+// Where no worker removes them in time they keep their bodies until one does: the daemon asks
+// again, and each time those that were put off are taken up again.
 bool revoked(const Client* client, std::uint64_t lease_id) {
+  leaving().take_up_again();
   std::vector<struct objcore*> done;
-  while (struct objcore* oc = reference(client, lease_id, done)) {
-    done.push_back(oc);
-    Removal removal;
-    removal.oc = oc;
-    removal.task.func = remove;
-    removal.task.priv = &removal;
-    // We have a reference that only a worker can give back.
-    while (varnish.Pool_Task_Any(&removal.task, TASK_QUEUE_BO) != 0) usleep(10000);
-    std::unique_lock lock(removal.mutex);
-    removal.finished.wait(lock, [&] { return removal.done; });
+  while (true) {
+    done.reserve(done.size() + 1);
+    Store* store = nullptr;
+    const auto number = leaving().begin([&](Removal& removal, const auto& on_their_way) {
+      removal.oc = reference(client, lease_id, done, on_their_way);
+      if (removal.oc == nullptr) return false;
+      done.push_back(removal.oc);
+      store = Store::of(removal.oc);
+      return true;
+    });
+    if (!number) return !done.empty();
+    if (leaving().see_to(*number, kRemovalLimit)) continue;
+    count(store->counters().c_revoke_late);
+    if (!told_late.exchange(true, std::memory_order_relaxed))
+      notice(
+          LOG_WARNING, store,
+          "no worker thread has time to remove what the daemon wants back: it goes when one has");
   }
-  return !done.empty();
 }
 
 namespace {
@@ -439,6 +469,7 @@ std::uint64_t renew(const std::shared_ptr<Client>& lost, std::uint64_t ended_ns,
         std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
     return std::max(time, std::chrono::milliseconds(1));
   };
+  leaving().take_up_again();
   const std::vector<Behind> batch = those_behind(lost.get(), after);
   if (batch.empty()) return 0;
   std::vector<const Behind*> named;

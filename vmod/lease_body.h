@@ -85,8 +85,9 @@ bool has_room(const region::Region& region, std::uint64_t leases, std::uint64_t 
 std::uint64_t record_bytes(const region::Record& record);
 
 // The daemon asks for the lease back: the object that holds it is removed, and lets go once the
-// deliveries that are under way have ended. False: nobody holds it any more. Any thread but a
-// worker's.
+// deliveries that are under way have ended. False: nobody holds it any more that is not on his way
+// out. Waits for workers, a second at most for each object; those for which there is none keep
+// their bodies, and are removed later. Any thread but a worker's.
 bool revoked(const Client* client, std::uint64_t lease_id);
 
 // The connection `lost` has ended, at `ended_ns` (since 1970): what objects hold over it they hold

@@ -28,6 +28,7 @@
 
 #include "objmapper/client.h"
 #include "removal_link.h"
+#include "say_once.h"
 #include "storage.h"
 
 extern "C" {
@@ -104,8 +105,10 @@ struct RemovalLink::Impl {  // NOLINT(clang-analyzer-optin.performance.Padding)
   std::uint64_t seen = 0;  // the last removal that came
   std::uint64_t acknowledged = 0;
   std::uint64_t applied_before = 0;  // at JOIN: up to here bans are only noted
-  bool serves = false;  // the child has started: no objects of an earlier life come any more
-  std::string said;
+  bool dropped = false;  // everything, and the daemon has not been told: it would have to be again
+  bool serves = false;   // the child has started: no objects of an earlier life come any more
+  SayOnce trouble;
+  SayOnce missed;
 
   // --- our own removals, by token
   enum class OursState { kWaiting, kDone };
@@ -132,6 +135,7 @@ struct RemovalLink::Impl {  // NOLINT(clang-analyzer-optin.performance.Padding)
   bool local_lost = false;           // guarded by local_mutex
   double unsent_from = 0;            // guarded by local_mutex; time of the oldest, or 0
   double newest_ban = 0;             // guarded by local_mutex; of all
+  SayOnce refusal;                   // the sender's own
 
   // --- whoever waits for the start
   std::mutex start_mutex;
@@ -155,10 +159,9 @@ struct RemovalLink::Impl {  // NOLINT(clang-analyzer-optin.performance.Padding)
     const std::uint64_t one = 1;
     (void)!::write(wake_receiver_fd, &one, sizeof one);
   }
+  // The receiver.
   void say_once(const std::string& text) {
-    if (text == said) return;
-    said = text;
-    notice(LOG_WARNING, nullptr, "removals: " + text);
+    if (trouble.is_news(text)) notice(LOG_WARNING, nullptr, "removals: " + text);
   }
   void start_is_over() {
     {

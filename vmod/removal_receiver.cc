@@ -76,13 +76,12 @@ void RemovalLink::Impl::receive() {
     return;
   }
   // Not what was applied and deliberately not acknowledged: twice does no harm.
-  auto joined = client->join(name, log_id, serves ? applied.load() : acknowledged);
+  auto joined =
+      client->join(name, dropped && !serves ? 0 : log_id, serves ? applied.load() : acknowledged);
   if (!joined) {
     say_once("the daemon does not let this cache join: " + describe(joined.error()));
     return;
   }
-  if (!said.empty()) notice(LOG_NOTICE, nullptr, "removals: daemon is back");
-  said.clear();
   begin(*joined);
   page.store(std::make_shared<const RemovalHead>(std::move(joined->page)));
   serve(*client);
@@ -95,15 +94,17 @@ void RemovalLink::Impl::begin(const Joined& joined) {
   if (joined.head - std::min(joined.head, joined.applied) > kCatchUpMax) everything = true;
   if (everything) {
     count(counters->c_dropped_all);
-    notice(LOG_WARNING, nullptr,
-           "removals: this cache missed too many, or some that are not known any more: everything "
-           "that it has is banned");
+    const std::string text =
+        "removals: this cache missed too many, or some that are not known any more: everything "
+        "that it has is banned";
+    if (missed.is_news(text)) notice(LOG_WARNING, nullptr, text);
     // Also what is on its way, and would be newer than that ban.
     removal_index::note_everything();
     link.bans_->raise_floor_here(VTIM_real());
     must_ban(kEverything);
     removal_index::settle();
   }
+  dropped = everything;
   unfinished.clear();
   log_id = joined.log_id;
   seen = acknowledged = joined.from - 1;
@@ -125,6 +126,9 @@ void RemovalLink::Impl::serve(Client& client) {
       take(**std::move(removal));
     }
     finish_ours(client);
+    // Not before: what fails at each start would be told each time.
+    if (trouble.is_over()) notice(LOG_NOTICE, nullptr, "removals: daemon is back");
+    (void)missed.is_over();
     const bool current = director_is_current();
     gauge(counters->g_current, current ? 1 : 0);
     if (current) start_is_over();
@@ -191,12 +195,14 @@ void RemovalLink::Impl::finish_ours(Client& client) {
     unfinished.pop_front();
   }
   const std::uint64_t upto = unfinished.empty() ? seen : unfinished.front().sequence - 1;
-  if (upto == acknowledged) return;
+  if (upto == acknowledged && !dropped) return;
   applied.store(upto, std::memory_order_release);
   // A store of a later VCL may not have its objects back yet: if this process ends now, its next
   // life is to be told again. But the daemon sends no more than some at a time.
   if (!serves && upto - acknowledged < kUnservedMax) return;
-  if (client.acknowledge(upto)) acknowledged = upto;
+  if (!client.acknowledge(upto)) return;
+  acknowledged = upto;
+  dropped = false;
 }
 
 bool RemovalLink::Impl::ban_here(const std::string& canonical) {

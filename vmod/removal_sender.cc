@@ -61,6 +61,11 @@ std::string build_ban(const std::string& canonical, bool commit) {
   return why;
 }
 
+// Not that it does not answer, of which the receiver tells.
+bool is_refusal(Errc code) {
+  return code != Errc::kUnavailable && code != Errc::kTimeout && code != Errc::kBusy;
+}
+
 }  // namespace
 
 std::string check_ban(const std::string& canonical) { return build_ban(canonical, false); }
@@ -83,7 +88,8 @@ void RemovalLink::Impl::run_sender() noexcept {
     try {
       send_local_bans();
     } catch (const std::exception& failure) {
-      notice(LOG_ERR, nullptr, std::string("removals: sender starts over: ") + failure.what());
+      const std::string text = std::string("removals: sender starts over: ") + failure.what();
+      if (refusal.is_news(text)) notice(LOG_ERR, nullptr, text);
       std::this_thread::sleep_for(kRemovalBackoffMax);
     }
   }
@@ -149,16 +155,20 @@ void RemovalLink::Impl::send(const std::string& canonical) {
       failure = recorded.error();
     if (!failure) {
       count(counters->c_recorded);
+      if (refusal.is_over()) notice(LOG_NOTICE, nullptr, "removals: the daemon takes bans again");
       return;
     }
     count(counters->c_failed);
     // Recorded or not: if it comes as an event, it is applied once more, which does no harm.
     forget_token(request.token);
-    if (failure->code == Errc::kMalformed || failure->code == Errc::kDenied) {
+    if (failure->code == Errc::kMalformed) {
       notice(LOG_ERR, nullptr,
              "removals: the daemon does not take the ban " + canonical + ": " + describe(*failure));
-      if (failure->code == Errc::kMalformed) return;
+      return;
     }
+    const std::string text =
+        "removals: the daemon takes no bans of this cache: " + describe(*failure);
+    if (is_refusal(failure->code) && refusal.is_news(text)) notice(LOG_ERR, nullptr, text);
     std::this_thread::sleep_for(backoff);
     backoff = std::min(backoff * 2, kRemovalBackoffMax);
   }

@@ -413,10 +413,12 @@ class [[nodiscard]] RemovalHead {
 };
 struct Joined {
   std::uint64_t log_id = 0;
-  std::uint64_t head = 0;      // the last removal
-  std::uint64_t applied = 0;   // up to here this cache has applied them
-  std::uint64_t from = 0;      // the first that it will be told of
-  bool gap = false;            // some are not known any more: drop what was taken before
+  std::uint64_t head = 0;     // the last removal
+  std::uint64_t applied = 0;  // up to here this cache has applied them
+  std::uint64_t from = 0;     // the first that it will be told of
+  // Some are not known any more: drop what was taken before, then acknowledge() from - 1. Until
+  // then it is told again.
+  bool gap = false;
   std::uint64_t floor_ns = 0;  // bans up to this time may not be known any more
   RemovalHead page;
 };

@@ -145,7 +145,10 @@ class ClaimsDaemon {
       wire::PutReply reply;
       for (const wire::PutBody& body : request.as<wire::Put>().bodies) {
         note("put " + body.key + " " + std::to_string(body.flags));
-        reply.items.push_back({0, 1, 2});
+        if (refuse.load())
+          reply.items.push_back({static_cast<std::uint32_t>(Errc::kNoSpace), 0, 0});
+        else
+          reply.items.push_back({0, 1, 2});
       }
       server.reply(request, reply);
     } else if (request.header.type == wire::Type::kUnclaim) {
@@ -307,6 +310,37 @@ TEST(Claims, ThatArePutAreTheDaemonsToEnd) {
   EXPECT_EQ(daemon.messages(), (Messages{"put l " + flags, "put m " + flags}));
   for (const char* key : {"k", "l", "m"})
     EXPECT_EQ(daemon.word(key).load(), ClaimsDaemon::mine(key));
+}
+
+TEST(Claims, OfCommitsThatAreKeptAndRefusedAreTheDaemonsToEnd) {
+  ClaimsDaemon daemon;
+  const std::string flags = std::to_string(wire::kReserveClaimed);
+  daemon.client->defer(1h);
+  std::vector<std::string> told;
+  for (const char* key : {"k", "l"})
+    writer_of(daemon, key).commit({}, [&told, key](const Result<PutResult>& done) {
+      told.push_back(std::string(key) + (done ? " ok" : " ") +
+                     (done ? "" : to_string(done.error().code)));
+    });
+  EXPECT_TRUE(told.empty());
+  for (const char* key : {"k", "l"}) EXPECT_FALSE(daemon.client->claim(key));
+  daemon.refuse = true;
+  // Before what is asked next, each once; and nobody says anything of the claims beside.
+  EXPECT_EQ(daemon.messages(), (Messages{"put k " + flags, "put l " + flags}));
+  EXPECT_EQ(told, (std::vector<std::string>{"k no space", "l no space"}));
+  for (const char* key : {"k", "l"}) {
+    EXPECT_EQ(daemon.word(key).load(), ClaimsDaemon::mine(key));
+    daemon.word(key) = 0;
+  }
+  // Now they may be claimed again, and their bytes were not the room's any more.
+  daemon.refuse = false;
+  for (const char* key : {"k", "l"})
+    writer_of(daemon, key).commit({}, [&told](const Result<PutResult>& done) {
+      told.emplace_back(done ? "ok" : "refused");
+    });
+  EXPECT_EQ(daemon.client->flush(), 4U);
+  EXPECT_EQ(daemon.messages(), (Messages{"put k " + flags, "put l " + flags}));
+  EXPECT_EQ(told, (std::vector<std::string>{"k no space", "l no space", "ok", "ok"}));
 }
 
 TEST(Claims, EndWithTheWriterThatIsDropped) {

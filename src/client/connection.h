@@ -14,6 +14,10 @@
 // together) is sent by one thread at a time, and before anything that is asked later.
 //
 // Lock order: ahead_mutex_, mutex_, the cache's own. Nothing is sent or received under mutex_.
+//
+// By subject: connection.cc (its making, calls, what waits for the next one), connection_reader.cc,
+// connection_events.cc (what comes unasked), connection_segments.cc (where bytes lie),
+// connection_board.cc (what needs no message), room.cc, post.cc.
 #pragma once
 
 #include <atomic>
@@ -58,10 +62,14 @@ class Waiter {
   explicit Waiter(bool detached) : detached_(detached) {}
   // NOLINTNEXTLINE(performance-unnecessary-value-param): others keep it
   virtual void concluded(std::optional<Error> /*failure*/) {}
+  // First of all at the end of whoever may end without having been awaited: from here on the
+  // connection does not know of it.
+  void abandon() noexcept;
 
  private:
   friend class Connection;
   const bool detached_ = false;
+  Connection* connection_ = nullptr;  // from submit to the end of await(); not of a detached one
   std::uint64_t id_ = 0;
   wire::Type type_{};
   bool waits_ = false;   // in await(), for the reader or for its role
@@ -146,6 +154,7 @@ struct AheadWish {
 template <class Reply>
 class Call final : public Waiter {
  public:
+  ~Call() override { abandon(); }
   Reply reply;
   std::vector<SegmentRef> segments;   // those whose descriptors came with the reply
   std::vector<UniqueFd> descriptors;  // that are no segment's
@@ -155,6 +164,8 @@ class Call final : public Waiter {
 };
 
 class Connection : public std::enable_shared_from_this<Connection> {
+  friend class Waiter;
+
  public:
   // Says HELLO over a connected socket.
   static Result<std::shared_ptr<Connection>> start(UniqueFd socket, const ConnectOptions& options);
@@ -168,6 +179,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] std::size_t keys_per_get_max() const { return keys_per_get_max_; }
   [[nodiscard]] bool closed() const;
   void close();
+  // How many requests wait for their answers.
+  [[nodiscard]] std::size_t under_way();
 
   // Sends the request and waits for its reply.
   template <class Request, class Reply>
@@ -178,8 +191,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Result<void> call(const Request& request, Call<Reply>& waiting) {
     return call(request, waiting, deadline_in(timeout_));
   }
-  // The same in two steps, so that several may be under way: every call that was begun well has to
-  // be awaited.
+  // The same in two steps, so that several may be under way: every call that was begun well is to
+  // be awaited. One that ends before (an exception came in between) is forgotten, and so is its
+  // answer.
   template <class Request, class Reply>
   Result<void> begin(const Request& request, Call<Reply>& waiting, Deadline deadline) {
     return submit(waiting, Request::kType, wire::encode_request(next_id(), request), deadline);
@@ -315,6 +329,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void break_off(const Error& reason);  // takes the lock
   void pass_role_on();                  // under the lock
   bool forget(Waiter& waiter);          // under the lock; false: was not registered any more
+  void abandon(Waiter& waiter) noexcept;
 
   // room.cc; under ahead_mutex_
   [[nodiscard]] wire::Room room_wish(std::uint64_t whole) const;

@@ -34,6 +34,7 @@ class FakeStore final : public store::Store {
   std::optional<Error> fail_record;
   bool hold_syncs = false;
   bool hold_regions = false;
+  bool hold_lists = false;  // of regions
   std::optional<Error> fail_sync;
   bool durable_objects = false;
   std::deque<std::function<void()>> held;
@@ -237,10 +238,11 @@ class FakeStore final : public store::Store {
     }
     return page;
   }
-  Result<store::ListPage> list_region_objects(std::string_view /*prefix*/,
-                                              std::string_view /*after*/,
-                                              std::size_t /*limit*/) override {
-    return store::ListPage{};
+  void list_region_objects(std::string_view /*prefix*/, std::string_view /*after*/,
+                           std::size_t /*limit*/, store::ListDone done) override {
+    auto answer = [done = std::move(done)] { done(store::ListPage{}); };
+    if (!hold_lists) return answer();
+    held.emplace_back(std::move(answer));
   }
   std::vector<store::StatusItem> status() override {
     return {{"objects.count", objects_.size(), ""}, {"memory.pages", 0, "4k"}};

@@ -112,9 +112,11 @@ void RemovalHub::acknowledge(Session& session, std::uint64_t sequence) {
   if (found == members_.end()) return;
   Member& member = found->second;
   // Of what it was not told it cannot know.
-  if (sequence <= member.acknowledged || sequence > member.sent) return;
-  member.acknowledged = sequence;
+  if (sequence < member.acknowledged || sequence > member.sent) return;
   (void)store_.removals().note_applied(member.name, sequence);
+  // After a gap, that is what it says when it has dropped everything.
+  if (sequence == member.acknowledged) return;
+  member.acknowledged = sequence;
   for (Wait& wait : waits_) {
     if (wait.reply.sequence > sequence) break;
     wait.open.erase(&session);

@@ -104,6 +104,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void remove(std::uint64_t id, const wire::Delete& request);
   void stat(std::uint64_t id, const wire::Stat& request);
   void list(std::uint64_t id, const wire::List& request);
+  void listed(std::uint64_t id, Result<store::ListPage> page);
   void region(std::uint64_t id, const wire::RegionOpen& request);
   void region_opened(std::uint64_t id, store::RegionGrant opened);
   void region_list(std::uint64_t id, wire::RegionListRequest request);
@@ -180,6 +181,7 @@ class Session : public std::enable_shared_from_this<Session> {
   std::map<std::uint64_t, FollowWait> follow_waits_;
   std::uint64_t wait_number_ = 0;
   std::size_t descriptors_expected_ = 0;  // with answers of the store that are to come
+  std::size_t lists_under_way_ = 0;       // of regions
   std::uint32_t events_ = 0;              // subscribed to
   std::string events_prefix_;
   bool events_lost_ = false;

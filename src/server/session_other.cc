@@ -109,9 +109,23 @@ void Session::list(std::uint64_t id, const wire::List& request) {
   constexpr std::size_t kPageMax = 1000;
   const std::size_t limit =
       request.limit == 0 ? kPageMax : std::min<std::size_t>(request.limit, kPageMax);
-  auto page = (request.flags & wire::kListRegions) != 0
-                  ? shared_.store.list_region_objects(request.prefix, request.after, limit)
-                  : shared_.store.list(request.prefix, request.after, limit);
+  if ((request.flags & wire::kListRegions) == 0)
+    return listed(id, shared_.store.list(request.prefix, request.after, limit));
+  constexpr std::size_t kListsMax = 4;  // others want some, too
+  if (lists_under_way_ >= kListsMax)
+    return refuse(kType, id, {Errc::kBusy, 0, "too many lists of regions: ask again"});
+  ++lists_under_way_;
+  shared_.store.list_region_objects(request.prefix, request.after, limit,
+                                    [weak = weak_from_this(), id](Result<store::ListPage> page) {
+                                      const auto self = weak.lock();
+                                      if (!self) return;
+                                      --self->lists_under_way_;
+                                      if (!self->closed_) self->listed(id, std::move(page));
+                                    });
+}
+
+void Session::listed(std::uint64_t id, Result<store::ListPage> page) {
+  constexpr auto kType = wire::Type::kList;
   if (!page) return refuse(kType, id, page.error());
   wire::ListReply message;
   message.more = page->more ? 1 : 0;

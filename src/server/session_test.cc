@@ -483,6 +483,38 @@ TEST_F(SessionTest, RegionsThatAreAskedForCountAsDescriptorsUnderWay) {
   EXPECT_EQ(shared_.totals.descriptors.value(), 0U);
 }
 
+TEST_F(SessionTest, AListOfRegionsIsAnsweredLaterAndOthersMeanwhile) {
+  greet();
+  store_.hold_lists = true;
+  for (std::uint64_t id = 2; id < 7; ++id) request(id, wire::List{"", "", 0, wire::kListRegions});
+  request(7, wire::List{"", "", 0, 0});
+  // One too many, and one of what is not read for long.
+  const auto refused = receive();
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->header.request_id, 6U);
+  EXPECT_EQ(refused->header.status, Errc::kBusy);
+  const auto other = receive();
+  ASSERT_TRUE(other);
+  EXPECT_EQ(other->header.request_id, 7U);
+  ASSERT_EQ(store_.held.size(), 4U);
+  for (std::uint64_t id = 2; id < 6; ++id) {
+    store_.held.front()();
+    store_.held.pop_front();
+    const auto done = receive();
+    ASSERT_TRUE(done);
+    EXPECT_EQ(done->header.request_id, id);
+    EXPECT_EQ(done->header.status, Errc::kOk);
+  }
+  // Who has gone meanwhile hurts nobody.
+  request(8, wire::List{"", "", 0, wire::kListRegions});
+  turn();
+  ASSERT_EQ(store_.held.size(), 1U);
+  peer_.reset();
+  turn();
+  EXPECT_EQ(session_, nullptr);
+  store_.held.front()();
+}
+
 TEST_F(SessionTest, ADeleteIsAnsweredOnceItIsOnDiskAndOthersMeanwhile) {
   greet();
   put("k");

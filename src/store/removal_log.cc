@@ -185,12 +185,19 @@ Result<void> RemovalLog::begin() {
   if (directory_ != nullptr) OM_TRY(recover());
   if (id_ == 0) {
     id_ = random_id();
+    if (!options_.is_first && !end_lost_) {
+      end_lost_ = true;
+      floor_ns_ = std::max({floor_ns_, clock_.real_ns(), last_time_ns_});
+      not_before(floor_ns_);
+      report_ += (report_.empty() ? "" : "; ") + std::string("the log of earlier removals is gone");
+    }
   } else if (end_lost_) {
     // By the number of the file that says so: the same step is not taken twice, also when that file
     // is lost as well.
     id_ += next_file_;
     applied_changed_ = true;
   }
+  if (end_lost_) count_what_is_lost();
   if (directory_ == nullptr) return {};
   // What a torn end left is never written over, and never read: another file, then.
   if (files_.empty() || torn_bytes_ != 0 || end_lost_) {
@@ -225,15 +232,15 @@ Result<void> RemovalLog::recover() {
     counts_more_ = true;
     report_ += lost;
   }
-  // What is lost at the end is older than now, and nothing that is here says more.
-  if (end_unknown_) floor_ns_ = std::max({floor_ns_, clock_.real_ns(), last_time_ns_});
-  not_before(floor_ns_);
   // Told while nothing goes on behind it, and so once: open() begins another file. An end within
   // the log is of a removal that was numbered anew, or shows as numbers that are missing.
   if (torn_bytes_ != 0)
     report_ += std::to_string(torn_bytes_) + " bytes at the end of " + files_.back().name +
                " are no entry, and dropped; ";
   auto read = read_applied();
+  // What is lost at the end is older than now, and nothing that is here says more.
+  if (end_unknown_) floor_ns_ = std::max({floor_ns_, clock_.real_ns(), last_time_ns_});
+  not_before(floor_ns_);
   if (report_.ends_with("; ")) report_.resize(report_.size() - 2);
   return read;
 }
@@ -313,6 +320,14 @@ void RemovalLog::take(Removal removal) {
     tags_[removal.what] = removal.sequence;
   }
   entries_.push_back(std::move(removal));
+}
+
+// It has the next number, and no file has that: the header of the next one says so. What is left is
+// older, and goes with it: whoever has not applied that has not applied this either.
+void RemovalLog::count_what_is_lost() {
+  drop_entries(entries_.size());
+  for (File& file : files_) file.entries = 0;
+  ++next_;
 }
 
 void RemovalLog::drop_entries(std::size_t count) {
@@ -523,7 +538,7 @@ Result<void> RemovalLog::read_applied() {
     if (skip < line.size()) applied_[std::string(line.substr(skip))] = std::min(number, head());
     if (number <= head()) continue;
     if (!end_lost_) report_ += "a cache had applied more than is here; ";
-    end_lost_ = true;
+    end_lost_ = end_unknown_ = true;
   }
   return {};
 }

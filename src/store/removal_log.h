@@ -5,8 +5,10 @@
 // survive power loss, and blocks. The log is bounded (files, entries); the oldest go, and what they
 // said about bans is kept as one time, floor_ns(): an object of before may have been banned by
 // something that is not here any more. A log that was lost is another log, with another id; so is
-// one that has lost its end, though it keeps what is left: numbers of that end are given anew, and
-// a cache that knows them from before must not take the new ones for them.
+// one that has lost its end: numbers of that end are given anew, and a cache that knows them from
+// before must not take the new ones for them. What is lost counts as one removal, which is not here
+// any more and which nobody is known to have applied: who begins anew, and may have objects of
+// before, is told that it has missed something.
 //
 // It also knows how far each cache has got, as a lower bound: that is written from time to time,
 // without haste.
@@ -52,6 +54,8 @@ class RemovalLog {
     std::size_t files_max = 8;
     std::size_t entries_per_file = 8192;
     std::size_t caches_max = 1024;
+    // Nothing is here that removals of an earlier log may have been about.
+    bool is_first = true;
   };
   // Without a directory it lives in memory alone, for tests. An error has report() in its text.
   static Result<std::unique_ptr<RemovalLog>> open(std::unique_ptr<catalog::LogDirectory> directory,
@@ -113,6 +117,7 @@ class RemovalLog {
   Result<void> start_file();
   void drop_oldest_file();
   void take(Removal removal);
+  void count_what_is_lost();
   void drop_entries(std::size_t count);
 
   std::unique_ptr<catalog::LogDirectory> directory_;

@@ -2,12 +2,14 @@
 // messages; the server (src/server) speaks to peers and calls in here.
 //
 // Threads: every call is made on one thread, the daemon's loop. Inside there is one worker thread
-// for what blocks (copies, disk, faulting memory, catalog syncs). Its completions make wakeup_fd()
-// readable; the loop then calls on_wakeup(), which runs the callbacks.
+// for what blocks (copies, disk, faulting memory, catalog syncs), one that syncs the log of
+// removals, and one that reads regions when somebody lists what is in them. Their completions make
+// wakeup_fd() readable; the loop then calls on_wakeup(), which runs the callbacks.
 //
-// Callbacks run from on_wakeup() and tick(); that of commit(), open_region() or drop_region() may
-// also run inside the call itself, as its last act. They may call back into the store. The Listener
-// is the exception: it runs in the middle of things and must only take notes.
+// Callbacks run from on_wakeup() and tick(); that of commit(), open_region(), drop_region() or
+// list_region_objects() may also run inside the call itself, as its last act. They may call back
+// into the store. The Listener is the exception: it runs in the middle of things and must only take
+// notes.
 //
 // Descriptors: a BorrowedFd that comes out of here is valid until the next call into the store.
 // Duplicate it, or put it into a packet, before that.
@@ -279,6 +281,7 @@ struct ListPage {
   std::vector<ListItem> items;  // in the order of their keys' bytes
   bool more = false;
 };
+using ListDone = std::function<void(Result<ListPage>)>;
 
 struct StatusItem {
   std::string name;  // such as memory.used_bytes
@@ -412,9 +415,10 @@ class Store {
   // Keys greater than `after` that begin with `prefix`; limit 0: 1000.
   virtual Result<ListPage> list(std::string_view prefix, std::string_view after,
                                 std::size_t limit) = 0;
-  // The objects in regions, by the same rules; keys are varnish:<owner>/<vxid>.
-  virtual Result<ListPage> list_region_objects(std::string_view prefix, std::string_view after,
-                                               std::size_t limit) = 0;
+  // The objects in regions, by the same rules; keys are varnish:<owner>/<vxid>. All their records
+  // are read for it, on a thread of its own. kBusy, and at once: too many such lists are under way.
+  virtual void list_region_objects(std::string_view prefix, std::string_view after,
+                                   std::size_t limit, ListDone done) = 0;
   virtual std::vector<StatusItem> status() = 0;
   // What has failed since the last call and somebody has to look at (a disk, the log of removals):
   // each once, as a line of the daemon's log.

@@ -2,6 +2,7 @@
 // and goes on whatever becomes of it. And the counters, by which everybody sees what is there.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -308,6 +309,61 @@ TEST_F(ClaimsStore, WhatIsRefusedEndsTheClaimAllTheSame) {
             Errc::kNotFound);
   EXPECT_EQ(followed().state, FollowedState::kAborted);
   is_free("k");
+}
+
+TEST_F(ClaimsStore, ThoseThatCannotBeRecordedAreRefusedTogetherAndLeaveNothing) {
+  open_all();
+  const auto room = *store->take_room(x->holder(), {300'000});
+  // Each with a word and a counter of its own: where they lie is drawn anew in each run.
+  std::vector<std::string> keys;
+  for (int i = 0; keys.size() < 3; ++i) {
+    const std::string key = "k" + std::to_string(i);
+    if (std::none_of(keys.begin(), keys.end(), [&](const std::string& other) {
+          return &x->word(other) == &x->word(key) || &x->counter(other) == &x->counter(key);
+        }))
+      keys.push_back(key);
+  }
+  const auto put_all = [&](std::uint64_t from) {
+    std::vector<RoomBody> bodies;
+    for (const std::string& key : keys) {
+      EXPECT_TRUE(x->claim(key)) << key;
+      bodies.push_back(into(room, from + 64 * bodies.size(), key, "the body of " + key));
+      bodies.back().claimed = true;
+    }
+    return bodies;
+  };
+  auto bodies = put_all(0);
+  ASSERT_TRUE(follows(keys[0]));
+  bool woken = false;
+  ASSERT_TRUE(std::holds_alternative<Waiting>(ask(me, keys[2], false, [&woken] { woken = true; })));
+  const std::uint64_t used = status("memory.used_bytes");
+  {
+    const testing::NoWrites journal_fails;
+    for (const auto& done : put_in_room(x->holder(), room.put_id, bodies)) EXPECT_FALSE(done);
+  }
+  until([&] { return woken; });
+  EXPECT_EQ(followed().state, FollowedState::kAborted);
+  store->release(me, lease);
+  for (const std::string& key : keys) {
+    EXPECT_EQ(get(key), std::nullopt);
+    is_free(key);
+  }
+  EXPECT_EQ(status("objects"), 0U);
+  EXPECT_EQ(status("memory.used_bytes"), used - 3 * 64);
+  // With space they come.
+  bodies = put_all(1024);
+  for (const auto& done : put_in_room(x->holder(), room.put_id, bodies)) EXPECT_TRUE(done);
+  for (const std::string& key : keys) {
+    EXPECT_EQ(get(key), "the body of " + key);
+    ASSERT_TRUE(store->remove(key));
+    is_free(key);
+  }
+  ASSERT_TRUE(store->abort(x->holder(), room.put_id));
+  EXPECT_EQ(status("puts"), 0U);
+  EXPECT_EQ(status("leases"), 0U);
+  // What the board has shown is looked for first.
+  clock.now_ns += 1'000'000'000;
+  until([&] { return status("memory.used_bytes") == 0; });
 }
 
 TEST_F(ClaimsStore, WhatIsDroppedIsForTheNextOne) {

@@ -1,12 +1,10 @@
 // Making room, in memory and on disk: by eviction, by moving to disk, by compaction, and when the
 // memory tier has been made smaller. What is leased stays.
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <csignal>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -79,33 +77,12 @@ TEST_F(StoreTest, AsManyMakeRoomAsAreNeededInTheirOrder) {
   }
 }
 
-// No file grows longer than that for as long as it lives, nor can be written to beyond.
-class NoWrites {
- public:
-  explicit NoWrites(std::uint64_t length = 0) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    EXPECT_EQ(::getrlimit(RLIMIT_FSIZE, &before_), 0);
-    struct rlimit now = before_;
-    now.rlim_cur = length;
-    EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &now), 0);
-  }
-  NoWrites(const NoWrites&) = delete;
-  NoWrites& operator=(const NoWrites&) = delete;
-  ~NoWrites() {
-    (void)::setrlimit(RLIMIT_FSIZE, &before_);
-    (void)std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  void (*handler_)(int);
-  struct rlimit before_ {};
-};
-
 TEST_F(StoreTest, WhatCannotBeRecordedAsEvictedIsEvictedLater) {
   open();
   for (unsigned i = 0; i < 4; ++i) ASSERT_TRUE(put("k" + std::to_string(i), body_of(1000000, i)));
   for (int i = 0; i < 2; ++i) {
     const auto refused = [&] {
-      const NoWrites journal_fails;
+      const testing::NoWrites journal_fails;
       return store->reserve(me, request("more", 1000000), nullptr);
     }();
     ASSERT_FALSE(refused);
@@ -131,7 +108,7 @@ TEST_F(StoreTest, WhatCannotBeRecordedTogetherAsEvictedIsThereAlsoAfterARestart)
        std::filesystem::directory_iterator(config.state_dir + "/catalog/journal"))
     journal_bytes = std::max<std::uint64_t>(journal_bytes, file.file_size());
   const auto refused = [&] {
-    const NoWrites journal_fails(journal_bytes + 100);
+    const testing::NoWrites journal_fails(journal_bytes + 100);
     return store->reserve(me, request("more", 1'000'000), nullptr);
   }();
   ASSERT_FALSE(refused);

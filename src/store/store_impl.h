@@ -10,6 +10,7 @@
 //   free        given back to the tier: when nobody pins the object (LeaseBook), never before
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -80,8 +81,8 @@ class StoreImpl final : public Store {
   Result<std::optional<ObjectInfo>> stat(std::string_view key) override;
   Result<ListPage> list(std::string_view prefix, std::string_view after,
                         std::size_t limit) override;
-  Result<ListPage> list_region_objects(std::string_view prefix, std::string_view after,
-                                       std::size_t limit) override;
+  void list_region_objects(std::string_view prefix, std::string_view after, std::size_t limit,
+                           ListDone done) override;
   std::vector<StatusItem> status() override;
   std::vector<std::string> take_troubles() override;
   Result<std::uint64_t> revoke(std::string_view key) override;
@@ -93,11 +94,16 @@ class StoreImpl final : public Store {
   void set_listener(Listener listener) override { listener_ = std::move(listener); }
   BorrowedFd wakeup_fd() override { return worker_->wakeup_fd(); }
   void on_wakeup() override {
+    worker_->clear_wakeup();
     worker_->deliver();
     removal_worker_->deliver();
+    if (list_worker_ != nullptr) list_worker_->deliver();
   }
   void tick() override;
-  bool idle() override { return worker_->pending() == 0 && removal_worker_->pending() == 0; }
+  bool idle() override {
+    return worker_->pending() == 0 && removal_worker_->pending() == 0 &&
+           (list_worker_ == nullptr || list_worker_->pending() == 0);
+  }
   Result<void> shutdown() override;
 
  private:
@@ -207,6 +213,7 @@ class StoreImpl final : public Store {
   };
 
   // store_open.cc
+  Result<void> open_removals();
   Result<void> cut_memory();
   Result<void> recover_objects();
   Result<void> recover_held();
@@ -395,6 +402,7 @@ class StoreImpl final : public Store {
   void file_gone(SegmentId segment);
 
   // store_regions.cc
+  void end_lists();
   Result<RegionWorkRef> begin_region(std::string_view owner, std::uint64_t memory_bytes,
                                      std::uint64_t disk_bytes, std::uint32_t pid);
   void make_room_for(const RegionWorkRef& work);
@@ -437,6 +445,8 @@ class StoreImpl final : public Store {
   std::pair<HolderId, SegmentId> last_seen_;  // is in seen_
   std::map<std::string, Region> regions_;     // by owner
   std::unordered_set<std::string> regions_at_work_;
+  std::size_t lists_under_way_ = 0;  // of what is in them
+  std::atomic<bool> lists_end_{false};
 
   std::vector<Expiry> expiries_;      // a heap, see store_expiry.cc
   std::vector<Expiry> sifting_;       // on the way back into expiries_, by and by
@@ -494,6 +504,7 @@ class StoreImpl final : public Store {
 
   std::unique_ptr<Worker> worker_;          // last: its thread ends before what its jobs use
   std::unique_ptr<Worker> removal_worker_;  // syncs the removal log
+  std::unique_ptr<Worker> list_worker_;     // reads regions; since somebody asked for that
 };
 
 }  // namespace om::store

@@ -88,10 +88,6 @@ Result<void> StoreImpl::start() {
 
   worker_ = OM_TRY(Worker::start());
   removal_worker_ = OM_TRY(worker_->start_beside());
-  removal_log_ = OM_TRY(RemovalLog::open(
-      OM_TRY(catalog::open_log_directory(config_.state_dir + "/removals")), {}, clock_));
-  if (!removal_log_->report().empty())
-    troubles_.push_back("removals recovered report=\"" + removal_log_->report() + "\"");
   MemoryTier::Options memory;
   memory.capacity = config_.memory_bytes;
   memory.segment_bytes = config_.segment_bytes;
@@ -103,6 +99,7 @@ Result<void> StoreImpl::start() {
   disk.pack_bytes = config_.pack_bytes;
   disk.fault = config_.disk_fault;
   disks_ = OM_TRY(DiskTier::open(std::move(disk), clock_));
+  OM_TRY(open_removals());
 
   if (config_.memory_object_bytes_max == 0)
     config_.memory_object_bytes_max =
@@ -139,6 +136,20 @@ Result<void> StoreImpl::start() {
   disks_->number_packs_from(next_object_);
   OM_TRY(write_next_object(state_dir_.borrow(), next_object_ + kObjectsAhead));
   count_catalog();
+  return {};
+}
+
+Result<void> StoreImpl::open_removals() {
+  const UniqueFd directory = OM_TRY(open_directory(config_.memory_dir + "/regions"));
+  const std::vector<std::string> regions = OM_TRY(list_directory(directory.borrow()));
+  RemovalLog::Options options;
+  // A start that did not come so far has left a catalog, and nothing in it.
+  options.is_first =
+      catalog_->status().objects == 0 && disks_->region_names().empty() && regions.empty();
+  removal_log_ = OM_TRY(RemovalLog::open(
+      OM_TRY(catalog::open_log_directory(config_.state_dir + "/removals")), options, clock_));
+  if (!removal_log_->report().empty())
+    troubles_.push_back("removals recovered report=\"" + removal_log_->report() + "\"");
   return {};
 }
 
@@ -236,6 +247,7 @@ void StoreImpl::claim(ObjectId object) {
 Result<void> StoreImpl::shutdown() {
   // What the worker has begun is finished by its destructor; what waits behind it is not published
   // and so leaves nothing.
+  end_lists();
   worker_.reset();
   removal_worker_.reset();
   if (board_ != nullptr) board_->end();
@@ -249,6 +261,7 @@ Result<void> StoreImpl::shutdown() {
 }
 
 StoreImpl::~StoreImpl() {
+  end_lists();
   worker_.reset();
   removal_worker_.reset();
   puts_.clear();

@@ -11,7 +11,7 @@
 #include "posix/file.h"
 #include "posix/range_lock.h"
 #include "region/format.h"
-#include "region/list.h"
+#include "store/region_listing.h"
 #include "store/store_impl.h"
 
 namespace om::store {
@@ -24,6 +24,8 @@ constexpr std::size_t kNameMax = 240;  // NAME_MAX less what we append
 constexpr std::uint64_t kRegionPiece = std::uint64_t{32} << 20;
 // Objects that make room in one turn of the loop.
 constexpr int kEvictedPerTurn = 64;
+// Of what regions hold, at a time.
+constexpr std::size_t kListsMax = 64;
 
 bool plain(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
@@ -316,35 +318,30 @@ Result<void> StoreImpl::drain_region(std::string_view owner, bool on) {
                        std::as_bytes(std::span(&word, 1)));
 }
 
-Result<ListPage> StoreImpl::list_region_objects(std::string_view prefix, std::string_view after,
-                                                std::size_t limit) {
-  if (limit == 0 || limit > 8192) limit = 1000;
-  std::vector<ListItem> found;
-  for (const auto& [owner, region] : regions_) {
-    const auto file = open_at(regions_dir_.borrow(), escape(owner), O_RDONLY);
-    if (!file) continue;
-    const std::string stem = "varnish:" + owner + "/";
-    const auto add = [&](const region::ListedObject& object) {
-      std::string key = stem + std::to_string(object.vxid);
-      if (key.compare(0, prefix.size(), prefix) != 0 || key <= after) return true;
-      ListItem item;
-      item.key = std::move(key);
-      item.length = object.body_length;
-      item.created_ns = static_cast<std::uint64_t>(std::max(0.0, object.timers.t_origin) * 1e9);
-      item.url = std::string(object.host) + std::string(object.url);
-      item.url.resize(std::min(item.url.size(), kKeyBytesMax));
-      found.push_back(std::move(item));
-      return true;
-    };
-    (void)region::list_objects(file->borrow(), add);  // one that is not formatted yet lists nothing
+void StoreImpl::list_region_objects(std::string_view prefix, std::string_view after,
+                                    std::size_t limit, ListDone done) {
+  if (lists_under_way_ >= kListsMax)
+    return done(Error{Errc::kBusy, 0, "too many lists of regions are under way: ask again"});
+  if (list_worker_ == nullptr) {
+    auto started = worker_->start_beside();
+    if (!started) return done(std::move(started).error());
+    list_worker_ = *std::move(started);
   }
-  std::sort(found.begin(), found.end(),
-            [](const ListItem& a, const ListItem& b) { return a.key < b.key; });
-  ListPage page;
-  page.more = found.size() > limit;
-  if (page.more) found.resize(limit);
-  page.items = std::move(found);
-  return page;
+  if (limit == 0 || limit > 8192) limit = 1000;
+  const auto listing = std::make_shared<RegionListing>(prefix, after, limit);
+  for (const auto& [owner, region] : regions_) listing->add_region(owner, escape(owner));
+  ++lists_under_way_;
+  list_worker_->run(
+      [this, listing, directory = regions_dir_.borrow()] { listing->read(directory, lists_end_); },
+      [this, listing, done = std::move(done)] {
+        --lists_under_way_;
+        done(listing->take_page());
+      });
+}
+
+void StoreImpl::end_lists() {
+  lists_end_.store(true, std::memory_order_relaxed);
+  list_worker_.reset();
 }
 
 }  // namespace om::store

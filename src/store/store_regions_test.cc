@@ -1,16 +1,26 @@
-// Regions: granted, held by a lock, made larger and smaller, kept, and dropped with their files.
+// Regions: granted, held by a lock, made larger and smaller, kept, and dropped with their files;
+// and what is in them, listed.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "posix/file.h"
 #include "posix/range_lock.h"
+#include "region/region.h"
+#include "region/testing.h"
 #include "store/store_testing.h"
 
 namespace om::store {
@@ -108,6 +118,102 @@ TEST_F(StoreTest, ARegionGetsTheSpaceOfSharedObjects) {
   for (unsigned i = 0; i < 12; ++i) ASSERT_TRUE(put("k" + std::to_string(i), body_of(300000, i)));
   ASSERT_TRUE(open_region("o", 3 << 20, 0, 1));
   EXPECT_LE(status("memory.segment_bytes") + status("memory.region_bytes"), config.memory_bytes);
+}
+
+class RegionListTest : public StoreTest {
+ protected:
+  static constexpr std::uint64_t kRegion = 4 << 20;
+  RegionListTest() { config.memory_bytes = 16 << 20; }
+
+  // Objects 1 to `count` in a region of that owner; their keys.
+  std::vector<std::string> fill(const std::string& owner, std::uint64_t count) {
+    auto grant = open_region(owner, kRegion, 0, 1);
+    EXPECT_TRUE(grant) << describe(grant.error());
+    auto opened = region::Region::open(std::move(grant->memory), kRegion, owner, grant->fresh);
+    EXPECT_TRUE(opened) << describe(opened.error());
+    std::vector<std::string> keys;
+    for (std::uint64_t id = 1; id <= count; ++id) {
+      auto* const record = region::testing::make_object(**opened, {.id = id, .body = 100});
+      EXPECT_TRUE(record != nullptr && (*opened)->publish(*record));
+      keys.push_back("varnish:" + owner + "/" + std::to_string(id));
+    }
+    regions.push_back(*std::move(opened));
+    return keys;
+  }
+  Result<ListPage> list(const std::string& prefix, const std::string& after, std::size_t limit) {
+    std::optional<Result<ListPage>> answer;
+    store->list_region_objects(prefix, after, limit,
+                               [&](Result<ListPage> page) { answer = std::move(page); });
+    EXPECT_FALSE(answer);  // whoever waits for it does not hold others up
+    until([&] { return answer.has_value(); });
+    return answer ? *std::move(answer) : Result<ListPage>(Error{Errc::kTimeout, 0, "no answer"});
+  }
+  std::vector<std::string> list_all(const std::string& prefix, std::size_t limit) {
+    std::vector<std::string> keys;
+    for (bool more = true; more;) {
+      const auto page = list(prefix, keys.empty() ? "" : keys.back(), limit);
+      EXPECT_TRUE(page) << describe(page.error());
+      if (!page) break;
+      EXPECT_LE(page->items.size(), limit);
+      for (const ListItem& item : page->items) keys.push_back(item.key);
+      more = page->more && !page->items.empty();
+    }
+    return keys;
+  }
+
+  std::vector<std::unique_ptr<region::Region>> regions;
+};
+
+TEST_F(RegionListTest, ShowsWhatIsInThemPageByPage) {
+  open();
+  std::vector<std::string> all;
+  std::vector<std::string> of_b;
+  for (const char* owner : {"www/b", "www/a", "www"}) {
+    auto keys = fill(owner, 30);
+    std::ranges::sort(keys);
+    if (std::string_view(owner) == "www/b") of_b = keys;
+    all.insert(all.end(), keys.begin(), keys.end());
+  }
+  std::ranges::sort(all);
+  for (const std::size_t limit : {1U, 7U, 89U, 90U, 1000U}) {
+    EXPECT_EQ(list_all("", limit), all) << limit;
+    EXPECT_EQ(list_all("varnish:www/b/", limit), of_b) << limit;
+  }
+  EXPECT_EQ(list_all("varnish:www/b/1", 4).size(), 11U);
+  EXPECT_TRUE(list_all("varnish:x", 4).empty());
+  EXPECT_TRUE(list("", all.back(), 4)->items.empty());
+  const auto page = list("", all[3], 2);
+  ASSERT_TRUE(page);
+  ASSERT_EQ(page->items.size(), 2U);
+  EXPECT_TRUE(page->more);
+  EXPECT_EQ(page->items[0].key, all[4]);
+  EXPECT_EQ(page->items[0].length, 100U);
+  EXPECT_TRUE(page->items[0].url.starts_with("example.org/object/")) << page->items[0].url;
+}
+
+TEST_F(RegionListTest, IsBoundedAndHoldsUpNoEnd) {
+  open();
+  (void)fill("www", 30);
+  std::size_t answered = 0;
+  std::size_t busy = 0;
+  const auto ask = [&] {
+    store->list_region_objects("", "", 0, [&](const Result<ListPage>& page) {
+      ++answered;
+      if (!page) {
+        ++busy;
+        EXPECT_EQ(page.error().code, Errc::kBusy);
+      }
+    });
+  };
+  for (int i = 0; i < 65; ++i) ask();
+  EXPECT_EQ(answered, 1U);
+  EXPECT_EQ(busy, 1U);
+  EXPECT_FALSE(store->idle());
+  until([&] { return answered == 65 && store->idle(); });
+  EXPECT_EQ(busy, 1U);
+  for (int i = 0; i < 10; ++i) ask();
+  store.reset();
+  EXPECT_EQ(answered, 65U);
 }
 
 }  // namespace

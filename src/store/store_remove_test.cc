@@ -233,6 +233,32 @@ TEST_F(StoreTest, WhatTheLogOfRemovalsHasLostIsTold) {
   EXPECT_EQ(store->take_troubles(), std::vector<std::string>());
 }
 
+TEST_F(StoreTest, ALogOfRemovalsThatIsGoneLeavesACacheWithAGap) {
+  open();
+  EXPECT_EQ(store->removals().oldest(), 1U);
+  ASSERT_TRUE(put("k", "x"));
+  store.reset();
+  std::filesystem::remove_all(config.state_dir + "/removals");
+  open();
+  EXPECT_EQ(store->removals().oldest(), 2U);
+  EXPECT_GE(store->removals().floor_ns(), (*store->stat("k"))->created_ns);
+  EXPECT_EQ(store->take_troubles(),
+            std::vector<std::string>{
+                "removals recovered report=\"the log of earlier removals is gone\""});
+  // The same where nothing is left but what a cache has.
+  ASSERT_TRUE(open_region("web/store", 1 << 20, 0, 1));
+  store.reset();
+  std::filesystem::remove_all(config.state_dir);
+  open();
+  EXPECT_EQ(store->removals().oldest(), 2U);
+  store.reset();
+  std::filesystem::remove_all(config.state_dir);
+  std::filesystem::remove_all(config.memory_dir);
+  open();
+  EXPECT_EQ(store->removals().oldest(), 1U);
+  EXPECT_EQ(store->take_troubles(), std::vector<std::string>());
+}
+
 TEST_F(StoreTest, WhatTheLogOfRemovalsHasLostIsToldAlsoByAStartThatFails) {
   open();
   store.reset();

@@ -4,9 +4,11 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
@@ -41,6 +43,27 @@ class TemporaryDirectory {
 
  private:
   std::string path_;
+};
+
+// No file grows longer than that for as long as it lives, nor can be written to beyond.
+class NoWrites {
+ public:
+  explicit NoWrites(std::uint64_t length = 0) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    EXPECT_EQ(::getrlimit(RLIMIT_FSIZE, &before_), 0);
+    struct rlimit now = before_;
+    now.rlim_cur = length;
+    EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &now), 0);
+  }
+  NoWrites(const NoWrites&) = delete;
+  NoWrites& operator=(const NoWrites&) = delete;
+  ~NoWrites() {
+    (void)::setrlimit(RLIMIT_FSIZE, &before_);
+    (void)std::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  void (*handler_)(int);
+  struct rlimit before_ {};
 };
 
 class StoreFixture : public ::testing::Test {

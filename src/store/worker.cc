@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <system_error>
 #include <utility>
 
 #include "posix/file.h"
@@ -20,7 +21,12 @@ Result<std::unique_ptr<Worker>> Worker::start() {
 
 Result<std::unique_ptr<Worker>> Worker::start_beside() const {
   std::unique_ptr<Worker> worker(new Worker(OM_TRY(duplicate(wakeup_.borrow()))));
-  worker->thread_ = std::thread([raw = worker.get()] { raw->loop(); });
+  // One is started when somebody asks for a list: where there is none, that is the answer.
+  try {
+    worker->thread_ = std::thread([raw = worker.get()] { raw->loop(); });
+  } catch (const std::system_error& failure) {
+    return Error{Errc::kSystem, failure.code().value(), "start a thread"};
+  }
   return worker;
 }
 
@@ -65,9 +71,12 @@ void Worker::finish(Job job) {
   (void)!::write(wakeup_.raw(), &one, sizeof one);
 }
 
-void Worker::deliver() {
+void Worker::clear_wakeup() {
   std::uint64_t count = 0;
   (void)!::read(wakeup_.raw(), &count, sizeof count);
+}
+
+void Worker::deliver() {
   std::deque<Job> due;
   {
     const std::lock_guard lock(mutex_);

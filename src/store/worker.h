@@ -20,7 +20,7 @@ class Worker {
  public:
   static Result<std::unique_ptr<Worker>> start();
   // Another thread, for jobs that must not wait for this one's, with the same wakeup_fd(): when it
-  // is readable, deliver() of both.
+  // is readable, clear_wakeup() of one, then deliver() of each.
   Result<std::unique_ptr<Worker>> start_beside() const;
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
@@ -34,6 +34,9 @@ class Worker {
   void run_idle(std::function<void()> work, std::function<void()> then);
   // `then` on the loop thread, without work.
   void post(std::function<void()> then);
+  // wakeup_fd() has been heard: what is finished from here on makes it readable again. Once, before
+  // the first deliver(): later it would be that of another one, who is not looked at again.
+  void clear_wakeup();
   // Runs the second halves that are due. Loop thread.
   void deliver();
   [[nodiscard]] BorrowedFd wakeup_fd() const { return wakeup_.borrow(); }

@@ -3,6 +3,7 @@
 import mmap
 import os
 import pwd
+import shutil
 import socket
 import struct
 import time
@@ -1731,6 +1732,50 @@ class RemovalsEverywhere(ProtocolCase):
         self.assertEqual(reply["gap"], 1)
         _, reply = self.joined("ahead", log_id=reply["log_id"], sequence=reply["head"] + 1)
         self.assertEqual(reply["gap"], 1)
+
+    def test_a_cache_that_begins_anew_is_told_once_of_what_the_log_has_lost(self):
+        def lost_whole(removals):
+            shutil.rmtree(removals)
+
+        def lost_its_end(removals):
+            last = max(name for name in os.listdir(removals) if name.startswith("removals-"))
+            with open(os.path.join(removals, last), "r+b") as file:
+                where = file.read().index(b"of the end")
+                file.seek(where)
+                file.write(b"X")
+
+        for lose in (lost_whole, lost_its_end):
+            with self.subTest(lose.__name__), Daemon(memory="32M") as daemon:
+                with Connection(daemon.socket) as cache:
+                    reply = cache.join(b"warm")
+                    self.assertEqual((reply["gap"], reply["from"], reply["floor_ns"]), (0, 1, 0))
+                    first = cache.remove(c.TAG, b"applied", origin=b"warm")["sequence"]
+                    cache.ack(cache.next_removal()["sequence"])
+                    cache.status()  # by now it has been read
+                with Connection(daemon.socket) as other:
+                    other.put("there", b"since before")
+                    other.remove(c.TAG, b"of the end")
+                daemon.stop()
+                lose(os.path.join(daemon.state_dir, "removals"))
+                daemon.start()
+                with Connection(daemon.socket) as cache:
+                    reply = cache.join(b"warm")
+                    self.assertEqual((reply["gap"], reply["from"]), (1, reply["head"] + 1))
+                    self.assertNotEqual(reply["floor_ns"], 0)
+                    cache.ack(reply["from"])  # was not sent: ignored
+                    cache.status()
+                # It has died before it had dropped what it has.
+                with Connection(daemon.socket) as cache:
+                    reply = cache.join(b"warm")
+                    self.assertEqual(reply["gap"], 1)
+                    cache.ack(reply["from"] - 1)
+                    cache.status()
+                with Connection(daemon.socket) as cache:
+                    reply = cache.join(b"warm")
+                    self.assertEqual((reply["gap"], reply["applied"]), (0, reply["head"]))
+                    # Nor is it known of any other that it has nothing of before.
+                    self.assertEqual(cache.join(b"another")["gap"], 1)
+                    self.assertGreater(cache.remove(c.TAG, b"next")["sequence"], first)
 
     def test_the_later_connection_is_the_cache(self):
         first = self.current("twice")

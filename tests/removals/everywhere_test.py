@@ -468,6 +468,72 @@ class Daemons(unittest.TestCase):
                     cache.wait_current()
                 self.assertEqual(b.get(url), 1)
 
+    def test_a_cache_that_was_down_while_the_log_was_lost_drops_what_it_has_and_does_so_once(self):
+        with Machine(2) as machine:
+            a, b = machine.caches
+            for cache in machine.caches:
+                self.assertEqual(cache.get("/lost"), 0)
+            removals = os.path.join(machine.daemon.state_dir, "removals")
+
+            def meanwhile():
+                machine.origin.change("/lost")
+                a.remove("PURGE", "/lost")
+                machine.daemon.kill()
+                shutil.rmtree(removals)
+                machine.daemon.start()
+                machine.let_in()
+            b.restart(meanwhile)
+            self.assertGreaterEqual(b.counters("OBJM")["c_adopted"], 1)
+            b.wait_current()
+            self.assertEqual(b.get("/lost"), 1)
+            self.assertEqual(b.counters()["c_dropped_all"], 1)
+
+            def told():
+                try:
+                    with open(os.path.join(removals, "applied"), "rb") as file:
+                        known = file.read().splitlines()[1:-1]
+                except FileNotFoundError:
+                    return False
+                return len(known) == 2 and all(line.startswith(b"1 ") for line in known)
+            wait_until(told, "both have told the daemon that they have dropped everything", WAIT_S)
+            b.restart()
+            b.wait_current()
+            self.assertEqual(b.counters()["c_dropped_all"], 0)
+            self.assertEqual(b.get("/lost"), 1)
+            _, _, headers = b.request("GET", "/lost", {"X-Device": "d"})
+            self.assertNotEqual(headers["X-Hits"], "0")
+
+    @unittest.skipUnless(os.getuid() == 0, "varnishd has the daemon's own rights")
+    def test_a_cache_that_may_not_remove_says_so_once(self):
+        with Machine(1) as machine:
+            cache, = machine.caches
+
+            def begin_again(*extra):
+                machine.daemon.kill()
+                machine.daemon.extra = list(extra)
+                machine.daemon.start()
+                machine.let_in()
+
+            begin_again("--write-gid", "root")
+            cache.admin("ban", "req.url", "==", "/refused")
+            for words in (b"takes no bans of this cache: denied", b"does not let this cache join: denied"):
+                wait_until(lambda words=words: said(cache, words) > 0, f"it says {words}", WAIT_S)
+            failed = cache.counters()["c_failed"]
+            wait_until(lambda: cache.counters()["c_failed"] >= failed + 4, "it goes on asking", WAIT_S)
+            for words in (b"takes no bans of this cache", b"does not let this cache join"):
+                self.assertEqual(said(cache, words), 1, words)
+            begin_again()
+            wait_until(lambda: said(cache, b"the daemon takes bans again") == 1, "the ban is sent", WAIT_S)
+            wait_until(lambda: cache.counters()["g_unsent"] == 0, "all is sent", WAIT_S)
+            cache.wait_current()
+
+
+def said(cache, words):
+    """How often the VMOD has said that."""
+    done = subprocess.run(["varnishlog", "-d", "-g", "raw", "-n", cache.directory, "-i", "Error"],
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=WAIT_S)
+    return done.stdout.count(words)
+
 
 def a_log(cache):
     done = subprocess.run(["varnishlog", "-d", "-g", "request", "-n", cache.directory, "-i", "VCL_Error"],
