@@ -15,7 +15,7 @@ static int is_journal(int fd) {
   const ssize_t length = readlink(link, path, sizeof path - 1);
   if (length < 0) return 0;
   path[length] = '\0';
-  return strstr(path, "/catalog/journal-") != NULL;
+  return strstr(path, "/catalog/journal/journal-") != NULL;
 }
 
 ssize_t pwrite(int fd, const void* bytes, size_t length, off_t at) {
