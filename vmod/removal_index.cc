@@ -17,6 +17,7 @@
 #include "bans.h"
 #include "director.h"
 #include "removal_link.h"
+#include "removals.h"
 #include "shared_bans.h"
 #include "shared_object.h"
 #include "storage.h"
@@ -175,9 +176,11 @@ bool overtaken(struct worker* wrk, struct objcore* oc, const struct busyobj* bo,
     names.push_back(shared::digest_tag(std::span(bo->digest)));
     if (removed_since(stem_of(bo), names, since)) return true;
   }
-  // A 304 brings what Varnish had before this fetch began.
+  // A 304 brings what Varnish had before this fetch began. In this order: the lurker kills that,
+  // and then takes away the tests of the ban for which it did.
   if (bo->was_304 != 0 && bo->stale_oc != nullptr &&
-      bans::untested_matches(wrk, *bo->stale_oc, oc, bo->bereq0))
+      (bans::untested_matches(wrk, *bo->stale_oc, oc, bo->bereq0) ||
+       removals::is_going(*bo->stale_oc, VTIM_real())))
     return true;
   using enum SharedBans::FetchedBy;
   const std::size_t count = all.link_count.load(std::memory_order_acquire);

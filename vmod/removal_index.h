@@ -18,8 +18,9 @@
 // compared once more with the bans since then.
 //
 // And what a 304 brings is what Varnish had: it is compared with the bans that this was not tested
-// against. By the time of this fetch those between the lookup and its begin are missed, and without
-// a link (removal_link.h) nobody else looks for any.
+// against, and goes if this is on its way out (removals.h), for whatever reason. By the time of
+// this fetch what was removed between the lookup and its begin is missed, and it may have waited
+// for a thread; and without a link (removal_link.h) nobody else looks for bans.
 //
 // A purge names a key's stem, which has host and URL in it, and a tag that says which digest it is
 // of (shared_object.h): where vcl_hash maps several URLs to one digest, it is about all of them.
