@@ -27,6 +27,11 @@
 // The objects themselves do not enter by that tag, since their objhead is found by its digest
 // (removals.h).
 //
+// What is removed here is dated by the monotonic clock, and so is the begin of a fetch, as far as
+// it is known how Varnish's clock was set meanwhile (fetch_clock.h). Bans have the daemon's time,
+// by the same real-time clock as Varnish: compared with them, a fetch is older by as much as that
+// clock was set back lately.
+//
 // Locks: ours, then an objhead's or that of Varnish's expiry. Events come with neither held.
 #pragma once
 
@@ -59,9 +64,11 @@ void note_everything();
 // After a removal was noted: waits for the fetches that were compared before it, and that Varnish
 // has not inserted yet. Any thread that holds no lock.
 void settle();
-// Whether what lies under that key, or has one of those tags, was removed since then, by what this
-// cache has applied. Any thread.
+// Whether what lies under that key, or has one of those tags, was removed since then (real time),
+// by what this cache has applied. Any thread.
 bool removed_since(std::string_view stem, const std::vector<std::string>& tags, double since);
+// By how much the real-time clock was set back lately, in seconds. Any thread.
+double set_back();
 // The stem of what this fetch brings, as purges name it.
 std::string stem_of(const struct busyobj* bo);
 // Fetches under way are tested against the bans of this link. CLI thread.
