@@ -243,9 +243,7 @@ bool untested_matches(struct worker* wrk, const struct objcore& tested, struct o
   Lck_Unlock(varnish.ban_mtx);
   if (last == nullptr) return true;
   if (last == newest) return false;
-  // Taken out since there is a newer ban: by the lurker, it may be, and then that ban has lost its
-  // tests.
-  bool matches = (tested.flags & OC_F_DYING) != 0;
+  bool matches = false;
   // As BAN_CheckObject: what is newer than one that is referenced stays, and is only ever marked.
   unsigned tests = 0;
   for (const struct ban* ban = newest; ban != last && !matches; ban = VTAILQ_NEXT(ban, list))

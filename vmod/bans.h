@@ -66,8 +66,9 @@ double newest_time();
 // The time of the newest ban that the object was tested against; 0: none.
 double tested_until(const struct objcore* oc);
 // Whether a ban that `tested` was not tested against yet matches `oc`, as `request` would find it.
-// True also when `tested` was taken out after such a ban, or has no place in the list any more: it
-// may have been that. Any thread that holds a reference to both.
+// True also when `tested` has no place in the list any more: it may have been that. Of a ban that
+// has lost its tests nobody knows; then `tested` has been killed, if it matched. Any thread that
+// holds a reference to both.
 bool untested_matches(struct worker* wrk, const struct objcore& tested, struct objcore* oc,
                       const struct http* request);
 

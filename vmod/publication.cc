@@ -386,13 +386,15 @@ bool Publication::refreshes(const std::optional<region::LentRef>& body) {
 
 void Publication::finish() {
   if (!live()) return;
+  // The daemon dates what it removes later than all puts that it knows of; of one that is put ahead
+  // it hears now. A ban of since the clock was set back is about it, too.
+  if (ahead_) metadata_.ban_time -= removal_index::set_back();
   std::optional<Amendment> last;
   if (refreshes_ || unsaid_ || metadata_.gzip_bits) {
     last = amendment();
     if (!last) return;
   }
-  // The daemon dates what it removes later than all puts that it knows of. Of one that is put ahead
-  // it hears now: with the clock set back meanwhile, a ban of since then may seem to be older.
+  // Or by more than is remembered: then such a ban may seem to be older.
   const bool began_later = ahead_ && share_->began > VTIM_real();
   if (began_later || !share_->director->removals().applied(share_->client->daemon().epoch)) {
     // It may be one of what was removed.

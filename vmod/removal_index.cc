@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <condition_variable>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <set>
@@ -16,7 +17,9 @@
 
 #include "bans.h"
 #include "director.h"
+#include "fetch_clock.h"
 #include "removal_link.h"
+#include "removals.h"
 #include "shared_bans.h"
 #include "shared_object.h"
 #include "storage.h"
@@ -29,10 +32,15 @@ namespace {
 
 constexpr std::size_t kRecentMax = 65536;
 constexpr std::size_t kTagsOfOneMax = 8192;
-constexpr double kLongAgo = 1;  // in 1970
+constexpr double kLongAgo = std::numeric_limits<double>::lowest();
 
-// What was removed lately, by name, with its time. Bounded: what has gone counts as removed, for
-// fetches that are older than it.
+double monotonic() {
+  const auto time = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double>(time).count();
+}
+
+// What was removed lately, by name, with its time (monotonic()). Bounded: what has gone counts as
+// removed, for fetches that are older than it.
 class Recent {
  public:
   void note(const std::string& name, double time) {
@@ -59,7 +67,7 @@ class Recent {
  private:
   std::unordered_map<std::string, double> by_name_;
   std::map<std::pair<double, std::string>, bool> by_time_;
-  double floor_ = 0;
+  double floor_ = -HUGE_VAL;
 };
 
 // Fetches between before_use() and their event: a moment each.
@@ -109,9 +117,10 @@ struct Index {
   std::unordered_map<std::string, std::unordered_set<struct objcore*>> by_tag;
   std::unordered_map<struct objcore*, std::vector<std::string>> by_object;
   std::atomic<std::size_t> objects{0};
+  FetchClock clock;
   Recent purges;
   Recent tags;
-  std::atomic<double> newest{0};  // of both
+  std::atomic<double> newest{0};  // of both; 0: nothing
   std::atomic<std::uint64_t> killed{0};
   std::vector<RemovalLink*> links;  // filled on the CLI thread before VCL that uses it runs
   std::atomic<std::size_t> link_count{0};
@@ -149,6 +158,38 @@ std::vector<std::string> tags_of(struct worker* wrk, struct objcore* oc) {
   return tags;
 }
 
+// Under the lock. Returns the time by which what is removed now is known.
+double look_at_clocks(Index& all) {
+  // Of several, those that were read with the least time between them.
+  double least = HUGE_VAL;
+  double real = 0;
+  double with = 0;
+  for (int i = 0; i < 3; ++i) {
+    const double before = monotonic();
+    const double now = VTIM_real();
+    const double took = monotonic() - before;
+    if (took >= least) continue;
+    least = took;
+    real = now;
+    with = before;
+  }
+  all.clock.look(real, with);
+  return monotonic();
+}
+
+// Whoever compares the begin of a fetch, first.
+void see_whether_clock_was_set(Index& all) {
+  const double before = monotonic();
+  if (all.clock.is_settled(VTIM_real(), before)) return;
+  const std::lock_guard lock(all.mutex);
+  (void)look_at_clocks(all);
+}
+
+// Under the lock.
+void noted(Index& all, double time) {
+  all.newest.store(std::max(all.newest.load(), time), std::memory_order_release);
+}
+
 bool tag_is_purged(const std::vector<std::string>& tags, double since) {
   Index& all = index();
   const std::lock_guard lock(all.mutex);
@@ -170,19 +211,24 @@ bool overtaken(struct worker* wrk, struct objcore* oc, const struct busyobj* bo,
   // The clock was set back meanwhile: nobody knows what was removed since then.
   if (since > VTIM_real()) return true;
   Index& all = index();
-  if (all.newest.load(std::memory_order_acquire) >= since) {
+  see_whether_clock_was_set(all);
+  const double newest = all.newest.load(std::memory_order_acquire);
+  if (newest >= all.clock.earliest(since)) {
     std::vector<std::string> names = tags;
     names.push_back(shared::digest_tag(std::span(bo->digest)));
     if (removed_since(stem_of(bo), names, since)) return true;
   }
-  // A 304 brings what Varnish had before this fetch began.
+  // A 304 brings what Varnish had before this fetch began. In this order: the lurker kills that,
+  // and then takes away the tests of the ban for which it did.
   if (bo->was_304 != 0 && bo->stale_oc != nullptr &&
-      bans::untested_matches(wrk, *bo->stale_oc, oc, bo->bereq0))
+      (bans::untested_matches(wrk, *bo->stale_oc, oc, bo->bereq0) ||
+       removals::is_going(*bo->stale_oc, VTIM_real())))
     return true;
   using enum SharedBans::FetchedBy;
   const std::size_t count = all.link_count.load(std::memory_order_acquire);
   for (std::size_t i = 0; i < count; ++i)
-    if (all.links[i]->bans().banned_since(since, kUs, bo->bereq0, wrk, oc)) return true;
+    if (all.links[i]->bans().banned_since(since - all.clock.set_back(), kUs, bo->bereq0, wrk, oc))
+      return true;
   const SharedFetch& shared = shared_fetch;
   return shared.bans != nullptr && shared.vxid == bo->vsl->wid &&
          shared.bans->banned_since(shared.ban_time, kAnother, bo->bereq0, wrk, oc);
@@ -255,8 +301,9 @@ std::uint64_t purge_tag(const std::string& tag, bool soft) {
   const double now = VTIM_real();
   const std::lock_guard lock(all.mutex);
   // First the note, for those that come in from now on.
-  all.tags.note(tag, now);
-  all.newest.store(std::max(all.newest.load(), now), std::memory_order_release);
+  const double time = look_at_clocks(all);
+  all.tags.note(tag, time);
+  noted(all, time);
   const auto found = all.by_tag.find(tag);
   if (found == all.by_tag.end()) return 0;
   for (struct objcore* oc : found->second) {
@@ -279,19 +326,19 @@ std::uint64_t purge_tag(const std::string& tag, bool soft) {
 
 void note_purge(const std::string& stem) {
   Index& all = index();
-  const double now = VTIM_real();
   const std::lock_guard lock(all.mutex);
-  all.purges.note(stem, now);
-  all.newest.store(std::max(all.newest.load(), now), std::memory_order_release);
+  const double time = look_at_clocks(all);
+  all.purges.note(stem, time);
+  noted(all, time);
 }
 
 void note_everything() {
   Index& all = index();
-  const double now = VTIM_real();
   const std::lock_guard lock(all.mutex);
-  all.purges.forget(now);
-  all.tags.forget(now);
-  all.newest.store(std::max(all.newest.load(), now), std::memory_order_release);
+  const double time = look_at_clocks(all);
+  all.purges.forget(time);
+  all.tags.forget(time);
+  noted(all, time);
 }
 
 void watch(RemovalLink& link) {
@@ -315,11 +362,20 @@ std::string stem_of(const struct busyobj* bo) {
 
 bool removed_since(std::string_view stem, const std::vector<std::string>& tags, double since) {
   Index& all = index();
-  if (all.newest.load(std::memory_order_acquire) < since) return false;
+  see_whether_clock_was_set(all);
+  const double newest = all.newest.load(std::memory_order_acquire);
+  const double began = all.clock.earliest(since);
+  if (newest < began) return false;
   const std::lock_guard lock(all.mutex);
-  if (all.purges.has(std::string(stem), since)) return true;
+  if (all.purges.has(std::string(stem), began)) return true;
   return std::ranges::any_of(tags,
-                             [&](const std::string& tag) { return all.tags.has(tag, since); });
+                             [&](const std::string& tag) { return all.tags.has(tag, began); });
+}
+
+double set_back() {
+  Index& all = index();
+  see_whether_clock_was_set(all);
+  return all.clock.set_back();
 }
 
 void brings_shared(const struct busyobj* bo, const SharedBans& bans, double ban_time) noexcept {

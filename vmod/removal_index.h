@@ -18,13 +18,19 @@
 // compared once more with the bans since then.
 //
 // And what a 304 brings is what Varnish had: it is compared with the bans that this was not tested
-// against. By the time of this fetch those between the lookup and its begin are missed, and without
-// a link (removal_link.h) nobody else looks for any.
+// against, and goes if this is on its way out (removals.h), for whatever reason. By the time of
+// this fetch what was removed between the lookup and its begin is missed, and it may have waited
+// for a thread; and without a link (removal_link.h) nobody else looks for bans.
 //
 // A purge names a key's stem, which has host and URL in it, and a tag that says which digest it is
 // of (shared_object.h): where vcl_hash maps several URLs to one digest, it is about all of them.
 // The objects themselves do not enter by that tag, since their objhead is found by its digest
 // (removals.h).
+//
+// What is removed here is dated by the monotonic clock, and so is the begin of a fetch, as far as
+// it is known how Varnish's clock was set meanwhile (fetch_clock.h). Bans have the daemon's time,
+// by the same real-time clock as Varnish: compared with them, a fetch is older by as much as that
+// clock was set back lately.
 //
 // Locks: ours, then an objhead's or that of Varnish's expiry. Events come with neither held.
 #pragma once
@@ -58,9 +64,11 @@ void note_everything();
 // After a removal was noted: waits for the fetches that were compared before it, and that Varnish
 // has not inserted yet. Any thread that holds no lock.
 void settle();
-// Whether what lies under that key, or has one of those tags, was removed since then, by what this
-// cache has applied. Any thread.
+// Whether what lies under that key, or has one of those tags, was removed since then (real time),
+// by what this cache has applied. Any thread.
 bool removed_since(std::string_view stem, const std::vector<std::string>& tags, double since);
+// By how much the real-time clock was set back lately, in seconds. Any thread.
+double set_back();
 // The stem of what this fetch brings, as purges name it.
 std::string stem_of(const struct busyobj* bo);
 // Fetches under way are tested against the bans of this link. CLI thread.

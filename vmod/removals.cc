@@ -74,6 +74,11 @@ void subscribe() {
                                    OEV_INSERT | OEV_BANCHG | OEV_TTLCHG | OEV_EXPIRE);
 }
 
+bool is_going(const struct objcore& oc, double now) {
+  return (oc.flags & OC_F_DYING) != 0 ||
+         kept_until({oc.t_origin, oc.ttl, oc.grace, oc.keep}) <= now;
+}
+
 void begin_adoption() {
   const std::lock_guard lock(purged_mutex);
   ++adoptions;
@@ -130,9 +135,7 @@ void purge(struct worker* wrk, const std::uint8_t* digest) {
     // Where this purge is a request's, Varnish has purged before it asked VCL. But what was being
     // fetched then, and has got here since, is as old: recording the purge for other caches takes
     // its time.
-    if ((oc->flags & OC_F_DYING) != 0 ||
-        kept_until({oc->t_origin, oc->ttl, oc->grace, oc->keep}) <= now)
-      continue;
+    if (is_going(*oc, now)) continue;
     // As a lookup does it that meets a banned one: with the lock held, no reference is needed.
     oc->flags |= OC_F_DYING;
     varnish.EXP_Remove(oc);

@@ -20,6 +20,10 @@ void subscribe();
 // returns. On a worker that holds no lock; fetches under way are not seen to (removal_index.h).
 void purge(struct worker* wrk, const std::uint8_t* digest);
 
+// Whether it is on its way out at that time: killed, purged (which Varnish does by its times) or
+// expired. Any thread that holds a reference, or its objhead's mutex.
+bool is_going(const struct objcore& oc, double now);
+
 // While objects of an earlier life are being attached, a purge may come for one that is not there
 // yet: purges are noted from begin on, and attach asks for its digest after it has linked the
 // object.

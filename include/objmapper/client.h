@@ -247,6 +247,8 @@ class [[nodiscard]] Writer {
   // while it waits for one of its own or looks for events, or by this one before the call returns,
   // or when the connection ends. It must be brief, and use nothing of this connection. It is sent
   // when this returns, unless Client::defer() says otherwise; then limit() counts from here, too.
+  // Until `done` is called, what is asked of this Client under the same key goes to the daemon
+  // behind it: nobody is given what was there before his own put because he need not ask.
   void commit(std::optional<Amendment> last, std::function<void(Result<PutResult>)> done) &&;
   // Instead of commit(): what the key names is still good, is the object of that id, and stays;
   // what is said of it is replaced (expiry, metadata, tags; a length is not looked at). kNotFound:
@@ -459,8 +461,10 @@ class [[nodiscard]] Client {
   // Commits that nobody waits for, of writers that have room ahead, may go to the daemon together:
   // that saves both sides most of what each would cost. For so long from now they are kept until
   // there are 16, until this connection asks for something else, or until flush(). So they are
-  // published later, as if commit() had been called then; nothing else is different. Who asks for
-  // this calls flush() as often as they may be late. 0: not any more. Waits for nothing.
+  // published later, as if commit() had been called then. Until then other Clients know nothing of
+  // them, and may claim their keys; of this one, a get() of such a key goes behind them, and a
+  // claim() is not to be had. Who asks for this calls flush() as often as they may be late. 0: not
+  // any more. Waits for nothing.
   void defer(std::chrono::milliseconds how_long);
   // Sends what was kept, as far as the socket takes it. How many such commits there were since the
   // last flush(), kept or not: whether it is worth to defer. Waits for nothing.

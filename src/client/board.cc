@@ -45,8 +45,7 @@ const claims::Counter* Board::known(std::uint64_t hash) const {
          claims::counter_of(hash, counters_);
 }
 
-const board::Slot* Board::find(std::string_view key, board::Seen& seen) const {
-  const std::uint64_t hash = hash_of(key);
+const board::Slot* Board::find(std::string_view key, std::uint64_t hash, board::Seen& seen) const {
   const auto* const set =
       reinterpret_cast<const board::Slot*>(board_.data() + board::kHeaderBytes) +
       (hash & (sets_ - 1)) * board::kWays;

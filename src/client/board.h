@@ -27,7 +27,7 @@ class Board {
 
   // Where the key is shown, and what is said there: to be believed once it is held. nullptr: it is
   // not shown.
-  const board::Slot* find(std::string_view key, board::Seen& seen) const;
+  const board::Slot* find(std::string_view key, std::uint64_t hash, board::Seen& seen) const;
   // A lease on it, in this word of the page. nullopt: there is none, ask the daemon.
   std::optional<std::size_t> hold(const board::Slot& slot, const board::Seen& seen);
   void let_go(std::size_t word);

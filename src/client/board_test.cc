@@ -34,7 +34,8 @@ constexpr std::uint64_t kSegment = 7;
 constexpr std::size_t kSegmentBytes = 65536;
 
 // A daemon with a board of one set, a hazard page, and a segment. It answers GET of "known" with a
-// lease on the segment's first bytes, of anything else with "not found".
+// lease on the segment's first bytes, of anything else with "not found". What is put goes into
+// another segment, and does not get to the board.
 class Daemon {
  public:
   explicit Daemon(bool grants = true)
@@ -115,6 +116,9 @@ class Daemon {
                                wire::kReplyFlag));
   }
 
+  // Bodies so far.
+  [[nodiscard]] int puts() const { return puts_.load(); }
+
   std::optional<Client> client;
 
  private:
@@ -129,7 +133,7 @@ class Daemon {
     answer.may_read = answer.may_write = 1;
     answer.with_lease_file = 1;
     if (grants) {
-      answer.features = wire::kFeatureBoard;
+      answer.features = wire::kFeatureBoard | wire::kFeatureRoom;
       server.reply(*hello, answer, {lease_file.borrow(), shown.borrow(), page_file_.borrow()});
     } else {
       server.reply(*hello, answer, {lease_file.borrow()});
@@ -151,6 +155,17 @@ class Daemon {
         server.reply(*request, reply, descriptors);
       } else if (request->header.type == wire::Type::kReserve) {
         server.fail(*request, Errc::kNoSpace, "the tier is full");
+      } else if (request->header.type == wire::Type::kRoom) {
+        wire::RoomReply reply;
+        reply.room_id = 1;
+        reply.segments = {segment(kSegment + 1, kSegmentBytes, wire::SegmentKind::kMemory, true)};
+        reply.extents = {{kSegment + 1, 0, kSegmentBytes}};
+        server.reply(*request, reply, {room_file_.borrow()});
+      } else if (request->header.type == wire::Type::kPut) {
+        wire::PutReply reply;
+        reply.items.assign(request->as<wire::Put>().bodies.size(), {0, 100, 5});
+        puts_ += static_cast<int>(reply.items.size());
+        server.reply(*request, reply);
       } else if (request->header.type == wire::Type::kStatus) {
         server.reply(*request, wire::StatusReply{});
       } else if (request->header.type == wire::Type::kSubscribe) {
@@ -162,11 +177,13 @@ class Daemon {
   UniqueFd board_file_;
   UniqueFd page_file_;
   UniqueFd segment_file_;
+  UniqueFd room_file_ = *make_memfd("room", kSegmentBytes);
   Mapping board_;
   Mapping page_;
   Mapping segment_;
   bool told_ = false;
   std::atomic<int> received_{0};
+  std::atomic<int> puts_{0};
   std::optional<FakeServer> server_;
 };
 
@@ -252,6 +269,41 @@ TEST(Board, AReservationFindsWhatIsThereUnlessThatIsStale) {
   // Who wants to write is never answered with what is there.
   EXPECT_EQ(daemon.client->reserve(options).error().code, Errc::kNoSpace);
   EXPECT_EQ(daemon.messages(), 3);
+}
+
+// It shows what was there before the put, as that of a daemon does that has not come to it yet.
+TEST(Board, IsNotAskedForWhatThisConnectionHasPutAndHasNoAnswerFor) {
+  Daemon daemon;
+  daemon.meet();
+  daemon.show(0, "k", Daemon::object(9));
+  daemon.show(1, "l", Daemon::object(10));
+  const auto finds = [&daemon](const char* key) {
+    const auto got = daemon.client->get(key);
+    EXPECT_TRUE(got) << describe(got.error());
+    return got && *got;  // by message there is none
+  };
+  EXPECT_TRUE(finds("k"));
+  int puts = 0;
+  for (const bool kept : {true, false}) {
+    SCOPED_TRACE(kept);
+    daemon.client->defer(kept ? 1h : 0h);
+    auto writer = daemon.client->reserve_ahead({.key = "k", .length = 3}, 5s);
+    ASSERT_TRUE(writer && *writer);
+    const std::string body = "new";
+    ASSERT_TRUE((*writer)->write(std::as_bytes(std::span(body))));
+    bool answered = false;
+    (**std::move(writer)).commit(std::nullopt, [&answered](const Result<PutResult>& done) {
+      EXPECT_TRUE(done);
+      answered = true;
+    });
+    EXPECT_TRUE(finds("l"));
+    EXPECT_FALSE(answered);
+    EXPECT_FALSE(finds("k"));
+    // It went before that GET, and so its answer came before.
+    EXPECT_EQ(daemon.puts(), ++puts);
+    EXPECT_TRUE(answered);
+    EXPECT_TRUE(finds("k"));
+  }
 }
 
 // What the daemon is asked for all the same.

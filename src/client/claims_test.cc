@@ -151,6 +151,9 @@ class ClaimsDaemon {
           reply.items.push_back({0, 1, 2});
       }
       server.reply(request, reply);
+    } else if (request.header.type == wire::Type::kCommit) {
+      note("commit " + std::to_string(request.as<wire::Commit>().put_id));
+      server.reply(request, wire::CommitReply{1, 2});
     } else if (request.header.type == wire::Type::kUnclaim) {
       note("unclaim " + request.as<wire::Unclaim>().key);
     } else if (request.header.type == wire::Type::kAbort) {
@@ -341,6 +344,31 @@ TEST(Claims, OfCommitsThatAreKeptAndRefusedAreTheDaemonsToEnd) {
   EXPECT_EQ(daemon.client->flush(), 4U);
   EXPECT_EQ(daemon.messages(), (Messages{"put k " + flags, "put l " + flags}));
   EXPECT_EQ(told, (std::vector<std::string>{"k no space", "l no space", "ok", "ok"}));
+}
+
+// The daemon has counted none of these keys, as one that has not heard of them yet.
+TEST(Claims, AreNotHadOfWhatThisConnectionHasPutAndHasNoAnswerFor) {
+  ClaimsDaemon daemon;
+  daemon.client->defer(1h);
+  auto reserved = daemon.client->reserve(of_key("r"), 5s);
+  auto ahead = daemon.client->reserve_ahead(of_key("a"), 5s);
+  ASSERT_TRUE(reserved && ahead && *ahead);
+  int answers = 0;
+  for (Writer* const writer : {&*reserved, &**ahead}) {
+    const std::string body = "abc";
+    ASSERT_TRUE(writer->write(std::as_bytes(std::span(body))));
+    std::move(*writer).commit({}, [&answers](const Result<PutResult>& done) {
+      EXPECT_TRUE(done);
+      ++answers;
+    });
+  }
+  for (const char* key : {"r", "a"}) EXPECT_FALSE(daemon.client->claim(key)) << key;
+  EXPECT_TRUE(daemon.client->claim("other"));
+  EXPECT_EQ(answers, 0);
+  EXPECT_EQ(daemon.messages(),
+            (Messages{"reserve r " + std::to_string(wire::kReserveDirect), "commit 7", "put a 0"}));
+  EXPECT_EQ(answers, 2);
+  for (const char* key : {"r", "a"}) EXPECT_TRUE(daemon.client->claim(key)) << key;
 }
 
 TEST(Claims, EndWithTheWriterThatIsDropped) {

@@ -11,9 +11,11 @@
 // what they bring.
 //
 // What waits for the next call (packets that the socket had no room for, commits that are to go
-// together) is sent by one thread at a time, and before anything that is asked later.
+// together) is sent by one thread at a time, and before anything that is asked later. What needs no
+// message knows of no order: a key of which a commit is not answered yet needs one.
 //
 // Lock order: ahead_mutex_, mutex_, the cache's own. Nothing is sent or received under mutex_.
+// Nothing else is taken under unanswered_mutex_.
 //
 // By subject: connection.cc (its making, calls, what waits for the next one), connection_reader.cc,
 // connection_events.cc (what comes unasked), connection_segments.cc (where bytes lie),
@@ -23,6 +25,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <list>
@@ -30,6 +33,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "base/release_ring.h"
@@ -237,6 +241,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void let_go(std::size_t word) { board_->let_go(word); }
   // The right to write the key, where nobody has it or writes it. nullopt: ask the daemon.
   std::optional<Claim> claim(const std::string& key);
+  // For `done` of a commit that nobody waits for, to be used in its place: until it is called,
+  // get_by_board() and claim() are nullopt for its key.
+  std::function<void(Result<PutResult>)> until_answered(
+      std::uint64_t key_hash, std::function<void(Result<PutResult>)> done);
+  [[nodiscard]] std::uint64_t hash_of(const std::string& key) const;
   [[nodiscard]] bool is_wanted(const ClaimState& claim) const;
   void unclaim(std::uint64_t hash, const std::string& key);
   // Builds a Lease from an answer, asking once more for descriptors that are not there.
@@ -330,6 +339,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void pass_role_on();                  // under the lock
   bool forget(Waiter& waiter);          // under the lock; false: was not registered any more
   void abandon(Waiter& waiter) noexcept;
+  [[nodiscard]] bool is_unanswered(std::uint64_t key_hash);
+  void answered(std::uint64_t key_hash);
 
   // room.cc; under ahead_mutex_
   [[nodiscard]] wire::Room room_wish(std::uint64_t whole) const;
@@ -367,6 +378,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Since HELLO; null: there is none.
   std::unique_ptr<Board> board_;
   std::unique_ptr<Claims> claims_;
+  // Commits that nobody waits for, by the hash of their key, where there is a board.
+  std::mutex unanswered_mutex_;
+  std::unordered_map<std::uint64_t, std::uint32_t> unanswered_;  // guarded by unanswered_mutex_
+  std::atomic<bool> has_unanswered_{false};
   Mapping release_page_;
   std::mutex release_mutex_;  // who writes to it
   // What goes with the next call.

@@ -193,6 +193,7 @@ Writer Connection::make_writer(const PutOptions& options, Ahead ahead) {
   auto state = std::make_unique<WriterState>();
   state->connection = shared_from_this();
   state->limit = timeout_;
+  state->key_hash = hash_of(options.key);
   state->declared = options.length;
   state->places.push_back({ahead.segment, ahead.offset, ahead.length});
   state->room = ahead.length;

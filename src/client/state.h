@@ -50,6 +50,7 @@ struct WriterState {
   std::shared_ptr<Connection> connection;
   std::chrono::milliseconds limit{};  // for each answer
   std::uint64_t put_id = 0;
+  std::uint64_t key_hash = 0;  // as Connection::hash_of()
   std::optional<std::uint64_t> declared;
   std::optional<std::uint64_t> amended;  // declared later: room is asked for nevertheless
   [[nodiscard]] std::optional<std::uint64_t> length() const {

@@ -108,6 +108,7 @@ Result<Writer> Connection::make_writer(const PutOptions& options, const wire::Re
   state->connection = shared_from_this();
   state->limit = timeout_;
   state->put_id = reply.put_id;
+  state->key_hash = hash_of(options.key);
   state->declared = options.length;
   Writer writer(std::move(state));  // from here on aborted by itself
   OM_TRY(add_places(*writer.state_, reply.extents, with_reply));
@@ -334,6 +335,7 @@ void Writer::commit(std::optional<Amendment> last, std::function<void(Result<Put
   }
   const auto length = s.length();
   if (length && s.written != *length) return done(std::move(*this).commit());
+  done = s.connection->until_answered(s.key_hash, std::move(done));
   if (s.ahead) {
     if (s.connection->keep(s, done)) {
       state_.reset();
@@ -366,6 +368,7 @@ void Writer::refresh(std::uint64_t object_id, const Amendment& says,
     return done(Error{Errc::kUnsupported, 0, "the daemon does not know of this put yet"});
   if (auto checked = client::check_notes(says.metadata, says.tags); !checked)
     return done(std::move(checked).error());
+  done = s.connection->until_answered(s.key_hash, std::move(done));
   auto sent = s.connection->call_later<wire::Refresh, wire::CommitReply>(
       wire::Refresh{s.put_id, object_id, says.expires_ns, says.metadata, says.tags},
       client::answer_to(done), client::deadline_in(s.limit));

@@ -28,11 +28,13 @@ WAIT_S = 30
 
 class Origin:
     """/t<n>... has the tag t<n> in Xkey, all others `all`; /vary/... varies. /h/... is one object for all hosts and query
-    strings: the caches hash nothing but the path and the device."""
+    strings: the caches hash nothing but the path and the device. .../same/... has one ETag for all versions, so that each
+    of them is still good (304); X-Version tells them apart. /brief/... is fresh for a second, and stale for a day."""
 
     def __init__(self):
         self.versions = collections.defaultdict(int)
         self.asked = collections.defaultdict(int)
+        self.revalidated = collections.defaultdict(int)  # those of them that were answered with 304
         self.lock = threading.Lock()
         self.free = threading.Event()  # answers wait for it, after their version was read
         self.free.set()
@@ -50,10 +52,22 @@ class Origin:
                     version = origin.versions[self.path]
                     origin.asked[self.path] += 1
                 origin.free.wait(WAIT_S)
+                same = "/same/" in self.path
+                if same and self.headers["If-None-Match"] is not None:
+                    with origin.lock:
+                        origin.revalidated[self.path] += 1
+                    self.send_response(304)
+                    self.send_header("ETag", '"same"')
+                    self.end_headers()
+                    return
                 body = f"{self.path} {version}\n".encode() * 20
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
-                self.send_header("Cache-Control", "max-age=100000")
+                self.send_header("Cache-Control", "max-age=1, stale-while-revalidate=86400"
+                                 if self.path.startswith("/brief/") else "max-age=100000")
+                if same:
+                    self.send_header("ETag", '"same"')
+                    self.send_header("X-Version", str(version))
                 tag = re.match(r"/(t\d+)", self.path)
                 if tag:
                     self.send_header("Xkey", f"other {tag.group(1)} more")
@@ -103,11 +117,12 @@ class Origin:
 
 
 class Cache:
-    """A varnishd."""
+    """A varnishd. `env` is added to its environment; `timeout` is that of its director."""
 
-    def __init__(self, machine, name):
+    def __init__(self, machine, name, env, timeout):
         self.machine = machine
         self.name = name
+        self.env = env
         self.directory = os.path.join(machine.directory, name)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -123,7 +138,7 @@ backend origin {{ .host = "127.0.0.1"; .port = "{machine.origin.port}"; }}
 sub vcl_init {{
     new store = objmapper.storage(socket = "{sock}", memory = 16MB);
     store.set_default();
-    new objm = objmapper.director(socket = "{sock}");
+    new objm = objmapper.director(socket = "{sock}", timeout = {timeout});
     objm.set_backend(origin);
     objmapper.set_uri_prefix("cdn://test");
 }}
@@ -153,7 +168,8 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
             ["varnishd", "-F", "-n", self.directory, "-a", f"127.0.0.1:{self.port}", "-f", self.vcl,
              "-p", "cc_command=exec tcc -shared -fpic -w -o %o %s", "-p", "shortlived=0",
              "-p", "thread_pool_min=20"],
-            stdin=subprocess.DEVNULL, stdout=self.machine.log, stderr=self.machine.log)
+            stdin=subprocess.DEVNULL, stdout=self.machine.log, stderr=self.machine.log,
+            env={**os.environ, **self.env})
         wait_until(self.serves, f"{self.name} serves", WAIT_S)
 
     def serves(self):
@@ -270,9 +286,10 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
 
 
 class Machine:
-    """`trusted`: the caches write in place, and so claim what they miss. `env`: of the daemon."""
+    """`trusted`: the caches write in place, and so claim what they miss. `env`: of the daemon; `cache_env`: of the caches,
+    by their names; `timeout`: of their directors."""
 
-    def __init__(self, caches, disk=None, trusted=False, env=None):
+    def __init__(self, caches, disk=None, trusted=False, env=None, cache_env=None, timeout="50ms"):
         self.origin = Origin()
         # Started by root, varnishd is another user.
         extra = ["--write-gid", "varnish"] if trusted and os.getuid() == 0 else []
@@ -285,7 +302,8 @@ class Machine:
         self.caches = []
         try:
             for number in range(caches):
-                self.caches.append(Cache(self, "abcdefgh"[number]))
+                name = "abcdefgh"[number]
+                self.caches.append(Cache(self, name, (cache_env or {}).get(name, {}), timeout))
             for cache in self.caches:
                 cache.wait_current()
         except BaseException:

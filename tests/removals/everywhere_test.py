@@ -1,5 +1,7 @@
 """What is removed in one varnishd is removed in the other: purge, ban, tag; whoever dies, hangs or comes back."""
 
+import contextlib
+import http.client
 import os
 import shutil
 import signal
@@ -334,6 +336,59 @@ class Everywhere(unittest.TestCase):
         self.assertEqual(self.b.read("/h/down?b=2"), ("/h/down?b=2", 1))
         _, _, headers = self.b.request("GET", "/down/3", {"X-Device": "d"})
         self.assertNotEqual(headers["X-Hits"], "0")  # what was not removed is still there
+
+
+class Followers(unittest.TestCase):
+    def test_who_takes_over_from_a_writer_that_died_does_not_publish_what_was_removed_before(self):
+        with Machine(2, timeout="2s") as machine:
+            for method, url, headers in (("PURGE", "/same/taken-over", {}),
+                                         ("TAG", "/t1/same/taken-over", {"X-Tag": "t1"})):
+                with self.subTest(method):
+                    self.take_over(machine, method, url, headers)
+
+    def take_over(self, machine, method, url, headers):
+        """b fetches, a follows; then it is removed, and b dies. a asks for the body by itself, and has headers of before."""
+        a, b = machine.caches
+        origin = machine.origin
+        before = a.counters("OBJMD")
+        answers = []
+        waiting = []
+
+        def begin(what):
+            waiting.append(threading.Thread(target=what))
+            waiting[-1].start()
+
+        def lose():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                b.get(url)
+
+        def meanwhile():
+            wait_until(lambda: origin.asked[url] == 2, "a asks the origin", WAIT_S)
+            origin.let_go()
+            for one in waiting:
+                one.join(WAIT_S)
+        origin.hold()
+        try:
+            begin(lose)
+            wait_until(lambda: origin.asked[url] == 1, "b asks the origin", WAIT_S)
+            origin.let_go(bodies=False)
+            begin(lambda: answers.append(a.get(url)))
+            wait_until(lambda: a.counters("OBJMD")["c_follow"] > before["c_follow"], "a follows", WAIT_S)
+            origin.change(url)
+            a.remove(method, url, headers)
+            b.restart(meanwhile)
+        finally:
+            origin.let_go()
+            for one in waiting:
+                one.join(WAIT_S)
+        self.assertEqual(answers, [1])
+        now = a.counters("OBJMD")
+        for counter in ("c_follow_changed", "c_tee_behind"):
+            self.assertEqual(now[counter], before[counter] + 1, counter)
+        for cache in (b, a):
+            cache.wait_current()
+            _, _, said = cache.request("GET", url, {"X-Device": "d"})
+            self.assertEqual(said["X-Version"], "1", cache.name)
 
 
 class Daemons(unittest.TestCase):
