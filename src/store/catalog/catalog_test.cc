@@ -1,6 +1,7 @@
 #include "store/catalog/catalog.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -122,6 +123,25 @@ TEST(Record, ComesBackAsItWent) {
   EXPECT_FALSE(decode_record({data, bytes.size() - 1}));
   bytes.push_back('x');
   EXPECT_FALSE(decode_record({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()}));
+}
+
+TEST(LogFile, ReservesWhatIsAskedForAndNotTheSize) {
+  const TempDir dir;
+  const auto directory = open_log_directory(dir.path());
+  ASSERT_TRUE(directory);
+  const auto file = (*directory)->create("log");
+  ASSERT_TRUE(file);
+  constexpr std::uint64_t kStep = std::uint64_t{1} << 20;
+  for (std::uint64_t step = 0; step < 3; ++step) {
+    ASSERT_TRUE((*file)->reserve(step * kStep, kStep));
+    struct stat status {};
+    ASSERT_EQ(::stat((dir.path() + "/log").c_str(), &status), 0);
+    if (status.st_blocks == 0) GTEST_SKIP() << "this file system does not reserve";
+    const auto blocks = static_cast<std::uint64_t>(status.st_blocks) * 512;
+    EXPECT_GE(blocks, (step + 1) * kStep);
+    EXPECT_LT(blocks, (step + 2) * kStep);
+    EXPECT_EQ(status.st_size, 0);
+  }
 }
 
 class CatalogSyncedOrNot : public testing::TestWithParam<bool> {};

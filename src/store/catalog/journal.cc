@@ -165,7 +165,7 @@ Result<Journal::FilePtr> Journal::make_file(std::uint64_t number, std::uint64_t 
   file->log = OM_TRY(directory_.create(file->name));
   const auto fill = [&]() -> Result<void> {
     file->reserved = sizeof header + kRemovalReserveBytes + kReserveStepBytes;
-    OM_TRY(file->log->reserve(file->reserved));
+    OM_TRY(file->log->reserve(0, file->reserved));
     OM_TRY(file->log->write_at(0, {reinterpret_cast<const std::byte*>(&header), sizeof header}));
     OM_TRY(file->log->sync());
     return directory_.sync();
@@ -224,9 +224,9 @@ Result<std::vector<Journal::Written>> Journal::append_all(std::span<const Entry>
   const std::uint64_t needed = file.end + buffer_.size();
   if (!removal && needed + kRemovalReserveBytes > file.reserved) {
     std::uint64_t wanted = needed + kRemovalReserveBytes + kReserveStepBytes;
-    if (!file.log->reserve(wanted)) {
+    if (!file.log->reserve(file.reserved, wanted - file.reserved)) {
       wanted = needed + kRemovalReserveBytes;
-      OM_TRY(file.log->reserve(wanted));
+      OM_TRY(file.log->reserve(file.reserved, wanted - file.reserved));
     }
     file.reserved = wanted;
   }
