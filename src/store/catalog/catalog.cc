@@ -56,7 +56,7 @@ void Catalog::Impl::tell_presence(const Draft& draft, bool there) const {
 }
 
 // Under mutex_.
-void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) const {
+void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) {
   Record& record = draft.record;
   const auto& old = draft.old;
   const OverlayEntry* const active = active_.find(record.key);
@@ -75,31 +75,34 @@ void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) const {
   record.sequence = sequence;
   record.durable = false;
   draft.hash = options_.hash(record.key);
-  EntryHeader& header = draft.header;
+  draft.object_id = draft.type == EntryType::kRemove ? old->object_id : record.object_id;
+  EntryHeader header{};
   header.type = static_cast<std::uint16_t>(draft.type);
   header.sequence = sequence;
   header.synced_sequence = std::max(synced_, applied_);
   header.key_high = draft.hash.high;
   header.key_low = draft.hash.low;
-  header.object_id = draft.type == EntryType::kRemove ? old->object_id : record.object_id;
-  if (draft.type == EntryType::kRemove)
-    draft.payload = record.key;
-  else
-    encode_record(record, draft.payload);
+  header.object_id = draft.object_id;
+  draft.added = journal_->add(header, [&](std::string& out) {
+    if (draft.type == EntryType::kRemove)
+      out.append(record.key);
+    else
+      encode_record(record, out);
+  });
 }
 
 // Under mutex_, once it is in the journal.
-void Catalog::Impl::apply(Draft& draft, const Journal::Written& written) {
+void Catalog::Impl::apply(Draft& draft) {
   Record& record = draft.record;
   hot_.forget(draft.hash);
   sequence_ = record.sequence;
   OverlayEntry entry;
   entry.hash = draft.hash;
-  entry.object_id = draft.header.object_id;
+  entry.object_id = draft.object_id;
   entry.sequence = record.sequence;
-  entry.file = written.file;
-  entry.payload_offset = written.payload_offset;
-  entry.payload_bytes = static_cast<std::uint32_t>(draft.payload.size());
+  entry.file = draft.added.file;
+  entry.payload_offset = draft.added.payload_offset;
+  entry.payload_bytes = draft.added.payload_bytes;
   entry.live = draft.type != EntryType::kRemove;
   entry.tagged = entry.live && !record.tags.empty();
   entry.survives_boot = entry.live && record.survives_boot();
@@ -116,15 +119,11 @@ void Catalog::Impl::apply(Draft& draft, const Journal::Written& written) {
 }
 
 // Under mutex_.
-Result<void> Catalog::Impl::write_all(std::vector<Draft>& drafts) {
-  std::vector<Journal::Entry> entries;
-  entries.reserve(drafts.size());
-  for (std::size_t i = 0; i < drafts.size(); ++i) {
-    prepare(drafts[i], sequence_ + 1 + i);
-    entries.push_back({drafts[i].header, bytes_of(drafts[i].payload)});
-  }
-  const auto written = OM_TRY(journal_->append_all(entries));
-  for (std::size_t i = 0; i < drafts.size(); ++i) apply(drafts[i], written[i]);
+Result<void> Catalog::Impl::write_all(std::span<Draft> drafts) {
+  std::uint64_t sequence = sequence_;
+  for (Draft& draft : drafts) prepare(draft, ++sequence);
+  OM_TRY(journal_->write_added());
+  for (Draft& draft : drafts) apply(draft);
   return {};
 }
 
@@ -147,10 +146,7 @@ Result<std::optional<Record>> Catalog::Impl::change(EntryType type, Record recor
   if (fresh) tell_presence(draft, true);
   const auto append = [&]() -> Result<void> {
     const std::lock_guard lock(mutex_);
-    prepare(draft, sequence_ + 1);
-    const auto written = OM_TRY(journal_->append(draft.header, bytes_of(draft.payload)));
-    apply(draft, written);
-    return {};
+    return write_all({&draft, 1});
   };
   const auto done = append();
   // apply() may have taken the record of what is there; not of what is not.
@@ -503,7 +499,7 @@ Result<void> Catalog::Impl::mark_clean(const std::function<Result<void>()>& sync
     header.type = static_cast<std::uint16_t>(EntryType::kClean);
     header.sequence = sequence_ + 1;
     header.synced_sequence = std::max(synced_, applied_);
-    (void)OM_TRY(journal_->append(header, {}));
+    OM_TRY(journal_->append(header, {}));
     ++sequence_;
   }
   return sync_removals();

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -58,17 +59,17 @@ class Catalog::Impl {
     std::optional<Record> old;
     KeyHash hash;
     bool hides_durable = false;
-    std::string payload;
-    EntryHeader header{};
+    std::uint64_t object_id = 0;
+    Journal::Added added;
   };
   // Without mutex_.
   [[nodiscard]] Result<void> tell(const Draft& draft) const;
   // That a key names something from now on, or nothing any more. With mutex_ or without.
   void tell_presence(const Draft& draft, bool there) const;
-  void prepare(Draft& draft, std::uint64_t sequence) const;
-  void apply(Draft& draft, const Journal::Written& written);
+  void prepare(Draft& draft, std::uint64_t sequence);
+  void apply(Draft& draft);
   // All of them with one write, or none.
-  Result<void> write_all(std::vector<Draft>& drafts);
+  Result<void> write_all(std::span<Draft> drafts);
 
   void thaw();  // frozen_ back into active_: the group sync failed
   Result<void> write_to_index(std::uint64_t cut);
