@@ -18,7 +18,7 @@ std::span<const std::byte> bytes_of(std::string_view text) {
 
 // --- under mutex_
 
-const OverlayEntry* Catalog::Impl::overlaid(std::string_view key) const {
+const OverlayEntry* Catalog::Impl::overlaid(const HashedKey& key) const {
   const OverlayEntry* const entry = active_.find(key);
   return entry != nullptr ? entry : frozen_.find(key);
 }
@@ -59,8 +59,9 @@ void Catalog::Impl::tell_presence(const Draft& draft, bool there) const {
 void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) {
   Record& record = draft.record;
   const auto& old = draft.old;
-  const OverlayEntry* const active = active_.find(record.key);
-  const OverlayEntry* const entry = active != nullptr ? active : frozen_.find(record.key);
+  const HashedKey key{draft.hash, record.key};
+  const OverlayEntry* const active = active_.find(key);
+  const OverlayEntry* const entry = active != nullptr ? active : frozen_.find(key);
   // A record that remove_all() was given is what its key names.
   OM_ASSERT(draft.type != EntryType::kRemove || entry == nullptr ||
             (entry->live && entry->object_id == old->object_id));
@@ -74,7 +75,6 @@ void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) {
   }
   record.sequence = sequence;
   record.durable = false;
-  draft.hash = options_.hash(record.key);
   draft.object_id = draft.type == EntryType::kRemove ? old->object_id : record.object_id;
   EntryHeader header{};
   header.type = static_cast<std::uint16_t>(draft.type);
@@ -97,7 +97,6 @@ void Catalog::Impl::apply(Draft& draft) {
   hot_.forget(draft.hash);
   sequence_ = record.sequence;
   OverlayEntry entry;
-  entry.hash = draft.hash;
   entry.object_id = draft.object_id;
   entry.sequence = record.sequence;
   entry.file = draft.added.file;
@@ -115,7 +114,7 @@ void Catalog::Impl::apply(Draft& draft) {
   if (entry.live && active_.size() < options_.overlay_entries_wanted &&
       HotRecords::is_short(record))
     entry.record = std::make_shared<const Record>(std::move(record));
-  active_.put(key, entry);
+  active_.put({draft.hash, key}, std::move(entry));
 }
 
 // Under mutex_.
@@ -131,7 +130,8 @@ Result<std::optional<Record>> Catalog::Impl::change(EntryType type, Record recor
                                                     bool expect_object) {
   Draft draft;
   draft.type = type;
-  draft.old = OM_TRY(find(record.key));
+  draft.hash = options_.hash(record.key);
+  draft.old = OM_TRY(find({draft.hash, record.key}));
   if (type == EntryType::kRemove && !draft.old) return std::optional<Record>();
   if (expect_object) {
     if (!draft.old || draft.old->object_id != record.object_id) return std::optional<Record>();
@@ -164,7 +164,8 @@ Result<std::vector<std::optional<Record>>> Catalog::Impl::publish_all(
     OM_TRY(check_limits(records[i]));
     drafts[i].type = EntryType::kPublish;
     drafts[i].record = records[i];
-    drafts[i].old = OM_TRY(find(records[i].key));
+    drafts[i].hash = options_.hash(records[i].key);
+    drafts[i].old = OM_TRY(find({drafts[i].hash, records[i].key}));
   }
   for (const Draft& draft : drafts) OM_TRY(tell(draft));
   const auto tell_fresh = [&](bool there) {
@@ -188,6 +189,7 @@ Result<void> Catalog::Impl::remove_all(std::vector<Record>& records) {
   for (std::size_t i = 0; i < records.size(); ++i) {
     drafts[i].type = EntryType::kRemove;
     drafts[i].record.key = records[i].key;
+    drafts[i].hash = options_.hash(records[i].key);
     drafts[i].old = std::move(records[i]);
   }
   const auto write_them = [&]() -> Result<void> {
@@ -205,8 +207,8 @@ Result<void> Catalog::Impl::remove_all(std::vector<Record>& records) {
 
 // --- looking
 
-Result<std::optional<Record>> Catalog::Impl::find(std::string_view key) {
-  if (key.empty() || key.size() > kKeyBytesMax) return std::optional<Record>();
+Result<std::optional<Record>> Catalog::Impl::find(const HashedKey& key) {
+  if (key.text.empty() || key.text.size() > kKeyBytesMax) return std::optional<Record>();
   {
     const std::lock_guard lock(mutex_);
     if (const OverlayEntry* entry = overlaid(key)) {
@@ -214,14 +216,14 @@ Result<std::optional<Record>> Catalog::Impl::find(std::string_view key) {
       return std::optional<Record>(OM_TRY(record_of(*entry)));
     }
   }
-  const KeyHash hash = options_.hash(key);
-  if (const auto hot = hot_.find(hash, key)) return std::optional<Record>(*hot);
-  return index_->find(hash, key);
+  if (const auto hot = hot_.find(key.hash, key.text)) return std::optional<Record>(*hot);
+  return index_->find(key.hash, key.text);
 }
 
-Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view key) {
+Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view text) {
   using Ref = std::shared_ptr<const Record>;
-  if (key.empty() || key.size() > kKeyBytesMax) return Ref();
+  if (text.empty() || text.size() > kKeyBytesMax) return Ref();
+  const HashedKey key = hashed(text);
   {
     const std::lock_guard lock(mutex_);
     if (const OverlayEntry* entry = overlaid(key)) {
@@ -230,12 +232,11 @@ Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view key) 
       return Ref(std::make_shared<Record>(OM_TRY(record_of(*entry))));
     }
   }
-  const KeyHash hash = options_.hash(key);
-  if (Ref hot = hot_.find(hash, key)) return hot;
-  auto found = OM_TRY(index_->find(hash, key));
+  if (Ref hot = hot_.find(key.hash, text)) return hot;
+  auto found = OM_TRY(index_->find(key.hash, text));
   if (!found) return Ref();
   Ref record = std::make_shared<Record>(*std::move(found));
-  hot_.keep(hash, record);
+  hot_.keep(key.hash, record);
   return record;
 }
 
@@ -246,9 +247,9 @@ Result<std::optional<Record>> Catalog::Impl::find_object(std::uint64_t object_id
       const std::lock_guard lock(mutex_);
       applied = applied_;
       for (const Overlay* overlay : {&active_, &frozen_}) {
-        const std::string* const key = overlay->key_of(object_id);
+        const Overlay::Key* const key = overlay->key_of(object_id);
         if (key == nullptr) continue;
-        const OverlayEntry* const entry = overlaid(*key);
+        const OverlayEntry* const entry = overlaid(key->view());
         if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
         return std::optional<Record>(OM_TRY(record_of(*entry)));
       }
@@ -258,7 +259,7 @@ Result<std::optional<Record>> Catalog::Impl::find_object(std::uint64_t object_id
     const std::lock_guard lock(mutex_);
     // A group sync was over between the two looks: what it took away may have been found still.
     if (applied_ != applied) continue;
-    if (const OverlayEntry* entry = overlaid(found->key)) {
+    if (const OverlayEntry* entry = overlaid(hashed(found->key))) {
       // Removed or replaced since, or (written to the index between the two looks) the very same.
       if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
     }
@@ -269,12 +270,12 @@ Result<std::optional<Record>> Catalog::Impl::find_object(std::uint64_t object_id
 Result<void> Catalog::Impl::for_each(const std::function<void(const Record&)>& fn) {
   const std::lock_guard lock(mutex_);
   OM_TRY(index_->for_each([&](const Record& record) {
-    if (overlaid(record.key) == nullptr) fn(record);
+    if (overlaid(hashed(record.key)) == nullptr) fn(record);
     return true;
   }));
   for (const Overlay* overlay : {&active_, &frozen_}) {
     for (const auto& [key, entry] : overlay->entries()) {
-      if (!entry.live || overlaid(key) != &entry) continue;
+      if (!entry.live || overlaid(key.view()) != &entry) continue;
       fn(OM_TRY(record_of(entry)));
     }
   }
@@ -289,9 +290,9 @@ Result<void> Catalog::Impl::list(std::string_view prefix, std::string_view after
   std::vector<Live> lives;
   for (const Overlay* overlay : {&active_, &frozen_}) {
     for (const auto& [key, entry] : overlay->entries()) {
-      if (entry.live && std::string_view(key) > after &&
-          key.compare(0, prefix.size(), prefix) == 0 && overlaid(key) == &entry) {
-        lives.emplace_back(key, &entry);
+      if (entry.live && std::string_view(key.text) > after &&
+          key.text.compare(0, prefix.size(), prefix) == 0 && overlaid(key.view()) == &entry) {
+        lives.emplace_back(key.text, &entry);
       }
     }
   }
@@ -317,7 +318,7 @@ Result<void> Catalog::Impl::list(std::string_view prefix, std::string_view after
   };
   OM_TRY(index_->list(prefix, after, [&](const Record& record) {
     give_until(&record.key);
-    if (go_on && overlaid(record.key) == nullptr) give(record);
+    if (go_on && overlaid(hashed(record.key)) == nullptr) give(record);
     return go_on;
   }));
   give_until(nullptr);
@@ -328,14 +329,14 @@ Result<std::vector<std::string>> Catalog::Impl::keys_with_tag(std::string_view t
   std::vector<std::string> keys;
   const std::lock_guard lock(mutex_);
   OM_TRY(index_->with_tag(tag, [&](std::string_view key) {
-    if (overlaid(key) == nullptr) keys.emplace_back(key);
+    if (overlaid(hashed(key)) == nullptr) keys.emplace_back(key);
   }));
   for (const Overlay* overlay : {&active_, &frozen_}) {
     for (const auto& [key, entry] : overlay->entries()) {
-      if (!entry.live || !entry.tagged || overlaid(key) != &entry) continue;
+      if (!entry.live || !entry.tagged || overlaid(key.view()) != &entry) continue;
       const Record record = OM_TRY(record_of(entry));
       if (std::find(record.tags.begin(), record.tags.end(), tag) != record.tags.end())
-        keys.push_back(key);
+        keys.push_back(key.text);
     }
   }
   return keys;
@@ -414,10 +415,10 @@ Result<void> Catalog::Impl::group_sync(const std::function<Result<void>()>& sync
 // now, and whatever takes its place hides it.
 void Catalog::Impl::thaw() {
   for (const auto& [key, entry] : frozen_.entries()) {
-    if (active_.find(key) != nullptr) continue;
+    if (active_.find(key.view()) != nullptr) continue;
     OverlayEntry back = entry;
     back.hides_durable = back.hides_durable || (back.live && back.survives_boot);
-    active_.put(key, back);
+    active_.put(key.view(), std::move(back));
   }
   frozen_.clear();
 }
@@ -425,7 +426,7 @@ void Catalog::Impl::thaw() {
 // frozen_ is not changed by anybody else meanwhile, only read. The state goes with the last batch:
 // before it, a change that a later one of the same key has overtaken may be in neither place.
 Result<void> Catalog::Impl::write_to_index(std::uint64_t cut) {
-  using Item = std::pair<const std::string*, const OverlayEntry*>;
+  using Item = std::pair<const Overlay::Key*, const OverlayEntry*>;
   std::vector<Item> items;
   items.reserve(frozen_.size());
   for (const auto& [key, entry] : frozen_.entries()) items.emplace_back(&key, &entry);
@@ -439,7 +440,7 @@ Result<void> Catalog::Impl::write_to_index(std::uint64_t cut) {
     std::size_t bytes = 0;
     for (; at < items.size() && batch.size() < options_.batch_entries && bytes < (4u << 20); ++at) {
       const auto& [key, entry] = items[at];
-      Change change{entry->hash, *key, entry->sequence, {}};
+      Change change{key->hash, key->text, entry->sequence, {}};
       if (entry->live) {
         change.object = OM_TRY(payload_of(*entry));
         if (const auto record = decode_record(bytes_of(change.object));

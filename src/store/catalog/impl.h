@@ -32,7 +32,8 @@ class Catalog::Impl {
   Result<std::optional<Record>> change(EntryType type, Record record, bool expect_object);
   Result<std::vector<std::optional<Record>>> publish_all(const std::vector<Record>& records);
   Result<void> remove_all(std::vector<Record>& records);
-  Result<std::optional<Record>> find(std::string_view key);
+  Result<std::optional<Record>> find(const HashedKey& key);
+  Result<std::optional<Record>> find(std::string_view key) { return find(hashed(key)); }
   Result<std::shared_ptr<const Record>> look(std::string_view key);
   Result<std::optional<Record>> find_object(std::uint64_t object_id);
   Result<void> for_each(const std::function<void(const Record&)>& fn);
@@ -49,15 +50,16 @@ class Catalog::Impl {
 
  private:
   // --- under mutex_
-  const OverlayEntry* overlaid(std::string_view key) const;
+  const OverlayEntry* overlaid(const HashedKey& key) const;
+  [[nodiscard]] HashedKey hashed(std::string_view key) const { return {options_.hash(key), key}; }
   static Result<std::string> payload_of(const OverlayEntry& entry);
   static Result<Record> record_of(const OverlayEntry& entry);
   // A change on its way into the journal.
   struct Draft {
     EntryType type{};
     Record record;
+    KeyHash hash;  // of its key
     std::optional<Record> old;
-    KeyHash hash;
     bool hides_durable = false;
     std::uint64_t object_id = 0;
     Journal::Added added;
