@@ -146,9 +146,11 @@ Result<Extent> StoreImpl::cut_from_room(Put& room, const RoomBody& body) {
   return Extent{body.segment, body.offset, length};
 }
 
-catalog::Record StoreImpl::record_of(ObjectId object, const RoomBody& body, const Extent& place,
-                                     std::uint64_t created_ns) {
-  catalog::Record record;
+std::shared_ptr<catalog::Record> StoreImpl::record_of(ObjectId object, const RoomBody& body,
+                                                      const Extent& place,
+                                                      std::uint64_t created_ns) {
+  auto made = std::make_shared<catalog::Record>();
+  catalog::Record& record = *made;
   record.object_id = object;
   record.key = body.put.key;
   record.length = record.total_bytes = place.length;
@@ -160,7 +162,7 @@ catalog::Record StoreImpl::record_of(ObjectId object, const RoomBody& body, cons
   record.place.tier = catalog::kTierMemory;
   record.place.segment_kind = static_cast<std::uint8_t>(SegmentKind::kMemory);
   record.place.extents.push_back({place.segment, place.offset, place.length});
-  return record;
+  return made;
 }
 
 // Nobody knew of these puts before, so nothing that was removed since they began can be among them,
@@ -175,7 +177,7 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
   }
   // Those that are well; a key that comes twice waits for its own turn.
   std::vector<std::size_t> which;
-  std::vector<catalog::Record> records;
+  std::vector<catalog::Publication> publications;
   const std::uint64_t now = birth_time();
   bool durable_gone = false;
   const auto refuse = [&](std::size_t i, ObjectId object, const Extent& place, const Error& why) {
@@ -183,30 +185,29 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
     answers[i] = left ? why : left.error();
   };
   const auto publish_these = [&] {
-    if (records.empty()) return;
-    auto replaced = catalog_->publish_all(records);
-    count_.published += replaced ? records.size() : 0;
-    for (std::size_t i = 0; i < records.size(); ++i) {
-      const catalog::Record& record = records[i];
-      if (!replaced) {
+    if (publications.empty()) return;
+    const auto published = catalog_->publish_all(publications);
+    count_.published += published ? publications.size() : 0;
+    for (std::size_t i = 0; i < publications.size(); ++i) {
+      const auto& [said, replaced, replaced_durable] = publications[i];
+      const catalog::Record& record = *said;
+      if (!published) {
         const auto& place = record.place.extents.front();
         refuse(which[i], record.object_id, {place.segment, place.offset, record.length},
-               replaced.error());
+               published.error());
         continue;
       }
       memory_policy_->insert(record.object_id, record.length, hash_key(record.key).low);
       note_expiry(record);
       show(record);
-      if (const auto& old = (*replaced)[i]) {
-        durable_gone = durable_gone || old->durable;
-        retire(*old);
-      }
+      durable_gone = durable_gone || replaced_durable;
+      if (replaced != nullptr) retire(*replaced);
       emit(EventKind::kPublished, record.key, record.object_id);
       wake_waiters(record.key);
       answers[which[i]] = Committed{record.object_id, record.created_ns};
     }
     which.clear();
-    records.clear();
+    publications.clear();
   };
   std::unordered_set<std::string_view> keys;
   for (std::size_t i = 0; i < bodies.size(); ++i) {
@@ -252,7 +253,7 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
       }
     }
     which.push_back(i);
-    records.push_back(record_of(*object, body, *place, now));
+    publications.push_back({record_of(*object, body, *place, now), nullptr, false});
   }
   publish_these();
   end_claims(holder, bodies, answers);

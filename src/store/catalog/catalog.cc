@@ -44,77 +44,75 @@ Result<Record> Catalog::Impl::record_of(const OverlayEntry& entry) {
 
 // Whoever shows others what is there must not show it when it is there no more.
 Result<void> Catalog::Impl::tell(const Draft& draft) const {
-  if (!options_.before_change || !draft.old) return {};
-  const Record& old = *draft.old;
-  const bool stays = draft.type == EntryType::kPublish && draft.record.object_id == old.object_id &&
-                     draft.record.place == old.place;
-  return options_.before_change(old, stays);
+  if (!options_.before_change || draft.old == nullptr) return {};
+  const bool stays = draft.type == EntryType::kPublish &&
+                     draft.record->object_id == draft.old->object_id &&
+                     draft.record->place == draft.old->place;
+  return options_.before_change(*draft.old, stays);
 }
 
 void Catalog::Impl::tell_presence(const Draft& draft, bool there) const {
-  if (options_.on_presence) options_.on_presence(draft.record.key, there);
+  if (options_.on_presence) options_.on_presence(draft.key.text, there);
 }
 
 // Under mutex_.
 void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) {
-  Record& record = draft.record;
-  const auto& old = draft.old;
-  const HashedKey key{draft.hash, record.key};
-  const OverlayEntry* const active = active_.find(key);
-  const OverlayEntry* const entry = active != nullptr ? active : frozen_.find(key);
+  const OverlayEntry* const active = active_.find(draft.key);
+  const OverlayEntry* const entry = active != nullptr ? active : frozen_.find(draft.key);
+  draft.overlaid = entry != nullptr;
   // A record that remove_all() was given is what its key names.
   OM_ASSERT(draft.type != EntryType::kRemove || entry == nullptr ||
-            (entry->live && entry->object_id == old->object_id));
+            (entry->live && entry->object_id == draft.old->object_id));
   if (entry == nullptr) {
     // It is in the index by now, wherever it was when it was found.
-    draft.hides_durable = old && old->survives_boot();
+    draft.hides_durable = draft.old != nullptr && draft.old->survives_boot();
   } else {
     // What `active` published never reaches the index.
     draft.hides_durable =
         entry->hides_durable || (active == nullptr && entry->live && entry->survives_boot);
   }
-  record.sequence = sequence;
-  record.durable = false;
-  draft.object_id = draft.type == EntryType::kRemove ? old->object_id : record.object_id;
+  draft.sequence = sequence;
+  if (draft.record != nullptr) {
+    draft.record->sequence = sequence;
+    draft.record->durable = false;
+  }
   EntryHeader header{};
   header.type = static_cast<std::uint16_t>(draft.type);
   header.sequence = sequence;
   header.synced_sequence = std::max(synced_, applied_);
-  header.key_high = draft.hash.high;
-  header.key_low = draft.hash.low;
-  header.object_id = draft.object_id;
-  draft.added = journal_->add(header, [&](std::string& out) {
-    if (draft.type == EntryType::kRemove)
-      out.append(record.key);
+  header.key_high = draft.key.hash.high;
+  header.key_low = draft.key.hash.low;
+  header.object_id = draft.object_id();
+  draft.added = journal_->add(header, [&draft](std::string& out) {
+    if (draft.record != nullptr)
+      encode_record(*draft.record, out);
     else
-      encode_record(record, out);
+      out.append(draft.key.text);
   });
 }
 
-// Under mutex_, once it is in the journal.
+// Under mutex_, once it is in the journal. Takes the record, if it is kept.
 void Catalog::Impl::apply(Draft& draft) {
-  Record& record = draft.record;
-  hot_.forget(draft.hash);
-  sequence_ = record.sequence;
+  // What is overlaid is not among them: look() finds it in the overlay first.
+  if (draft.old != nullptr && !draft.overlaid) hot_.forget(draft.key.hash);
+  sequence_ = draft.sequence;
   OverlayEntry entry;
-  entry.object_id = draft.object_id;
-  entry.sequence = record.sequence;
+  entry.object_id = draft.object_id();
+  entry.sequence = draft.sequence;
   entry.file = draft.added.file;
   entry.payload_offset = draft.added.payload_offset;
   entry.payload_bytes = draft.added.payload_bytes;
-  entry.live = draft.type != EntryType::kRemove;
-  entry.tagged = entry.live && !record.tags.empty();
-  entry.survives_boot = entry.live && record.survives_boot();
+  entry.live = draft.record != nullptr;
+  entry.tagged = entry.live && !draft.record->tags.empty();
+  entry.survives_boot = entry.live && draft.record->survives_boot();
   entry.hides_durable = draft.hides_durable;
-  if (entry.live && !draft.old) ++objects_;
+  if (entry.live && draft.old == nullptr) ++objects_;
   if (!entry.live) --objects_;
-  if (draft.old) draft.old->durable = draft.hides_durable;
-  const std::string key = record.key;
   // So many as a group sync is called for at the latest: memory that objects take must not be.
   if (entry.live && active_.size() < options_.overlay_entries_wanted &&
-      HotRecords::is_short(record))
-    entry.record = std::make_shared<const Record>(std::move(record));
-  active_.put({draft.hash, key}, std::move(entry));
+      HotRecords::is_short(*draft.record))
+    entry.record = std::move(draft.record);
+  active_.put(draft.key, std::move(entry));
 }
 
 // Under mutex_.
@@ -130,79 +128,83 @@ Result<std::optional<Record>> Catalog::Impl::change(EntryType type, Record recor
                                                     bool expect_object) {
   Draft draft;
   draft.type = type;
-  draft.hash = options_.hash(record.key);
-  draft.old = OM_TRY(find({draft.hash, record.key}));
-  if (type == EntryType::kRemove && !draft.old) return std::optional<Record>();
+  draft.key = hashed(record.key);
+  auto old = OM_TRY(find(draft.key));
+  if (type == EntryType::kRemove && !old) return old;
   if (expect_object) {
-    if (!draft.old || draft.old->object_id != record.object_id) return std::optional<Record>();
+    if (!old || old->object_id != record.object_id) return std::optional<Record>();
     Place place = std::move(record.place);
-    record = *draft.old;
+    record = *old;
     record.place = std::move(place);
   }
-  if (type != EntryType::kRemove) OM_TRY(check_limits(record));
-  draft.record = std::move(record);
+  std::shared_ptr<Record> said;
+  if (type != EntryType::kRemove) {
+    OM_TRY(check_limits(record));
+    said = std::make_shared<Record>(std::move(record));
+    draft.key.text = said->key;
+    draft.record = said;
+  }
+  if (old) draft.old = &*old;
   OM_TRY(tell(draft));
-  const bool fresh = !draft.old;
-  if (fresh) tell_presence(draft, true);
-  const auto append = [&]() -> Result<void> {
+  if (!old) tell_presence(draft, true);
+  const auto write = [&]() -> Result<void> {
     const std::lock_guard lock(mutex_);
     return write_all({&draft, 1});
   };
-  const auto done = append();
-  // apply() may have taken the record of what is there; not of what is not.
-  if (done ? type == EntryType::kRemove : fresh) tell_presence(draft, false);
+  const auto done = write();
+  if (done ? type == EntryType::kRemove : !old) tell_presence(draft, false);
   if (!done) return done.error();
-  return std::move(draft.old);
+  if (old) old->durable = draft.hides_durable;
+  return old;
 }
 
-Result<std::vector<std::optional<Record>>> Catalog::Impl::publish_all(
-    const std::vector<Record>& records) {
-  std::vector<std::optional<Record>> old;
-  if (records.empty()) return old;
-  std::vector<Draft> drafts(records.size());
-  for (std::size_t i = 0; i < records.size(); ++i) {
-    OM_TRY(check_limits(records[i]));
-    drafts[i].type = EntryType::kPublish;
-    drafts[i].record = records[i];
-    drafts[i].hash = options_.hash(records[i].key);
-    drafts[i].old = OM_TRY(find({drafts[i].hash, records[i].key}));
+Result<void> Catalog::Impl::publish_all(std::vector<Publication>& publications) {
+  if (publications.empty()) return {};
+  std::vector<Draft> drafts(publications.size());
+  for (std::size_t i = 0; i < drafts.size(); ++i) {
+    Publication& one = publications[i];
+    Draft& draft = drafts[i];
+    OM_TRY(check_limits(*one.record));
+    draft.type = EntryType::kPublish;
+    draft.key = hashed(one.record->key);
+    draft.record = one.record;
+    one.replaced = OM_TRY(look(draft.key, false));
+    draft.old = one.replaced.get();
   }
   for (const Draft& draft : drafts) OM_TRY(tell(draft));
   const auto tell_fresh = [&](bool there) {
     for (const Draft& draft : drafts)
-      if (!draft.old) tell_presence(draft, there);
+      if (draft.old == nullptr) tell_presence(draft, there);
   };
   tell_fresh(true);
   const std::lock_guard lock(mutex_);
   if (auto written = write_all(drafts); !written) {
     tell_fresh(false);
-    return std::move(written).error();
+    return written;
   }
-  old.reserve(drafts.size());
-  for (Draft& draft : drafts) old.push_back(std::move(draft.old));
-  return old;
+  for (std::size_t i = 0; i < drafts.size(); ++i)
+    publications[i].replaced_durable = drafts[i].old != nullptr && drafts[i].hides_durable;
+  return {};
 }
 
 Result<void> Catalog::Impl::remove_all(std::vector<Record>& records) {
   if (records.empty()) return {};
   std::vector<Draft> drafts(records.size());
-  for (std::size_t i = 0; i < records.size(); ++i) {
+  for (std::size_t i = 0; i < drafts.size(); ++i) {
     drafts[i].type = EntryType::kRemove;
-    drafts[i].record.key = records[i].key;
-    drafts[i].hash = options_.hash(records[i].key);
-    drafts[i].old = std::move(records[i]);
+    drafts[i].key = hashed(records[i].key);
+    drafts[i].old = &records[i];
   }
-  const auto write_them = [&]() -> Result<void> {
-    for (const Draft& draft : drafts) OM_TRY(tell(draft));
+  for (const Draft& draft : drafts) OM_TRY(tell(draft));
+  {
     const std::lock_guard lock(mutex_);
-    return write_all(drafts);
-  };
-  auto done = write_them();
-  for (std::size_t i = 0; i < records.size(); ++i) {
-    records[i] = *std::move(drafts[i].old);
-    if (done) tell_presence(drafts[i], false);
+    OM_TRY(write_all(drafts));
   }
-  return done;
+  for (std::size_t i = 0; i < drafts.size(); ++i) {
+    records[i].durable = drafts[i].hides_durable;
+    tell_presence(drafts[i], false);
+  }
+  return {};
 }
 
 // --- looking
@@ -220,10 +222,8 @@ Result<std::optional<Record>> Catalog::Impl::find(const HashedKey& key) {
   return index_->find(key.hash, key.text);
 }
 
-Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view text) {
-  using Ref = std::shared_ptr<const Record>;
-  if (text.empty() || text.size() > kKeyBytesMax) return Ref();
-  const HashedKey key = hashed(text);
+Result<Catalog::Impl::Ref> Catalog::Impl::look(const HashedKey& key, bool remember) {
+  if (key.text.empty() || key.text.size() > kKeyBytesMax) return Ref();
   {
     const std::lock_guard lock(mutex_);
     if (const OverlayEntry* entry = overlaid(key)) {
@@ -232,11 +232,11 @@ Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view text)
       return Ref(std::make_shared<Record>(OM_TRY(record_of(*entry))));
     }
   }
-  if (Ref hot = hot_.find(key.hash, text)) return hot;
-  auto found = OM_TRY(index_->find(key.hash, text));
+  if (Ref hot = hot_.find(key.hash, key.text)) return hot;
+  auto found = OM_TRY(index_->find(key.hash, key.text));
   if (!found) return Ref();
   Ref record = std::make_shared<Record>(*std::move(found));
-  hot_.keep(key.hash, record);
+  if (remember) hot_.keep(key.hash, record);
   return record;
 }
 
@@ -539,9 +539,8 @@ Result<std::optional<Record>> Catalog::publish(const Record& record) {
   OM_TRY(check_limits(record));
   return impl_->change(EntryType::kPublish, record, false);
 }
-Result<std::vector<std::optional<Record>>> Catalog::publish_all(
-    const std::vector<Record>& records) {
-  return impl_->publish_all(records);
+Result<void> Catalog::publish_all(std::vector<Publication>& publications) {
+  return impl_->publish_all(publications);
 }
 Result<std::optional<Record>> Catalog::remove(std::string_view key) {
   Record record;

@@ -30,11 +30,14 @@ class Catalog::Impl {
   Result<void> recover(const std::string& directory);
 
   Result<std::optional<Record>> change(EntryType type, Record record, bool expect_object);
-  Result<std::vector<std::optional<Record>>> publish_all(const std::vector<Record>& records);
+  Result<void> publish_all(std::vector<Publication>& publications);
   Result<void> remove_all(std::vector<Record>& records);
   Result<std::optional<Record>> find(const HashedKey& key);
   Result<std::optional<Record>> find(std::string_view key) { return find(hashed(key)); }
-  Result<std::shared_ptr<const Record>> look(std::string_view key);
+  using Ref = std::shared_ptr<const Record>;
+  // `remember` what comes from the index.
+  Result<Ref> look(const HashedKey& key, bool remember);
+  Result<Ref> look(std::string_view key) { return look(hashed(key), true); }
   Result<std::optional<Record>> find_object(std::uint64_t object_id);
   Result<void> for_each(const std::function<void(const Record&)>& fn);
   Result<void> list(std::string_view prefix, std::string_view after, std::size_t limit,
@@ -57,12 +60,16 @@ class Catalog::Impl {
   // A change on its way into the journal.
   struct Draft {
     EntryType type{};
-    Record record;
-    KeyHash hash;  // of its key
-    std::optional<Record> old;
-    bool hides_durable = false;
-    std::uint64_t object_id = 0;
+    HashedKey key;                   // of `record`, or the caller's
+    std::shared_ptr<Record> record;  // what is said of it; null: it is removed
+    const Record* old = nullptr;     // what it has until then; null: nothing
+    std::uint64_t sequence = 0;
     Journal::Added added;
+    bool overlaid = false;  // `old`, when it was prepared
+    bool hides_durable = false;
+    [[nodiscard]] std::uint64_t object_id() const {
+      return (record != nullptr ? record.get() : old)->object_id;
+    }
   };
   // Without mutex_.
   [[nodiscard]] Result<void> tell(const Draft& draft) const;
