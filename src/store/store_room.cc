@@ -10,7 +10,6 @@
 // to come. A body that is put under the number of one stays where it is until that lease ends,
 // published or not; before that, the room as a whole keeps it.
 #include <algorithm>
-#include <unordered_set>
 
 #include "base/assert.h"
 #include "store/store_impl.h"
@@ -146,19 +145,20 @@ Result<Extent> StoreImpl::cut_from_room(Put& room, const RoomBody& body) {
   return Extent{body.segment, body.offset, length};
 }
 
-std::shared_ptr<catalog::Record> StoreImpl::record_of(ObjectId object, const RoomBody& body,
+std::shared_ptr<catalog::Record> StoreImpl::record_of(ObjectId object, RoomBody& body,
                                                       const Extent& place,
                                                       std::uint64_t created_ns) {
   auto made = std::make_shared<catalog::Record>();
   catalog::Record& record = *made;
   record.object_id = object;
-  record.key = body.put.key;
+  // Of a claim the key is needed once more (end_claims).
+  record.key = body.claimed ? body.put.key : std::move(body.put.key);
   record.length = record.total_bytes = place.length;
   record.created_ns = created_ns;
   record.expires_ns = body.put.expires_ns;
   record.ephemeral = body.put.ephemeral;
-  record.metadata = body.put.metadata;
-  record.tags = body.put.tags;
+  record.metadata = std::move(body.put.metadata);
+  record.tags = std::move(body.put.tags);
   record.place.tier = catalog::kTierMemory;
   record.place.segment_kind = static_cast<std::uint8_t>(SegmentKind::kMemory);
   record.place.extents.push_back({place.segment, place.offset, place.length});
@@ -175,9 +175,14 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
     end_claims(holder, bodies, answers);
     return done(std::move(answers));
   }
-  // Those that are well; a key that comes twice waits for its own turn.
+  // Those that are well; a key that comes twice waits for its own turn, and so does one of the same
+  // hash.
   std::vector<std::size_t> which;
+  std::vector<std::uint64_t> hashes;
   std::vector<catalog::Publication> publications;
+  which.reserve(bodies.size());
+  hashes.reserve(bodies.size());
+  publications.reserve(bodies.size());
   const std::uint64_t now = birth_time();
   bool durable_gone = false;
   const auto refuse = [&](std::size_t i, ObjectId object, const Extent& place, const Error& why) {
@@ -197,7 +202,7 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
                published.error());
         continue;
       }
-      memory_policy_->insert(record.object_id, record.length, hash_key(record.key).low);
+      memory_policy_->insert(record.object_id, record.length, hashes[i]);
       note_expiry(record);
       show(record);
       durable_gone = durable_gone || replaced_durable;
@@ -207,16 +212,13 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
       answers[which[i]] = Committed{record.object_id, record.created_ns};
     }
     which.clear();
+    hashes.clear();
     publications.clear();
   };
-  std::unordered_set<std::string_view> keys;
   for (std::size_t i = 0; i < bodies.size(); ++i) {
-    if (bodies.size() > 1 && !keys.insert(bodies[i].put.key).second) {
-      publish_these();
-      keys.clear();
-      keys.insert(bodies[i].put.key);
-    }
-    const RoomBody& body = bodies[i];
+    RoomBody& body = bodies[i];
+    const std::uint64_t hash = hash_key(body.put.key).low;
+    if (std::find(hashes.begin(), hashes.end(), hash) != hashes.end()) publish_these();
     const auto object = object_for(*room, body);
     if (!object) {
       answers[i] = Error{Errc::kMalformed, 0, "no such object was lent with that room"};
@@ -253,6 +255,7 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
       }
     }
     which.push_back(i);
+    hashes.push_back(hash);
     publications.push_back({record_of(*object, body, *place, now), nullptr, false});
   }
   publish_these();
