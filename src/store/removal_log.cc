@@ -375,7 +375,7 @@ Result<void> RemovalLog::start_file() {
       checksum(std::as_bytes(std::span(&header, 1)).first(sizeof header - sizeof header.checksum));
   const std::string name = file_name(next_file_);
   std::shared_ptr<catalog::LogFile> log = OM_TRY(directory_->create(name));
-  auto made = log->reserve(options_.file_bytes);
+  auto made = log->reserve(0, options_.file_bytes);
   if (made) made = log->write_at(0, std::as_bytes(std::span(&header, 1)));
   if (!made) {
     (void)directory_->remove(name);

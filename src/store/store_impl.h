@@ -344,8 +344,8 @@ class StoreImpl final : public Store {
   // Bytes of a body that is not published go, or stay for as long as its writer holds it. An error:
   // that could not be written down, and they are the room's again.
   Result<void> leave_body(Put& room, ObjectId object, const Extent& place);
-  static catalog::Record record_of(ObjectId object, const RoomBody& body, const Extent& place,
-                                   std::uint64_t created_ns);
+  static std::shared_ptr<catalog::Record> record_of(ObjectId object, RoomBody& body,
+                                                    const Extent& place, std::uint64_t created_ns);
 
   // store_remove.cc
   // The record has left the catalog (or its old place): its bytes go, now or when unpinned.

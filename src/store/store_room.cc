@@ -10,7 +10,6 @@
 // to come. A body that is put under the number of one stays where it is until that lease ends,
 // published or not; before that, the room as a whole keeps it.
 #include <algorithm>
-#include <unordered_set>
 
 #include "base/assert.h"
 #include "store/store_impl.h"
@@ -146,21 +145,24 @@ Result<Extent> StoreImpl::cut_from_room(Put& room, const RoomBody& body) {
   return Extent{body.segment, body.offset, length};
 }
 
-catalog::Record StoreImpl::record_of(ObjectId object, const RoomBody& body, const Extent& place,
-                                     std::uint64_t created_ns) {
-  catalog::Record record;
+std::shared_ptr<catalog::Record> StoreImpl::record_of(ObjectId object, RoomBody& body,
+                                                      const Extent& place,
+                                                      std::uint64_t created_ns) {
+  auto made = std::make_shared<catalog::Record>();
+  catalog::Record& record = *made;
   record.object_id = object;
-  record.key = body.put.key;
+  // Of a claim the key is needed once more (end_claims).
+  record.key = body.claimed ? body.put.key : std::move(body.put.key);
   record.length = record.total_bytes = place.length;
   record.created_ns = created_ns;
   record.expires_ns = body.put.expires_ns;
   record.ephemeral = body.put.ephemeral;
-  record.metadata = body.put.metadata;
-  record.tags = body.put.tags;
+  record.metadata = std::move(body.put.metadata);
+  record.tags = std::move(body.put.tags);
   record.place.tier = catalog::kTierMemory;
   record.place.segment_kind = static_cast<std::uint8_t>(SegmentKind::kMemory);
   record.place.extents.push_back({place.segment, place.offset, place.length});
-  return record;
+  return made;
 }
 
 // Nobody knew of these puts before, so nothing that was removed since they began can be among them,
@@ -173,9 +175,14 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
     end_claims(holder, bodies, answers);
     return done(std::move(answers));
   }
-  // Those that are well; a key that comes twice waits for its own turn.
+  // Those that are well; a key that comes twice waits for its own turn, and so does one of the same
+  // hash.
   std::vector<std::size_t> which;
-  std::vector<catalog::Record> records;
+  std::vector<std::uint64_t> hashes;
+  std::vector<catalog::Publication> publications;
+  which.reserve(bodies.size());
+  hashes.reserve(bodies.size());
+  publications.reserve(bodies.size());
   const std::uint64_t now = birth_time();
   bool durable_gone = false;
   const auto refuse = [&](std::size_t i, ObjectId object, const Extent& place, const Error& why) {
@@ -183,39 +190,35 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
     answers[i] = left ? why : left.error();
   };
   const auto publish_these = [&] {
-    if (records.empty()) return;
-    auto replaced = catalog_->publish_all(records);
-    count_.published += replaced ? records.size() : 0;
-    for (std::size_t i = 0; i < records.size(); ++i) {
-      const catalog::Record& record = records[i];
-      if (!replaced) {
+    if (publications.empty()) return;
+    const auto published = catalog_->publish_all(publications);
+    count_.published += published ? publications.size() : 0;
+    for (std::size_t i = 0; i < publications.size(); ++i) {
+      const auto& [said, replaced, replaced_durable] = publications[i];
+      const catalog::Record& record = *said;
+      if (!published) {
         const auto& place = record.place.extents.front();
         refuse(which[i], record.object_id, {place.segment, place.offset, record.length},
-               replaced.error());
+               published.error());
         continue;
       }
-      memory_policy_->insert(record.object_id, record.length, hash_key(record.key).low);
+      memory_policy_->insert(record.object_id, record.length, hashes[i]);
       note_expiry(record);
       show(record);
-      if (const auto& old = (*replaced)[i]) {
-        durable_gone = durable_gone || old->durable;
-        retire(*old);
-      }
+      durable_gone = durable_gone || replaced_durable;
+      if (replaced != nullptr) retire(*replaced);
       emit(EventKind::kPublished, record.key, record.object_id);
       wake_waiters(record.key);
       answers[which[i]] = Committed{record.object_id, record.created_ns};
     }
     which.clear();
-    records.clear();
+    hashes.clear();
+    publications.clear();
   };
-  std::unordered_set<std::string_view> keys;
   for (std::size_t i = 0; i < bodies.size(); ++i) {
-    if (bodies.size() > 1 && !keys.insert(bodies[i].put.key).second) {
-      publish_these();
-      keys.clear();
-      keys.insert(bodies[i].put.key);
-    }
-    const RoomBody& body = bodies[i];
+    RoomBody& body = bodies[i];
+    const std::uint64_t hash = hash_key(body.put.key).low;
+    if (std::find(hashes.begin(), hashes.end(), hash) != hashes.end()) publish_these();
     const auto object = object_for(*room, body);
     if (!object) {
       answers[i] = Error{Errc::kMalformed, 0, "no such object was lent with that room"};
@@ -252,7 +255,8 @@ void StoreImpl::put_in_room(HolderId holder, PutId room_id, std::vector<RoomBody
       }
     }
     which.push_back(i);
-    records.push_back(record_of(*object, body, *place, now));
+    hashes.push_back(hash);
+    publications.push_back({record_of(*object, body, *place, now), nullptr, false});
   }
   publish_these();
   end_claims(holder, bodies, answers);

@@ -18,7 +18,7 @@ std::span<const std::byte> bytes_of(std::string_view text) {
 
 // --- under mutex_
 
-const OverlayEntry* Catalog::Impl::overlaid(std::string_view key) const {
+const OverlayEntry* Catalog::Impl::overlaid(const HashedKey& key) const {
   const OverlayEntry* const entry = active_.find(key);
   return entry != nullptr ? entry : frozen_.find(key);
 }
@@ -44,87 +44,83 @@ Result<Record> Catalog::Impl::record_of(const OverlayEntry& entry) {
 
 // Whoever shows others what is there must not show it when it is there no more.
 Result<void> Catalog::Impl::tell(const Draft& draft) const {
-  if (!options_.before_change || !draft.old) return {};
-  const Record& old = *draft.old;
-  const bool stays = draft.type == EntryType::kPublish && draft.record.object_id == old.object_id &&
-                     draft.record.place == old.place;
-  return options_.before_change(old, stays);
+  if (!options_.before_change || draft.old == nullptr) return {};
+  const bool stays = draft.type == EntryType::kPublish &&
+                     draft.record->object_id == draft.old->object_id &&
+                     draft.record->place == draft.old->place;
+  return options_.before_change(*draft.old, stays);
 }
 
 void Catalog::Impl::tell_presence(const Draft& draft, bool there) const {
-  if (options_.on_presence) options_.on_presence(draft.record.key, there);
+  if (options_.on_presence) options_.on_presence(draft.key.text, there);
 }
 
 // Under mutex_.
-void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) const {
-  Record& record = draft.record;
-  const auto& old = draft.old;
-  const OverlayEntry* const active = active_.find(record.key);
-  const OverlayEntry* const entry = active != nullptr ? active : frozen_.find(record.key);
+void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) {
+  const OverlayEntry* const active = active_.find(draft.key);
+  const OverlayEntry* const entry = active != nullptr ? active : frozen_.find(draft.key);
+  draft.overlaid = entry != nullptr;
   // A record that remove_all() was given is what its key names.
   OM_ASSERT(draft.type != EntryType::kRemove || entry == nullptr ||
-            (entry->live && entry->object_id == old->object_id));
+            (entry->live && entry->object_id == draft.old->object_id));
   if (entry == nullptr) {
     // It is in the index by now, wherever it was when it was found.
-    draft.hides_durable = old && old->survives_boot();
+    draft.hides_durable = draft.old != nullptr && draft.old->survives_boot();
   } else {
     // What `active` published never reaches the index.
     draft.hides_durable =
         entry->hides_durable || (active == nullptr && entry->live && entry->survives_boot);
   }
-  record.sequence = sequence;
-  record.durable = false;
-  draft.hash = options_.hash(record.key);
-  EntryHeader& header = draft.header;
+  draft.sequence = sequence;
+  if (draft.record != nullptr) {
+    draft.record->sequence = sequence;
+    draft.record->durable = false;
+  }
+  EntryHeader header{};
   header.type = static_cast<std::uint16_t>(draft.type);
   header.sequence = sequence;
   header.synced_sequence = std::max(synced_, applied_);
-  header.key_high = draft.hash.high;
-  header.key_low = draft.hash.low;
-  header.object_id = draft.type == EntryType::kRemove ? old->object_id : record.object_id;
-  if (draft.type == EntryType::kRemove)
-    draft.payload = record.key;
-  else
-    encode_record(record, draft.payload);
+  header.key_high = draft.key.hash.high;
+  header.key_low = draft.key.hash.low;
+  header.object_id = draft.object_id();
+  draft.added = journal_->add(header, [&draft](std::string& out) {
+    if (draft.record != nullptr)
+      encode_record(*draft.record, out);
+    else
+      out.append(draft.key.text);
+  });
 }
 
-// Under mutex_, once it is in the journal.
-void Catalog::Impl::apply(Draft& draft, const Journal::Written& written) {
-  Record& record = draft.record;
-  hot_.forget(draft.hash);
-  sequence_ = record.sequence;
+// Under mutex_, once it is in the journal. Takes the record, if it is kept.
+void Catalog::Impl::apply(Draft& draft) {
+  // What is overlaid is not among them: look() finds it in the overlay first.
+  if (draft.old != nullptr && !draft.overlaid) hot_.forget(draft.key.hash);
+  sequence_ = draft.sequence;
   OverlayEntry entry;
-  entry.hash = draft.hash;
-  entry.object_id = draft.header.object_id;
-  entry.sequence = record.sequence;
-  entry.file = written.file;
-  entry.payload_offset = written.payload_offset;
-  entry.payload_bytes = static_cast<std::uint32_t>(draft.payload.size());
-  entry.live = draft.type != EntryType::kRemove;
-  entry.tagged = entry.live && !record.tags.empty();
-  entry.survives_boot = entry.live && record.survives_boot();
+  entry.object_id = draft.object_id();
+  entry.sequence = draft.sequence;
+  entry.file = draft.added.file;
+  entry.payload_offset = draft.added.payload_offset;
+  entry.payload_bytes = draft.added.payload_bytes;
+  entry.live = draft.record != nullptr;
+  entry.tagged = entry.live && !draft.record->tags.empty();
+  entry.survives_boot = entry.live && draft.record->survives_boot();
   entry.hides_durable = draft.hides_durable;
-  if (entry.live && !draft.old) ++objects_;
+  if (entry.live && draft.old == nullptr) ++objects_;
   if (!entry.live) --objects_;
-  if (draft.old) draft.old->durable = draft.hides_durable;
-  const std::string key = record.key;
   // So many as a group sync is called for at the latest: memory that objects take must not be.
   if (entry.live && active_.size() < options_.overlay_entries_wanted &&
-      HotRecords::is_short(record))
-    entry.record = std::make_shared<const Record>(std::move(record));
-  active_.put(key, entry);
+      HotRecords::is_short(*draft.record))
+    entry.record = std::move(draft.record);
+  active_.put(draft.key, std::move(entry));
 }
 
 // Under mutex_.
-Result<void> Catalog::Impl::write_all(std::vector<Draft>& drafts) {
-  std::vector<Journal::Entry> entries;
-  entries.reserve(drafts.size());
-  for (std::size_t i = 0; i < drafts.size(); ++i) {
-    prepare(drafts[i], sequence_ + 1 + i);
-    entries.push_back({drafts[i].header, bytes_of(drafts[i].payload)});
-  }
-  const auto written = OM_TRY(journal_->append_all(entries));
-  for (std::size_t i = 0; i < drafts.size(); ++i) apply(drafts[i], written[i]);
+Result<void> Catalog::Impl::write_all(std::span<Draft> drafts) {
+  std::uint64_t sequence = sequence_;
+  for (Draft& draft : drafts) prepare(draft, ++sequence);
+  OM_TRY(journal_->write_added());
+  for (Draft& draft : drafts) apply(draft);
   return {};
 }
 
@@ -132,85 +128,89 @@ Result<std::optional<Record>> Catalog::Impl::change(EntryType type, Record recor
                                                     bool expect_object) {
   Draft draft;
   draft.type = type;
-  draft.old = OM_TRY(find(record.key));
-  if (type == EntryType::kRemove && !draft.old) return std::optional<Record>();
+  draft.key = hashed(record.key);
+  auto old = OM_TRY(find(draft.key));
+  if (type == EntryType::kRemove && !old) return old;
   if (expect_object) {
-    if (!draft.old || draft.old->object_id != record.object_id) return std::optional<Record>();
+    if (!old || old->object_id != record.object_id) return std::optional<Record>();
     Place place = std::move(record.place);
-    record = *draft.old;
+    record = *old;
     record.place = std::move(place);
   }
-  if (type != EntryType::kRemove) OM_TRY(check_limits(record));
-  draft.record = std::move(record);
+  std::shared_ptr<Record> said;
+  if (type != EntryType::kRemove) {
+    OM_TRY(check_limits(record));
+    said = std::make_shared<Record>(std::move(record));
+    draft.key.text = said->key;
+    draft.record = said;
+  }
+  if (old) draft.old = &*old;
   OM_TRY(tell(draft));
-  const bool fresh = !draft.old;
-  if (fresh) tell_presence(draft, true);
-  const auto append = [&]() -> Result<void> {
+  if (!old) tell_presence(draft, true);
+  const auto write = [&]() -> Result<void> {
     const std::lock_guard lock(mutex_);
-    prepare(draft, sequence_ + 1);
-    const auto written = OM_TRY(journal_->append(draft.header, bytes_of(draft.payload)));
-    apply(draft, written);
-    return {};
+    return write_all({&draft, 1});
   };
-  const auto done = append();
-  // apply() may have taken the record of what is there; not of what is not.
-  if (done ? type == EntryType::kRemove : fresh) tell_presence(draft, false);
+  const auto done = write();
+  if (done ? type == EntryType::kRemove : !old) tell_presence(draft, false);
   if (!done) return done.error();
-  return std::move(draft.old);
+  if (old) old->durable = draft.hides_durable;
+  return old;
 }
 
-Result<std::vector<std::optional<Record>>> Catalog::Impl::publish_all(
-    const std::vector<Record>& records) {
-  std::vector<std::optional<Record>> old;
-  if (records.empty()) return old;
-  std::vector<Draft> drafts(records.size());
-  for (std::size_t i = 0; i < records.size(); ++i) {
-    OM_TRY(check_limits(records[i]));
-    drafts[i].type = EntryType::kPublish;
-    drafts[i].record = records[i];
-    drafts[i].old = OM_TRY(find(records[i].key));
+Result<void> Catalog::Impl::publish_all(std::vector<Publication>& publications) {
+  if (publications.empty()) return {};
+  std::vector<Draft> drafts(publications.size());
+  for (std::size_t i = 0; i < drafts.size(); ++i) {
+    Publication& one = publications[i];
+    Draft& draft = drafts[i];
+    OM_TRY(check_limits(*one.record));
+    draft.type = EntryType::kPublish;
+    draft.key = hashed(one.record->key);
+    draft.record = one.record;
+    one.replaced = OM_TRY(look(draft.key, false));
+    draft.old = one.replaced.get();
   }
   for (const Draft& draft : drafts) OM_TRY(tell(draft));
   const auto tell_fresh = [&](bool there) {
     for (const Draft& draft : drafts)
-      if (!draft.old) tell_presence(draft, there);
+      if (draft.old == nullptr) tell_presence(draft, there);
   };
   tell_fresh(true);
   const std::lock_guard lock(mutex_);
   if (auto written = write_all(drafts); !written) {
     tell_fresh(false);
-    return std::move(written).error();
+    return written;
   }
-  old.reserve(drafts.size());
-  for (Draft& draft : drafts) old.push_back(std::move(draft.old));
-  return old;
+  for (std::size_t i = 0; i < drafts.size(); ++i)
+    publications[i].replaced_durable = drafts[i].old != nullptr && drafts[i].hides_durable;
+  return {};
 }
 
 Result<void> Catalog::Impl::remove_all(std::vector<Record>& records) {
   if (records.empty()) return {};
   std::vector<Draft> drafts(records.size());
-  for (std::size_t i = 0; i < records.size(); ++i) {
+  for (std::size_t i = 0; i < drafts.size(); ++i) {
     drafts[i].type = EntryType::kRemove;
-    drafts[i].record.key = records[i].key;
-    drafts[i].old = std::move(records[i]);
+    drafts[i].key = hashed(records[i].key);
+    drafts[i].old = &records[i];
   }
-  const auto write_them = [&]() -> Result<void> {
-    for (const Draft& draft : drafts) OM_TRY(tell(draft));
+  for (const Draft& draft : drafts) OM_TRY(tell(draft));
+  {
     const std::lock_guard lock(mutex_);
-    return write_all(drafts);
-  };
-  auto done = write_them();
-  for (std::size_t i = 0; i < records.size(); ++i) {
-    records[i] = *std::move(drafts[i].old);
-    if (done) tell_presence(drafts[i], false);
+    OM_TRY(write_all(drafts));
   }
-  return done;
+  for (std::size_t i = 0; i < drafts.size(); ++i) {
+    records[i].durable = drafts[i].hides_durable;
+    tell_presence(drafts[i], false);
+  }
+  return {};
 }
 
 // --- looking
 
-Result<std::optional<Record>> Catalog::Impl::find(std::string_view key) {
-  if (key.empty() || key.size() > kKeyBytesMax) return std::optional<Record>();
+Result<std::optional<Record>> Catalog::Impl::find(const HashedKey& key) {
+  if (key.text.empty() || key.text.size() > kKeyBytesMax) return std::optional<Record>();
   {
     const std::lock_guard lock(mutex_);
     if (const OverlayEntry* entry = overlaid(key)) {
@@ -218,14 +218,12 @@ Result<std::optional<Record>> Catalog::Impl::find(std::string_view key) {
       return std::optional<Record>(OM_TRY(record_of(*entry)));
     }
   }
-  const KeyHash hash = options_.hash(key);
-  if (const auto hot = hot_.find(hash, key)) return std::optional<Record>(*hot);
-  return index_->find(hash, key);
+  if (const auto hot = hot_.find(key.hash, key.text)) return std::optional<Record>(*hot);
+  return index_->find(key.hash, key.text);
 }
 
-Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view key) {
-  using Ref = std::shared_ptr<const Record>;
-  if (key.empty() || key.size() > kKeyBytesMax) return Ref();
+Result<Catalog::Impl::Ref> Catalog::Impl::look(const HashedKey& key, bool remember) {
+  if (key.text.empty() || key.text.size() > kKeyBytesMax) return Ref();
   {
     const std::lock_guard lock(mutex_);
     if (const OverlayEntry* entry = overlaid(key)) {
@@ -234,12 +232,11 @@ Result<std::shared_ptr<const Record>> Catalog::Impl::look(std::string_view key) 
       return Ref(std::make_shared<Record>(OM_TRY(record_of(*entry))));
     }
   }
-  const KeyHash hash = options_.hash(key);
-  if (Ref hot = hot_.find(hash, key)) return hot;
-  auto found = OM_TRY(index_->find(hash, key));
+  if (Ref hot = hot_.find(key.hash, key.text)) return hot;
+  auto found = OM_TRY(index_->find(key.hash, key.text));
   if (!found) return Ref();
   Ref record = std::make_shared<Record>(*std::move(found));
-  hot_.keep(hash, record);
+  if (remember) hot_.keep(key.hash, record);
   return record;
 }
 
@@ -250,9 +247,9 @@ Result<std::optional<Record>> Catalog::Impl::find_object(std::uint64_t object_id
       const std::lock_guard lock(mutex_);
       applied = applied_;
       for (const Overlay* overlay : {&active_, &frozen_}) {
-        const std::string* const key = overlay->key_of(object_id);
+        const Overlay::Key* const key = overlay->key_of(object_id);
         if (key == nullptr) continue;
-        const OverlayEntry* const entry = overlaid(*key);
+        const OverlayEntry* const entry = overlaid(key->view());
         if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
         return std::optional<Record>(OM_TRY(record_of(*entry)));
       }
@@ -262,7 +259,7 @@ Result<std::optional<Record>> Catalog::Impl::find_object(std::uint64_t object_id
     const std::lock_guard lock(mutex_);
     // A group sync was over between the two looks: what it took away may have been found still.
     if (applied_ != applied) continue;
-    if (const OverlayEntry* entry = overlaid(found->key)) {
+    if (const OverlayEntry* entry = overlaid(hashed(found->key))) {
       // Removed or replaced since, or (written to the index between the two looks) the very same.
       if (!entry->live || entry->object_id != object_id) return std::optional<Record>();
     }
@@ -273,12 +270,12 @@ Result<std::optional<Record>> Catalog::Impl::find_object(std::uint64_t object_id
 Result<void> Catalog::Impl::for_each(const std::function<void(const Record&)>& fn) {
   const std::lock_guard lock(mutex_);
   OM_TRY(index_->for_each([&](const Record& record) {
-    if (overlaid(record.key) == nullptr) fn(record);
+    if (overlaid(hashed(record.key)) == nullptr) fn(record);
     return true;
   }));
   for (const Overlay* overlay : {&active_, &frozen_}) {
     for (const auto& [key, entry] : overlay->entries()) {
-      if (!entry.live || overlaid(key) != &entry) continue;
+      if (!entry.live || overlaid(key.view()) != &entry) continue;
       fn(OM_TRY(record_of(entry)));
     }
   }
@@ -293,9 +290,9 @@ Result<void> Catalog::Impl::list(std::string_view prefix, std::string_view after
   std::vector<Live> lives;
   for (const Overlay* overlay : {&active_, &frozen_}) {
     for (const auto& [key, entry] : overlay->entries()) {
-      if (entry.live && std::string_view(key) > after &&
-          key.compare(0, prefix.size(), prefix) == 0 && overlaid(key) == &entry) {
-        lives.emplace_back(key, &entry);
+      if (entry.live && std::string_view(key.text) > after &&
+          key.text.compare(0, prefix.size(), prefix) == 0 && overlaid(key.view()) == &entry) {
+        lives.emplace_back(key.text, &entry);
       }
     }
   }
@@ -321,7 +318,7 @@ Result<void> Catalog::Impl::list(std::string_view prefix, std::string_view after
   };
   OM_TRY(index_->list(prefix, after, [&](const Record& record) {
     give_until(&record.key);
-    if (go_on && overlaid(record.key) == nullptr) give(record);
+    if (go_on && overlaid(hashed(record.key)) == nullptr) give(record);
     return go_on;
   }));
   give_until(nullptr);
@@ -332,14 +329,14 @@ Result<std::vector<std::string>> Catalog::Impl::keys_with_tag(std::string_view t
   std::vector<std::string> keys;
   const std::lock_guard lock(mutex_);
   OM_TRY(index_->with_tag(tag, [&](std::string_view key) {
-    if (overlaid(key) == nullptr) keys.emplace_back(key);
+    if (overlaid(hashed(key)) == nullptr) keys.emplace_back(key);
   }));
   for (const Overlay* overlay : {&active_, &frozen_}) {
     for (const auto& [key, entry] : overlay->entries()) {
-      if (!entry.live || !entry.tagged || overlaid(key) != &entry) continue;
+      if (!entry.live || !entry.tagged || overlaid(key.view()) != &entry) continue;
       const Record record = OM_TRY(record_of(entry));
       if (std::find(record.tags.begin(), record.tags.end(), tag) != record.tags.end())
-        keys.push_back(key);
+        keys.push_back(key.text);
     }
   }
   return keys;
@@ -418,10 +415,10 @@ Result<void> Catalog::Impl::group_sync(const std::function<Result<void>()>& sync
 // now, and whatever takes its place hides it.
 void Catalog::Impl::thaw() {
   for (const auto& [key, entry] : frozen_.entries()) {
-    if (active_.find(key) != nullptr) continue;
+    if (active_.find(key.view()) != nullptr) continue;
     OverlayEntry back = entry;
     back.hides_durable = back.hides_durable || (back.live && back.survives_boot);
-    active_.put(key, back);
+    active_.put(key.view(), std::move(back));
   }
   frozen_.clear();
 }
@@ -429,7 +426,7 @@ void Catalog::Impl::thaw() {
 // frozen_ is not changed by anybody else meanwhile, only read. The state goes with the last batch:
 // before it, a change that a later one of the same key has overtaken may be in neither place.
 Result<void> Catalog::Impl::write_to_index(std::uint64_t cut) {
-  using Item = std::pair<const std::string*, const OverlayEntry*>;
+  using Item = std::pair<const Overlay::Key*, const OverlayEntry*>;
   std::vector<Item> items;
   items.reserve(frozen_.size());
   for (const auto& [key, entry] : frozen_.entries()) items.emplace_back(&key, &entry);
@@ -443,7 +440,7 @@ Result<void> Catalog::Impl::write_to_index(std::uint64_t cut) {
     std::size_t bytes = 0;
     for (; at < items.size() && batch.size() < options_.batch_entries && bytes < (4u << 20); ++at) {
       const auto& [key, entry] = items[at];
-      Change change{entry->hash, *key, entry->sequence, {}};
+      Change change{key->hash, key->text, entry->sequence, {}};
       if (entry->live) {
         change.object = OM_TRY(payload_of(*entry));
         if (const auto record = decode_record(bytes_of(change.object));
@@ -503,7 +500,7 @@ Result<void> Catalog::Impl::mark_clean(const std::function<Result<void>()>& sync
     header.type = static_cast<std::uint16_t>(EntryType::kClean);
     header.sequence = sequence_ + 1;
     header.synced_sequence = std::max(synced_, applied_);
-    (void)OM_TRY(journal_->append(header, {}));
+    OM_TRY(journal_->append(header, {}));
     ++sequence_;
   }
   return sync_removals();
@@ -542,9 +539,8 @@ Result<std::optional<Record>> Catalog::publish(const Record& record) {
   OM_TRY(check_limits(record));
   return impl_->change(EntryType::kPublish, record, false);
 }
-Result<std::vector<std::optional<Record>>> Catalog::publish_all(
-    const std::vector<Record>& records) {
-  return impl_->publish_all(records);
+Result<void> Catalog::publish_all(std::vector<Publication>& publications) {
+  return impl_->publish_all(publications);
 }
 Result<std::optional<Record>> Catalog::remove(std::string_view key) {
   Record record;

@@ -99,6 +99,16 @@ struct Status {
   std::uint64_t last_group_sync_ns = 0;  // Clock::monotonic_ns of its end
 };
 
+// One of many that publish_all() publishes.
+struct Publication {
+  // Nobody changes it once it is published: the catalog may keep it, too.
+  std::shared_ptr<Record> record;
+  // Filled in: what the key had, null where that was nothing, and the `durable` with which
+  // publish() would return it.
+  std::shared_ptr<const Record> replaced;
+  bool replaced_durable = false;
+};
+
 class Catalog {
  public:
   // Makes `directory` where it is missing, locks it (kBusy: another process has it), recovers.
@@ -113,8 +123,8 @@ class Catalog {
   // --- happened. Removals have 256 KiB of their own, so that space can be made.
   // Replaces what the key had, and returns it.
   Result<std::optional<Record>> publish(const Record& record);
-  // Many of different keys, with one write: all or none. What each key had, in order.
-  Result<std::vector<std::optional<Record>>> publish_all(const std::vector<Record>& records);
+  // Many of different keys, with one write: all or none.
+  Result<void> publish_all(std::vector<Publication>& publications);
   // nullopt: there was none.
   Result<std::optional<Record>> remove(std::string_view key);
   // Many of different keys, with one write: all or none. They are looked up no more: each is what

@@ -1,6 +1,7 @@
 #include "store/catalog/catalog.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -74,6 +75,26 @@ std::unique_ptr<Catalog> must_open(const std::string& path, Options options) {
   return opened ? *std::move(opened) : nullptr;
 }
 
+// As publish() for each of them: what each key had, in order.
+Result<std::vector<std::optional<Record>>> publish_all(Catalog& catalog,
+                                                       const std::vector<Record>& records) {
+  std::vector<Publication> publications;
+  for (const Record& record : records)
+    publications.push_back({std::make_shared<Record>(record), nullptr, false});
+  OM_TRY(catalog.publish_all(publications));
+  std::vector<std::optional<Record>> old;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    const Publication& one = publications[i];
+    EXPECT_EQ(plain(*one.record), plain(records[i]));
+    EXPECT_TRUE(one.replaced != nullptr || !one.replaced_durable);
+    auto& replaced = old.emplace_back();
+    if (one.replaced == nullptr) continue;
+    replaced = *one.replaced;
+    replaced->durable = one.replaced_durable;
+  }
+  return old;
+}
+
 std::map<std::string, std::uint64_t> contents(Catalog& catalog) {
   std::map<std::string, std::uint64_t> all;
   EXPECT_TRUE(catalog.for_each([&](const Record& record) {
@@ -122,6 +143,25 @@ TEST(Record, ComesBackAsItWent) {
   EXPECT_FALSE(decode_record({data, bytes.size() - 1}));
   bytes.push_back('x');
   EXPECT_FALSE(decode_record({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()}));
+}
+
+TEST(LogFile, ReservesWhatIsAskedForAndNotTheSize) {
+  const TempDir dir;
+  const auto directory = open_log_directory(dir.path());
+  ASSERT_TRUE(directory);
+  const auto file = (*directory)->create("log");
+  ASSERT_TRUE(file);
+  constexpr std::uint64_t kStep = std::uint64_t{1} << 20;
+  for (std::uint64_t step = 0; step < 3; ++step) {
+    ASSERT_TRUE((*file)->reserve(step * kStep, kStep));
+    struct stat status {};
+    ASSERT_EQ(::stat((dir.path() + "/log").c_str(), &status), 0);
+    if (status.st_blocks == 0) GTEST_SKIP() << "this file system does not reserve";
+    const auto blocks = static_cast<std::uint64_t>(status.st_blocks) * 512;
+    EXPECT_GE(blocks, (step + 1) * kStep);
+    EXPECT_LT(blocks, (step + 2) * kStep);
+    EXPECT_EQ(status.st_size, 0);
+  }
 }
 
 class CatalogSyncedOrNot : public testing::TestWithParam<bool> {};
@@ -239,6 +279,74 @@ TEST_P(CatalogSyncedOrNot, ListsLongKeysInOrderAndByTag) {
   EXPECT_TRUE(catalog->keys_with_tag("blue")->empty());
 }
 
+TEST_P(CatalogSyncedOrNot, PublishesManyWithOneWrite) {
+  const TempDir dir;
+  CrashingLogDirectory journal(1);
+  auto catalog = must_open(dir.path(), options_for("a", &journal));
+  std::vector<Record> records;
+  for (std::uint64_t id = 1; id <= 4; ++id)
+    records.push_back(
+        make_record(id, "k" + std::to_string(id), id % 2 == 0 ? kTierMemory : kTierDisk));
+  records[2].tags = {"red"};
+  ASSERT_TRUE(publish_all(*catalog, records));
+  ASSERT_TRUE(!GetParam() || catalog->group_sync());
+  for (const Record& record : records) (void)catalog->look(record.key);  // and remembered
+  const std::uint64_t writes = journal.writes;
+  const std::uint64_t sequence = catalog->status().sequence;
+  // One that is looked at stays what it was, whatever comes after it.
+  const auto looked = *catalog->look("k3");
+  std::vector<Publication> anew;
+  for (std::uint64_t id = 12; id <= 15; ++id) {
+    Record record = make_record(id, "k" + std::to_string(id - 10));
+    if (id == 12) record.metadata.assign(1000, 'm');  // too long to be kept beside the journal
+    anew.push_back({std::make_shared<Record>(record), nullptr, false});
+  }
+  const auto said = [&](std::size_t i) { return plain(*anew[i].record); };
+  const std::vector<Record> before{said(0), said(1), said(2), said(3)};
+  journal.fail_writes = true;
+  EXPECT_EQ(catalog->publish_all(anew).error().code, Errc::kNoSpace);
+  journal.fail_writes = false;
+  for (std::size_t i = 0; i < anew.size(); ++i) EXPECT_EQ(said(i), before[i]);
+  EXPECT_EQ(catalog->status().sequence, sequence);
+  for (std::uint64_t id = 1; id <= 4; ++id) {
+    EXPECT_EQ(plain(**catalog->find_object(id)), records[id - 1]);
+    EXPECT_EQ(plain(**catalog->look("k" + std::to_string(id))), records[id - 1]);
+    EXPECT_EQ(*catalog->find_object(id + 11), std::nullopt);
+  }
+  const std::uint64_t failed = journal.writes;
+  EXPECT_GT(failed, writes);
+  ASSERT_TRUE(catalog->publish_all(anew));
+  EXPECT_EQ(journal.writes, failed + 1);
+  EXPECT_EQ(catalog->status().sequence, sequence + anew.size());
+  for (std::size_t i = 0; i < anew.size(); ++i) {
+    EXPECT_EQ(said(i), before[i]);
+    EXPECT_EQ(plain(**catalog->find(before[i].key)), before[i]);
+    EXPECT_EQ(plain(**catalog->look(before[i].key)), before[i]);
+    EXPECT_EQ(plain(**catalog->find_object(before[i].object_id)), before[i]);
+    if (i == 3) continue;  // k5 is new
+    ASSERT_NE(anew[i].replaced, nullptr);
+    EXPECT_EQ(plain(*anew[i].replaced), records[i + 1]);
+    EXPECT_EQ(anew[i].replaced_durable, GetParam() && records[i + 1].survives_boot());
+    EXPECT_EQ(*catalog->find_object(records[i + 1].object_id), std::nullopt);
+  }
+  EXPECT_EQ(anew[3].replaced, nullptr);
+  EXPECT_FALSE(anew[3].replaced_durable);
+  EXPECT_EQ(plain(*looked), records[2]);
+  EXPECT_TRUE(catalog->keys_with_tag("red")->empty());
+  std::vector<Publication> none;
+  ASSERT_TRUE(catalog->publish_all(none));
+  EXPECT_EQ(journal.writes, failed + 1);
+  for (int again = 0; again < 2; ++again) {
+    std::set<std::uint64_t> there;
+    ASSERT_TRUE(catalog->for_each([&](const Record& record) { there.insert(record.object_id); }));
+    EXPECT_EQ(there, (std::set<std::uint64_t>{1, 12, 13, 14, 15}));
+    EXPECT_EQ(catalog->status().objects, 5U);
+    catalog.reset();
+    catalog = must_open(dir.path(), options_for("a", &journal));
+    ASSERT_TRUE(catalog);
+  }
+}
+
 TEST_P(CatalogSyncedOrNot, RemovesManyWithOneWrite) {
   const TempDir dir;
   CrashingLogDirectory journal(1);
@@ -248,7 +356,7 @@ TEST_P(CatalogSyncedOrNot, RemovesManyWithOneWrite) {
     records.push_back(
         make_record(id, "k" + std::to_string(id), id % 2 == 0 ? kTierMemory : kTierDisk));
   records[3].tags = {"red"};
-  ASSERT_TRUE(catalog->publish_all(records));
+  ASSERT_TRUE(publish_all(*catalog, records));
   ASSERT_TRUE(!GetParam() || catalog->group_sync());
   std::vector<Record> gone;
   for (std::uint64_t id = 2; id <= 5; ++id) gone.push_back(**catalog->find_object(id));
@@ -370,11 +478,11 @@ TEST(Catalog, WhatAFailedWriteOfManyHasLeftIsNoEntry) {
         others.push_back(make_record(id + 10, std::string(200, 'o') + std::to_string(id)));
         expected[there.back().key] = id;
       }
-      ASSERT_TRUE(catalog->publish_all(there));
+      ASSERT_TRUE(publish_all(*catalog, there));
       const bool for_long = seed % 2 == 0;
       (for_long ? journal.fail_writes : journal.fail_one_write) = true;
       const Error why =
-          seed % 4 < 2 ? catalog->publish_all(others).error() : catalog->remove_all(there).error();
+          seed % 4 < 2 ? publish_all(*catalog, others).error() : catalog->remove_all(there).error();
       EXPECT_EQ(why.code, Errc::kNoSpace);
       journal.fail_writes = false;
       EXPECT_EQ(contents(*catalog), expected);
@@ -548,7 +656,7 @@ void crash_schedule(std::uint64_t seed) {
         for (std::uint64_t i = 0; i <= random() % 4; ++i)
           records.push_back(make_record(next_id++, "k" + std::to_string((number + i) % 12),
                                         random() % 4 == 0 ? kTierMemory : kTierDisk));
-        const auto done = catalog->publish_all(records);
+        const auto done = publish_all(*catalog, records);
         const bool any_durable =
             done && std::any_of(done->begin(), done->end(),
                                 [](const auto& old) { return old && old->durable; });
@@ -696,7 +804,7 @@ TEST(CatalogCrash, OfManyThatAreRemovedTheFirstAreGoneAfterACrash) {
       std::vector<Record> records;
       for (std::uint64_t id = 1; id <= 8; ++id)
         records.push_back(make_record(id, "k" + std::to_string(id)));
-      ASSERT_TRUE(catalog->publish_all(records));
+      ASSERT_TRUE(publish_all(*catalog, records));
       ASSERT_TRUE(!power || catalog->group_sync());
       for (Record& record : records) record = **catalog->find(record.key);
       journal.die_after(1);
@@ -798,7 +906,7 @@ TEST(Catalog, TellsOfARecordBeforeItChanges) {
   ASSERT_TRUE(catalog->move("k", 7, Place{kTierDisk, 0, {{9, 0, 6}}}));  // another object
   ASSERT_TRUE(catalog->remove("none"));
   EXPECT_EQ(last(), Told());
-  ASSERT_TRUE(catalog->publish_all({make_record(3, "k"), make_record(4, "l")}));
+  ASSERT_TRUE(publish_all(*catalog, {make_record(3, "k"), make_record(4, "l")}));
   EXPECT_EQ(last(), (Told{{2, false}}));
   refuse = true;
   EXPECT_EQ(catalog->remove("k").error().code, Errc::kNoSpace);
@@ -839,21 +947,21 @@ TEST(Catalog, TellsOfKeysThatComeAndGo) {
   ASSERT_TRUE(catalog->move("none", 2, Place{kTierDisk, 0, {{9, 0, 6}}}));
   ASSERT_TRUE(catalog->remove("none"));
   EXPECT_EQ(last(), Told());
-  ASSERT_TRUE(catalog->publish_all({make_record(3, "k"), make_record(4, "l")}));
+  ASSERT_TRUE(publish_all(*catalog, {make_record(3, "k"), make_record(4, "l")}));
   EXPECT_EQ(last(), (Told{{"l", true}}));
   // What does not get into the journal was not there.
   journal.fail_writes = true;
   EXPECT_FALSE(catalog->publish(make_record(5, "m")));
   EXPECT_EQ(last(), (Told{{"m", true}, {"m", false}}));
   EXPECT_FALSE(
-      catalog->publish_all({make_record(6, "m"), make_record(7, "l"), make_record(8, "n")}));
+      publish_all(*catalog, {make_record(6, "m"), make_record(7, "l"), make_record(8, "n")}));
   EXPECT_EQ(last(), (Told{{"m", true}, {"n", true}, {"m", false}, {"n", false}}));
   EXPECT_FALSE(catalog->remove("k"));
   EXPECT_EQ(last(), Told());
   journal.fail_writes = false;
   ASSERT_TRUE(catalog->remove("k"));
   EXPECT_EQ(last(), (Told{{"k", false}}));
-  ASSERT_TRUE(catalog->publish_all({make_record(9, "m"), make_record(10, "n")}));
+  ASSERT_TRUE(publish_all(*catalog, {make_record(9, "m"), make_record(10, "n")}));
   (void)last();
   std::vector<Record> both{**catalog->find("m"), **catalog->find("n")};
   journal.fail_writes = true;

@@ -123,7 +123,7 @@ class CrashingLogDirectory final : public LogDirectory {
       content_->unsynced.clear();
       return {};
     }
-    Result<void> reserve(std::uint64_t /*bytes*/) override {
+    Result<void> reserve(std::uint64_t /*offset*/, std::uint64_t /*bytes*/) override {
       if (directory_.fail_writes) return Error{Errc::kNoSpace, 0, "full"};
       return {};
     }

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,10 +30,14 @@ class Catalog::Impl {
   Result<void> recover(const std::string& directory);
 
   Result<std::optional<Record>> change(EntryType type, Record record, bool expect_object);
-  Result<std::vector<std::optional<Record>>> publish_all(const std::vector<Record>& records);
+  Result<void> publish_all(std::vector<Publication>& publications);
   Result<void> remove_all(std::vector<Record>& records);
-  Result<std::optional<Record>> find(std::string_view key);
-  Result<std::shared_ptr<const Record>> look(std::string_view key);
+  Result<std::optional<Record>> find(const HashedKey& key);
+  Result<std::optional<Record>> find(std::string_view key) { return find(hashed(key)); }
+  using Ref = std::shared_ptr<const Record>;
+  // `remember` what comes from the index.
+  Result<Ref> look(const HashedKey& key, bool remember);
+  Result<Ref> look(std::string_view key) { return look(hashed(key), true); }
   Result<std::optional<Record>> find_object(std::uint64_t object_id);
   Result<void> for_each(const std::function<void(const Record&)>& fn);
   Result<void> list(std::string_view prefix, std::string_view after, std::size_t limit,
@@ -48,27 +53,32 @@ class Catalog::Impl {
 
  private:
   // --- under mutex_
-  const OverlayEntry* overlaid(std::string_view key) const;
+  const OverlayEntry* overlaid(const HashedKey& key) const;
+  [[nodiscard]] HashedKey hashed(std::string_view key) const { return {options_.hash(key), key}; }
   static Result<std::string> payload_of(const OverlayEntry& entry);
   static Result<Record> record_of(const OverlayEntry& entry);
   // A change on its way into the journal.
   struct Draft {
     EntryType type{};
-    Record record;
-    std::optional<Record> old;
-    KeyHash hash;
+    HashedKey key;                   // of `record`, or the caller's
+    std::shared_ptr<Record> record;  // what is said of it; null: it is removed
+    const Record* old = nullptr;     // what it has until then; null: nothing
+    std::uint64_t sequence = 0;
+    Journal::Added added;
+    bool overlaid = false;  // `old`, when it was prepared
     bool hides_durable = false;
-    std::string payload;
-    EntryHeader header{};
+    [[nodiscard]] std::uint64_t object_id() const {
+      return (record != nullptr ? record.get() : old)->object_id;
+    }
   };
   // Without mutex_.
   [[nodiscard]] Result<void> tell(const Draft& draft) const;
   // That a key names something from now on, or nothing any more. With mutex_ or without.
   void tell_presence(const Draft& draft, bool there) const;
-  void prepare(Draft& draft, std::uint64_t sequence) const;
-  void apply(Draft& draft, const Journal::Written& written);
+  void prepare(Draft& draft, std::uint64_t sequence);
+  void apply(Draft& draft);
   // All of them with one write, or none.
-  Result<void> write_all(std::vector<Draft>& drafts);
+  Result<void> write_all(std::span<Draft> drafts);
 
   void thaw();  // frozen_ back into active_: the group sync failed
   Result<void> write_to_index(std::uint64_t cut);

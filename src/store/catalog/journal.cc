@@ -165,7 +165,7 @@ Result<Journal::FilePtr> Journal::make_file(std::uint64_t number, std::uint64_t 
   file->log = OM_TRY(directory_.create(file->name));
   const auto fill = [&]() -> Result<void> {
     file->reserved = sizeof header + kRemovalReserveBytes + kReserveStepBytes;
-    OM_TRY(file->log->reserve(file->reserved));
+    OM_TRY(file->log->reserve(0, file->reserved));
     OM_TRY(file->log->write_at(0, {reinterpret_cast<const std::byte*>(&header), sizeof header}));
     OM_TRY(file->log->sync());
     return directory_.sync();
@@ -200,46 +200,55 @@ void Journal::wipe_leftover(File& file) {
   if (file.leftover_end <= file.end) return;
   buffer_.assign(file.leftover_end - file.end, '\0');
   if (write(file)) file.leftover_end = 0;
+  buffer_.clear();
 }
 
-Result<std::vector<Journal::Written>> Journal::append_all(std::span<const Entry> entries) {
+Journal::Added Journal::complete(EntryHeader header, std::size_t begin) {
   File& file = *files_.back();
-  std::vector<Written> written;
-  written.reserve(entries.size());
-  buffer_.clear();
-  bool removal = true;
-  for (const Entry& entry : entries) {
-    OM_ASSERT(entry.payload.size() <= kPayloadBytesMax);
-    EntryHeader header = entry.header;
-    header.zero = 0;
-    header.payload_bytes = static_cast<std::uint32_t>(entry.payload.size());
-    header.payload_checksum = checksum(entry.payload);
-    header.header_checksum = header_checksum(header, file.salt);
-    written.push_back({&file, file.end + buffer_.size() + sizeof header});
-    buffer_.append(reinterpret_cast<const char*>(&header), sizeof header);
-    buffer_.append(reinterpret_cast<const char*>(entry.payload.data()), entry.payload.size());
-    buffer_.resize(round_up(buffer_.size(), 8));
-    removal = removal && header.type == static_cast<std::uint16_t>(EntryType::kRemove);
+  const auto payload = std::as_bytes(std::span(buffer_)).subspan(begin + sizeof header);
+  OM_ASSERT(payload.size() <= kPayloadBytesMax);
+  header.zero = 0;
+  header.payload_bytes = static_cast<std::uint32_t>(payload.size());
+  header.payload_checksum = checksum(payload);
+  header.header_checksum = header_checksum(header, file.salt);
+  std::memcpy(buffer_.data() + begin, &header, sizeof header);
+  buffer_.resize(round_up(buffer_.size(), 8));
+  last_added_ = header.sequence;
+  only_removals_ = only_removals_ && header.type == static_cast<std::uint16_t>(EntryType::kRemove);
+  return {&file, file.end + begin + sizeof header, header.payload_bytes};
+}
+
+// Only removals may use the last of it.
+Result<void> Journal::reserve(File& file, std::uint64_t end) {
+  if (only_removals_ || end + kRemovalReserveBytes <= file.reserved) return {};
+  std::uint64_t wanted = end + kRemovalReserveBytes + kReserveStepBytes;
+  if (!file.log->reserve(file.reserved, wanted - file.reserved)) {
+    wanted = end + kRemovalReserveBytes;
+    OM_TRY(file.log->reserve(file.reserved, wanted - file.reserved));
   }
-  const std::uint64_t needed = file.end + buffer_.size();
-  if (!removal && needed + kRemovalReserveBytes > file.reserved) {
-    std::uint64_t wanted = needed + kRemovalReserveBytes + kReserveStepBytes;
-    if (!file.log->reserve(wanted)) {
-      wanted = needed + kRemovalReserveBytes;
-      OM_TRY(file.log->reserve(wanted));
+  file.reserved = wanted;
+  return {};
+}
+
+Result<void> Journal::write_added() {
+  File& file = *files_.back();
+  const std::uint64_t end = file.end + buffer_.size();
+  auto done = reserve(file, end);
+  if (done) {
+    if (file.leftover_end > end) buffer_.resize(file.leftover_end - file.end);
+    done = write(file);
+    if (!done) {
+      note_leftover(file);
+      wipe_leftover(file);
     }
-    file.reserved = wanted;
   }
-  if (file.leftover_end > needed) buffer_.resize(file.leftover_end - file.end);
-  if (auto done = write(file); !done) {
-    note_leftover(file);
-    wipe_leftover(file);
-    return std::move(done).error();
-  }
+  buffer_.clear();
+  only_removals_ = true;
+  if (!done) return done;
   file.leftover_end = 0;
-  file.end = needed;
-  file.last_sequence = entries.back().header.sequence;
-  return written;
+  file.end = end;
+  file.last_sequence = last_added_;
+  return {};
 }
 
 std::uint64_t Journal::bytes() const {

@@ -133,21 +133,30 @@ class Journal {
   void use_file(FilePtr file);
   [[nodiscard]] std::uint64_t next_number() const { return next_number_; }
 
-  struct Written {
+  // Where an entry will be, once it is written.
+  struct Added {
     File* file = nullptr;
     std::uint64_t payload_offset = 0;
+    std::uint32_t payload_bytes = 0;
   };
-  // Fills in the checksums and payload_bytes of `header`.
-  Result<Written> append(EntryHeader header, std::span<const std::byte> payload) {
-    const Entry entry{header, payload};
-    return OM_TRY(append_all({&entry, 1})).front();
+  // An entry behind those that wait for the next write. `encode(out)` appends its payload to that
+  // string; checksums and payload_bytes of `header` are filled in.
+  template <class Encode>
+  Added add(const EntryHeader& header, Encode encode) {
+    const std::size_t begin = buffer_.size();
+    buffer_.resize(begin + sizeof header);
+    encode(buffer_);
+    return complete(header, begin);
   }
-  struct Entry {
-    EntryHeader header{};
-    std::span<const std::byte> payload;
-  };
-  // All of them with one write, or none. Their numbers rise by one.
-  Result<std::vector<Written>> append_all(std::span<const Entry> entries);
+  // All that were added with one write, or none of them. Their numbers rise by one.
+  Result<void> write_added();
+  // One of them.
+  Result<void> append(const EntryHeader& header, std::span<const std::byte> payload) {
+    add(header, [payload](std::string& out) {
+      out.append(reinterpret_cast<const char*>(payload.data()), payload.size());
+    });
+    return write_added();
+  }
 
   [[nodiscard]] const FilePtr& current() const { return files_.back(); }
   [[nodiscard]] const std::vector<FilePtr>& files() const { return files_; }
@@ -159,6 +168,9 @@ class Journal {
   Result<void> delete_file(const File& file) { return directory_.remove(file.name); }
 
  private:
+  // The entry that begins there in buffer_.
+  Added complete(EntryHeader header, std::size_t begin);
+  Result<void> reserve(File& file, std::uint64_t end);
   // Of buffer_, to the end.
   Result<void> write(File& file);
   void note_leftover(File& file) const;
@@ -167,7 +179,9 @@ class Journal {
   LogDirectory& directory_;
   std::vector<FilePtr> files_;  // oldest first; the last is current
   std::uint64_t next_number_ = 1;
-  std::string buffer_;
+  std::string buffer_;  // entries that were added
+  std::uint64_t last_added_ = 0;
+  bool only_removals_ = true;
 };
 
 }  // namespace om::catalog

@@ -22,8 +22,9 @@ class PosixLogFile final : public LogFile {
     return read_some(file_.borrow(), offset, bytes);
   }
   Result<void> sync() override { return sync_data(file_.borrow()); }
-  Result<void> reserve(std::uint64_t bytes) override {
-    while (::fallocate(file_.raw(), FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes)) != 0) {
+  Result<void> reserve(std::uint64_t offset, std::uint64_t bytes) override {
+    while (::fallocate(file_.raw(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                       static_cast<off_t>(bytes)) != 0) {
       if (errno == EINTR) continue;
       // A file system without it finds out at the write.
       if (errno == EOPNOTSUPP || errno == ENOSYS) return {};

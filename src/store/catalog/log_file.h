@@ -27,8 +27,9 @@ class LogFile {
   virtual Result<std::size_t> read_at(std::uint64_t offset, std::span<std::byte> bytes) = 0;
   // What was written before the call survives power loss. After a failure nobody knows what does.
   virtual Result<void> sync() = 0;
-  // Blocks up to `bytes` from the start, without changing the size: later writes find space.
-  virtual Result<void> reserve(std::uint64_t bytes) = 0;
+  // Blocks for these bytes, without changing the size: later writes find space. What has them
+  // already is better left out, since each of them would be looked at.
+  virtual Result<void> reserve(std::uint64_t offset, std::uint64_t bytes) = 0;
   virtual Result<std::uint64_t> size() = 0;
 };
 

@@ -3,19 +3,27 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 
+#include "base/checksum.h"
+#include "base/flat_map.h"
 #include "store/catalog/journal.h"
 #include "store/catalog/record.h"
 
 namespace om::catalog {
 
-struct OverlayEntry {
+// A key with its hash, which is computed once for all that a change looks at.
+struct HashedKey {
   KeyHash hash;
+  std::string_view text;
+  bool operator==(const HashedKey&) const = default;
+};
+
+struct OverlayEntry {
   std::uint64_t object_id = 0;
   std::uint64_t sequence = 0;
   Journal::File* file = nullptr;  // stays while an entry names it: see Catalog::Impl::group_sync
@@ -33,45 +41,56 @@ struct OverlayEntry {
 
 class Overlay {
  public:
+  struct Key {
+    KeyHash hash;
+    std::string text;
+    [[nodiscard]] HashedKey view() const { return {hash, text}; }
+  };
   struct Hasher {
     using is_transparent = void;
-    std::size_t operator()(std::string_view key) const {
-      return std::hash<std::string_view>()(key);
-    }
+    std::size_t operator()(const HashedKey& key) const noexcept { return key.hash.low; }
+    std::size_t operator()(const Key& key) const noexcept { return key.hash.low; }
   };
-  using Map = std::unordered_map<std::string, OverlayEntry, Hasher, std::equal_to<>>;
+  struct Equal {
+    using is_transparent = void;
+    bool operator()(const HashedKey& a, const Key& b) const noexcept { return a == b.view(); }
+    bool operator()(const Key& a, const Key& b) const noexcept { return a.view() == b.view(); }
+  };
+  using Map = std::unordered_map<Key, OverlayEntry, Hasher, Equal>;
 
-  [[nodiscard]] const OverlayEntry* find(std::string_view key) const {
-    if (map_.empty()) return nullptr;
+  [[nodiscard]] const OverlayEntry* find(const HashedKey& key) const {
     const auto found = map_.find(key);
     return found == map_.end() ? nullptr : &found->second;
   }
   // The key of a live object.
-  [[nodiscard]] const std::string* key_of(std::uint64_t object_id) const {
-    const auto found = ids_.find(object_id);
-    return found == ids_.end() ? nullptr : found->second;
+  [[nodiscard]] const Key* key_of(std::uint64_t object_id) const {
+    const auto* const found = ids_.find(object_id);
+    return found == nullptr ? nullptr : found->second;
   }
-  void put(std::string_view key, const OverlayEntry& entry) {
-    const auto [at, fresh] = map_.try_emplace(std::string(key));
-    if (!fresh && at->second.live) ids_.erase(at->second.object_id);
-    at->second = entry;
+  void put(const HashedKey& key, OverlayEntry entry) {
+    auto at = map_.find(key);
+    if (at == map_.end())
+      at = map_.try_emplace(Key{key.hash, std::string(key.text)}).first;
+    else if (auto* const id = at->second.live ? ids_.find(at->second.object_id) : nullptr)
+      ids_.erase(id);
     if (entry.live) ids_[entry.object_id] = &at->first;
+    at->second = std::move(entry);
   }
   [[nodiscard]] const Map& entries() const { return map_; }
   [[nodiscard]] std::size_t size() const { return map_.size(); }
   [[nodiscard]] bool empty() const { return map_.empty(); }
   void swap(Overlay& other) noexcept {
     map_.swap(other.map_);
-    ids_.swap(other.ids_);
+    std::swap(ids_, other.ids_);
   }
   void clear() {
     Map().swap(map_);  // the buckets too
-    std::unordered_map<std::uint64_t, const std::string*>().swap(ids_);
+    ids_ = FlatMap<const Key*>();
   }
 
  private:
   Map map_;
-  std::unordered_map<std::uint64_t, const std::string*> ids_;
+  FlatMap<const Key*> ids_;
 };
 
 }  // namespace om::catalog

@@ -110,18 +110,17 @@ Result<void> Catalog::Impl::recover(const std::string& directory) {
       std::vector<std::string> keys;
       if (auto indexed = index_->keys_of_hash(hash)) keys = *std::move(indexed);
       for (const auto& [key, overlay_entry] : active_.entries()) {
-        if (overlay_entry.hash == hash) keys.push_back(key);
+        if (key.hash == hash) keys.push_back(key.text);
       }
       std::sort(keys.begin(), keys.end());
       keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
       for (const std::string& key : keys) {
-        const OverlayEntry* const old = active_.find(key);
+        const OverlayEntry* const old = active_.find(hashed(key));
         if (old != nullptr && !old->live) continue;
         OverlayEntry gone;
-        gone.hash = hash;
         gone.sequence = entry.header.sequence;
         gone.hides_durable = true;
-        active_.put(key, gone);
+        active_.put(hashed(key), std::move(gone));
         --objects_;
         ++recovery.objects_dropped_damage;
       }
@@ -133,8 +132,8 @@ Result<void> Catalog::Impl::recover(const std::string& directory) {
       later[said->key] = {entry.header.sequence, said->record.has_value()};
       return;
     }
+    const HashedKey key = hashed(said->key);
     OverlayEntry now;
-    now.hash = options_.hash(said->key);
     now.object_id = entry.header.object_id;
     now.sequence = entry.header.sequence;
     now.file = &file;
@@ -144,16 +143,16 @@ Result<void> Catalog::Impl::recover(const std::string& directory) {
     now.tagged = now.live && !said->record->tags.empty();
     now.survives_boot = now.live && said->record->survives_boot();
     bool was = false;
-    if (const OverlayEntry* old = active_.find(said->key)) {
+    if (const OverlayEntry* old = active_.find(key)) {
       was = old->live;
       now.hides_durable = old->hides_durable;
-    } else if (auto indexed = index_->find(now.hash, said->key)) {
+    } else if (auto indexed = index_->find(key.hash, key.text)) {
       was = indexed->has_value();
       now.hides_durable = was && (*indexed)->durable;
     }
     if (now.live && !was) ++objects_;
     if (!now.live && was) --objects_;
-    active_.put(said->key, now);
+    active_.put(key, std::move(now));
   };
 
   // Without an index the journal alone knows which boot it was.
