@@ -77,6 +77,25 @@ class Everywhere(unittest.TestCase):
         # Another digest of another URL.
         self.assertEqual(self.b.read(other, device="another"), (other, 0))
 
+    def test_a_purge_of_a_url_that_is_longer_than_a_key_is_about_its_digest(self):
+        # There is no key with it: the digest has another URL, or VCL says what the key is.
+        tail = "?" + "b" * 9 * 1024
+        short, long, named = "/h/long", "/h/long" + tail, "/long" + tail
+        self.fill(short)
+        for cache in self.machine.caches:
+            self.assertEqual(cache.read(named, key="named:long"), (named, 0))
+        with om.Connection(self.machine.daemon.socket, seconds=WAIT_S) as connection:
+            for prefix in (b"cdn://test/test/h/long#", b"named:long"):
+                wait_until(lambda prefix=prefix: connection.list(prefix)["entries"], f"{prefix} is shared", WAIT_S)
+        for url in (short, long, named):
+            self.machine.origin.change(url)
+        self.a.remove("PURGE", long)
+        self.a.remove("PURGE", named)
+        self.b.wait_current()
+        for cache in self.machine.caches:
+            self.assertEqual(cache.read(short), (short, 1), cache.name)
+            self.assertEqual(cache.read(named, key="named:long"), (named, 1), cache.name)
+
     def test_what_was_purged_by_its_digest_is_so_in_the_next_life(self):
         self.fill("/h/life?a=1", "/life")
         for url in ("/h/life?a=1", "/h/life?b=2", "/life"):
