@@ -4,6 +4,7 @@
 // where a test says so.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
@@ -341,6 +342,65 @@ class Lender {
   std::optional<FakeServer> server_;
 };
 using Heard = Lender::Heard;
+
+// Three in a room, the second of them held, and one that was reserved.
+std::vector<Writer> writers_of(Client& client, std::optional<Lease>& lease) {
+  const std::string body(100, 'b');
+  std::vector<Writer> writers;
+  for (int i = 0; i < 4; ++i) {
+    PutOptions options;
+    options.key = "k" + std::to_string(i);
+    options.length = body.size();
+    options.held = i == 1;
+    std::optional<Writer> writer;
+    if (i < 3)
+      writer = *client.reserve_ahead(options, 5s);
+    else
+      writer = *client.reserve(options);
+    if (options.held) lease = *writer->hold(body.size());
+    EXPECT_TRUE(writer->write(std::as_bytes(std::span(body))));
+    writers.push_back(*std::move(writer));
+  }
+  return writers;
+}
+
+TEST(LackOfMemory, WhileManyAreCommittedEndsThoseThatNothingComesOf) {
+  for (const Fails fails : {Fails::kOne, Fails::kAll}) {
+    bool came = true;
+    for (long after = 0; came; ++after) {
+      SCOPED_TRACE(after);
+      ASSERT_LT(after, 10'000);
+      Lender daemon;
+      std::optional<Lease> lease;
+      std::vector<Writer> writers = writers_of(*daemon.client, lease);
+      {
+        const LackOfMemory lack(after, fails);
+        try {
+          (void)commit(std::move(writers));
+        } catch (const std::bad_alloc&) {
+          // Where it can be told to each in its answer, it is.
+        }
+        came = lack.came();
+      }
+      const bool is_over = daemon.client->closed();
+      // So that all answers are read that came.
+      EXPECT_EQ(daemon.client->stat("k").has_value(), !is_over);
+      ASSERT_TRUE(lease);
+      EXPECT_EQ(lease->read_all()->size(), 100U);
+      lease.reset();
+      const Heard heard = daemon.end();
+      const auto place = [&heard](const char* what) {
+        return std::find(heard.begin(), heard.end(), what) - heard.begin();
+      };
+      const auto nowhere = static_cast<std::ptrdiff_t>(heard.size());
+      // What is held is known before its room ends, or all ends together.
+      const auto known = std::min(place("put 500"), place("held 500"));
+      EXPECT_EQ(place("abort 7") == nowhere, is_over);
+      EXPECT_TRUE(is_over || known < place("abort 7"));
+      EXPECT_TRUE(is_over || std::min(place("commit 9"), place("abort 9")) < nowhere);
+    }
+  }
+}
 
 TEST(NoMemory, AtTheEndOfALeaseTakesNothingElseAlong) {
   Lender daemon;
