@@ -522,6 +522,24 @@ class Daemons(unittest.TestCase):
             _, _, headers = b.request("GET", "/lost", {"X-Device": "d"})
             self.assertNotEqual(headers["X-Hits"], "0")
 
+    def test_a_cache_that_missed_too_many_while_it_was_down_drops_what_it_has_and_catches_up(self):
+        # More than the daemon sends before a cache has acknowledged some, which this one does when it serves.
+        with Machine(2) as machine:
+            a, b = machine.caches
+            for cache in machine.caches:
+                self.assertEqual(cache.get("/many"), 0)
+
+            def meanwhile():
+                machine.origin.change("/many")
+                a.remove("PURGE", "/many")
+                with om.Connection(machine.daemon.socket, seconds=WAIT_S) as connection:
+                    for _ in range(CAUGHT_UP_MAX):
+                        connection.remove(om.TAG, b"nobody has it")
+            b.restart(meanwhile)
+            b.wait_current()
+            self.assertEqual(b.counters()["c_dropped_all"], 1)
+            self.assertEqual(b.get("/many"), 1)
+
     @unittest.skipUnless(os.getuid() == 0, "varnishd has the daemon's own rights")
     def test_a_cache_that_may_not_remove_says_so_once(self):
         with Machine(1) as machine:
