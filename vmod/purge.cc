@@ -59,16 +59,13 @@ void purge_everywhere(VRT_CTX) {
     const char* host = nullptr;
     (void)http_GetHdr(req->http, H_Host, &host);
     const txt& url = req->http->hd[HTTP_HDR_URL];
-    std::string stem =
-        shared::base_key(om::vmod::director::uri_prefix(ctx->vcl), host == nullptr ? "" : host,
-                         {url.b, static_cast<std::size_t>(url.e - url.b)}, {});
-    stem.resize(stem.rfind('#'));
+    const std::string stem =
+        shared::purge_stem(om::vmod::director::uri_prefix(ctx->vcl), host == nullptr ? "" : host,
+                           {url.b, static_cast<std::size_t>(url.e - url.b)});
     const std::string tag = shared::digest_tag(std::span(req->digest));
-    // A key of that length is never shared, and no other cache can have been told of it.
-    if (stem.size() <= om::kKeyBytesMax) {
-      ours = record(ctx, "purge", *link, RemovalKind::kPurge, stem, tag);
-      if (!ours) return;
-    }
+    // However long the URL is: its digest may be that of others, and of what has a key by VCL.
+    ours = record(ctx, "purge", *link, RemovalKind::kPurge, stem, tag);
+    if (!ours) return;
     // Not before: a fetch that begins until then may still have the shared object. It is either in
     // its place when the objects of this digest go, or finds this when it gets there. It may be of
     // another URL of this digest, or of another digest of this URL.

@@ -354,10 +354,8 @@ std::string stem_of(const struct busyobj* bo) {
   const char* host = nullptr;
   (void)http_GetHdr(bo->bereq0, H_Host, &host);
   const txt& url = bo->bereq0->hd[HTTP_HDR_URL];
-  std::string key = shared::base_key(director::uri_prefix(bo->vcl), host == nullptr ? "" : host,
-                                     {url.b, static_cast<std::size_t>(url.e - url.b)}, {});
-  key.resize(key.rfind('#'));
-  return key;
+  return shared::purge_stem(director::uri_prefix(bo->vcl), host == nullptr ? "" : host,
+                            {url.b, static_cast<std::size_t>(url.e - url.b)});
 }
 
 bool removed_since(std::string_view stem, const std::vector<std::string>& tags, double since) {

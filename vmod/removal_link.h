@@ -49,8 +49,9 @@ class RemovalLink {
   static RemovalLink& to(const std::string& socket);
   // Links that were made since begin to receive. When all objects of an earlier life are back: what
   // was missed is applied to them, and then acknowledged (VCL_EVENT_WARM, which comes after
-  // vcl_init). CLI thread. Waits a moment for each to be current, so that a cache that starts has
-  // applied what it missed before it serves. It is acknowledged when the child serves.
+  // vcl_init). CLI thread. Waits a moment for each to be current, or to have dropped everything, so
+  // that a cache that starts has applied what it missed before it serves. It is acknowledged when
+  // the child serves.
   static void start();
   // Removals in this VCL go through that link from now on. CLI thread.
   static void use(const struct vcl* vcl, RemovalLink& link);

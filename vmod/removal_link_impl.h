@@ -140,7 +140,7 @@ struct RemovalLink::Impl {  // NOLINT(clang-analyzer-optin.performance.Padding)
   // --- whoever waits for the start
   std::mutex start_mutex;
   std::condition_variable start_changed;
-  bool started = false;  // current, or found out that it cannot be
+  bool started = false;  // current, has dropped everything, or found out that it cannot be
 
   std::uint64_t new_token(OursState state) {
     const std::lock_guard lock(ours_mutex);

@@ -39,7 +39,8 @@ constexpr milliseconds kLookInterval{250};
 constexpr std::chrono::seconds kOursMax{2};
 // A cache that missed more drops everything instead of applying them one by one.
 constexpr std::uint64_t kCatchUpMax = 2000;
-// Removals that are applied and not acknowledged before the child serves.
+// Removals that are applied and not acknowledged before the child serves; of what was dropped
+// altogether none is.
 constexpr std::uint64_t kUnservedMax = 128;
 constexpr std::size_t kUnmatchedMax = 10'000;
 
@@ -131,7 +132,8 @@ void RemovalLink::Impl::serve(Client& client) {
     (void)missed.is_over();
     const bool current = director_is_current();
     gauge(counters->g_current, current ? 1 : 0);
-    if (current) start_is_over();
+    // Who has dropped everything has missed nothing; the daemon sends the rest when we serve.
+    if (current || dropped) start_is_over();
     struct pollfd fds[2] = {{client.native_handle(), POLLIN | POLLRDHUP, 0},
                             {wake_receiver_fd, POLLIN, 0}};
     (void)::poll(fds, 2,
@@ -198,8 +200,9 @@ void RemovalLink::Impl::finish_ours(Client& client) {
   if (upto == acknowledged && !dropped) return;
   applied.store(upto, std::memory_order_release);
   // A store of a later VCL may not have its objects back yet: if this process ends now, its next
-  // life is to be told again. But the daemon sends no more than some at a time.
-  if (!serves && upto - acknowledged < kUnservedMax) return;
+  // life is to be told again. But the daemon sends no more than some at a time. After a gap that
+  // does not matter: all has been dropped, and the next life would not be told to drop it.
+  if (!serves && (dropped || upto - acknowledged < kUnservedMax)) return;
   if (!client.acknowledge(upto)) return;
   acknowledged = upto;
   dropped = false;

@@ -250,6 +250,12 @@ std::string base_key(std::string_view prefix, std::string_view host, std::string
   return key;
 }
 
+std::string purge_stem(std::string_view prefix, std::string_view host, std::string_view url) {
+  std::string stem = base_key(prefix, host, url, {});
+  stem.resize(std::min(stem.rfind('#'), kKeyBytesMax));
+  return stem;
+}
+
 std::string primary_key(std::string_view base, bool accepts_gzip) {
   std::string key(base);
   if (!accepts_gzip) key += ";identity";

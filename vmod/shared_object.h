@@ -99,6 +99,9 @@ std::string primary_key(std::string_view base, bool accepts_gzip);
 std::string variant_key(std::string_view primary, std::span<const VaryField> vary);
 // What is stored for a base_key(): the base itself and everything that begins with base + ';'.
 inline constexpr char kVariantSeparator = ';';
+// What purges name: the base_key() of all digests, up to '#'. Where no key has room for it, as much
+// as has: then nothing is shared by it, and the digest's tag alone says what is removed.
+std::string purge_stem(std::string_view prefix, std::string_view host, std::string_view url);
 
 // A tag that every object of a digest has, whatever its key.
 std::string digest_tag(std::span<const std::uint8_t> digest);

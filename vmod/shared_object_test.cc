@@ -123,6 +123,15 @@ TEST(SharedKey, HoldsPrefixHostUrlAndDigest) {
   EXPECT_EQ(digest_tag(digest), "varnish-digest:001fa0ff");
 }
 
+TEST(SharedKey, OfAPurgeIsWhatKeysOfAllDigestsBeginWithAndFitsAKey) {
+  EXPECT_EQ(purge_stem("", "example.com", "/a?b#c"), "http://example.com/a?b#c");
+  EXPECT_EQ(purge_stem("cdn://", "", "*"), "cdn://*");
+  const std::string longest(kKeyBytesMax - std::string_view("cdn://www/").size(), 'u');
+  const std::string stem = purge_stem("cdn://", "www", "/" + longest);
+  EXPECT_EQ(stem, "cdn://www/" + longest);
+  EXPECT_EQ(purge_stem("cdn://", "www", "/" + longest + "v"), stem);
+}
+
 TEST(SharedKey, DigestIsReadBackFromItsTag) {
   std::array<std::uint8_t, 32> digest{};
   for (std::size_t i = 0; i < digest.size(); ++i) digest[i] = static_cast<std::uint8_t>(i * 37 + 3);

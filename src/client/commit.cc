@@ -105,9 +105,9 @@ void take_answers(Request& request, States& states, Answers& answers, const Resu
     auto& answer = answers[request.writers[i]];
     auto state = std::move(states[request.writers[i]]);
     if (!done) {
-      answer = done.error();
       // Whether it was published is not known after a time-out; if not, this ends it.
-      if (request.room_id == 0) state->connection->post(wire::Abort{state->put_id});
+      if (request.room_id == 0) give_up(std::move(state));
+      answer = done.error();
     } else if (request.room_id == 0) {
       answer = PutResult{request.commit.reply.object_id, request.commit.reply.created_ns};
     } else if (request.put.reply.items.size() != request.writers.size()) {
@@ -121,41 +121,58 @@ void take_answers(Request& request, States& states, Answers& answers, const Resu
   }
 }
 
+// No memory for what comes next. What went in a PUT the daemon has heard of, as after a time-out.
+void give_up_the_rest(std::vector<std::unique_ptr<Request>>& under_way, States& states) noexcept {
+  for (const auto& request : under_way) {
+    if (request->room_id == 0) continue;
+    for (const std::size_t i : request->writers) states[i].reset();
+  }
+  under_way.clear();  // nobody is to wait for their answers
+  for (auto& state : states) give_up(std::move(state));
+}
+
 }  // namespace
 }  // namespace client
 
 std::vector<Result<PutResult>> commit(std::vector<Writer> writers) {
   client::Answers answers(writers.size(), Error{Errc::kMalformed, 0, "an empty writer"});
-  client::States states;
   for (std::size_t i = 0; i < writers.size(); ++i) {
-    auto state = std::move(writers[i].state_);
+    const auto& state = writers[i].state_;
     const auto length = state != nullptr ? state->length() : std::nullopt;
-    if (length && state->written != *length) {
-      answers[i] = Error{Errc::kMalformed, 0,
-                         "the body has " + std::to_string(state->written) + " bytes, but " +
-                             std::to_string(*length) + " were declared"};
-      const Writer aborted(std::move(state));
-    }
-    states.push_back(std::move(state));
+    if (!length || state->written == *length) continue;
+    answers[i] = Error{Errc::kMalformed, 0,
+                       "the body has " + std::to_string(state->written) + " bytes, but " +
+                           std::to_string(*length) + " were declared"};
+    writers[i] = Writer();  // aborted
   }
+  client::States states;
   std::vector<std::unique_ptr<client::Request>> under_way;
-  for (std::size_t at = 0; at < states.size();) {
-    under_way.clear();
-    while (at < states.size() && under_way.size() < client::kUnderWayMax) {
-      auto request = client::next_request(states, at);
-      if (request->writers.empty()) break;
-      if (auto sent = client::send(*request, states); !sent)
-        client::give_up_all(*request, states, answers, sent.error());
-      else
-        under_way.push_back(std::move(request));
+  states.reserve(writers.size());
+  under_way.reserve(std::min(writers.size(), client::kUnderWayMax));
+  // From here on they end by what happens to their states: until then each Writer sees to its own.
+  for (Writer& writer : writers) states.push_back(std::move(writer.state_));
+  try {
+    for (std::size_t at = 0; at < states.size();) {
+      under_way.clear();
+      while (at < states.size() && under_way.size() < client::kUnderWayMax) {
+        auto request = client::next_request(states, at);
+        if (request->writers.empty()) break;
+        if (auto sent = client::send(*request, states); !sent)
+          client::give_up_all(*request, states, answers, sent.error());
+        else
+          under_way.push_back(std::move(request));
+      }
+      for (const auto& request : under_way) {
+        const bool put = request->room_id != 0;
+        auto& waiter = put ? static_cast<client::Waiter&>(request->put)
+                           : static_cast<client::Waiter&>(request->commit);
+        const auto done = request->connection->await(waiter, request->deadline);
+        client::take_answers(*request, states, answers, done);
+      }
     }
-    for (const auto& request : under_way) {
-      const bool put = request->room_id != 0;
-      auto& waiter = put ? static_cast<client::Waiter&>(request->put)
-                         : static_cast<client::Waiter&>(request->commit);
-      const auto done = request->connection->await(waiter, request->deadline);
-      client::take_answers(*request, states, answers, done);
-    }
+  } catch (...) {
+    client::give_up_the_rest(under_way, states);
+    throw;
   }
   return answers;
 }

@@ -111,10 +111,20 @@ void Connection::close() {
 // Whoever waits keeps the connection; those that nobody waits for do not. Rooms that end with our
 // members send something yet, and must not find them any more if that fails.
 Connection::~Connection() {
-  for (Waiter* waiter : std::exchange(waiters_, {}))
-    if (waiter->detached_) waiter->concluded(hung_up());
-  if (!posts_.empty()) fail(std::exchange(posts_, {}), hung_up());
+  const Error why = hung_up();
+  for (Waiter* waiter : std::exchange(waiters_, {})) {
+    if (!waiter->detached_) continue;
+    try {
+      waiter->concluded(copy_of(why));
+    } catch (const std::exception&) {
+      // Its own trouble: the others are to be told as well.
+      continue;
+    }
+  }
+  if (!posts_.empty()) fail(std::exchange(posts_, {}), why);
 }
+
+void Connection::end_for_lack_of_memory() noexcept { break_off(no_memory()); }
 
 // --- calls
 
@@ -296,14 +306,17 @@ void Connection::send_kept(Deadline until) {
   posted_.notify_all();
 }
 
-void Connection::release(std::vector<std::uint64_t> leases) {
+std::size_t Connection::release_by_page(std::span<const std::uint64_t> leases) {
+  if (!release_page_) return 0;
   std::size_t pushed = 0;
-  if (release_page_) {
-    const std::lock_guard lock(release_mutex_);
-    auto* const ring = reinterpret_cast<ReleaseRing*>(release_page_.data());
-    while (pushed < leases.size() && ring->push(leases[pushed])) ++pushed;
-  }
-  for (std::size_t at = pushed; at < leases.size(); at += kReleasesPerPacket) {
+  const std::lock_guard lock(release_mutex_);
+  auto* const ring = reinterpret_cast<ReleaseRing*>(release_page_.data());
+  while (pushed < leases.size() && ring->push(leases[pushed])) ++pushed;
+  return pushed;
+}
+
+void Connection::release(std::vector<std::uint64_t> leases) {
+  for (std::size_t at = release_by_page(leases); at < leases.size(); at += kReleasesPerPacket) {
     wire::Release message;
     const std::size_t count = std::min(kReleasesPerPacket, leases.size() - at);
     message.leases.assign(leases.begin() + static_cast<std::ptrdiff_t>(at),
@@ -312,6 +325,15 @@ void Connection::release(std::vector<std::uint64_t> leases) {
     const std::lock_guard lock(mutex_);
     unreleased_.insert(unreleased_.end(), message.leases.begin(), message.leases.end());
     has_unsent_.store(true, std::memory_order_relaxed);
+  }
+}
+
+void Connection::release_one(std::uint64_t lease) noexcept {
+  if (release_by_page({&lease, 1}) == 1) return;
+  try {
+    release({lease});
+  } catch (const std::exception&) {
+    // Its bytes stay as they are until then, which harms nobody.
   }
 }
 

@@ -32,6 +32,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -233,6 +234,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Gives leases back: through the page that the daemon looks at, else in packets; those that
   // cannot be sent now go with the next call. Waits for nobody.
   void release(std::vector<std::uint64_t> leases);
+  // The same at the end of what has it: where there is no memory for a packet, it is the daemon's
+  // again when the connection ends.
+  void release_one(std::uint64_t lease) noexcept;
+  // At the end of what the daemon has to hear of, and cannot, for want of memory: the connection
+  // ends, and with it all that the daemon keeps for it. What is leased stays.
+  void end_for_lack_of_memory() noexcept;
   // What the daemon's board shows under the key, unless that is `stale` in that revision. nullopt:
   // ask the daemon.
   std::optional<Lease> get_by_board(const std::string& key, std::uint64_t stale = 0,
@@ -283,7 +290,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void look();
   void subscribed(bool to_something) { subscribed_ = to_something; }
   // Nobody will ask for events any more, though leases may keep the connection.
-  void end_subscription();
+  void end_subscription() noexcept;
 
   // The reader's side of a reply that names segments: owns their descriptors, remembers them.
   Result<std::vector<SegmentRef>> adopt_segments(const std::vector<wire::Segment>& segments,
@@ -312,6 +319,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
                           Deadline deadline, const std::string& before = {});
   // False: the socket did not take all of it in time.
   Result<bool> send(const std::string& before, const std::string& packet, Deadline deadline);
+  // How many of these, the first ones, went by the page.
+  std::size_t release_by_page(std::span<const std::uint64_t> leases);
   bool post_packet(const std::string& packet, Deadline until);
   void post_or_keep(std::string packet);
   void send_kept(Deadline until);

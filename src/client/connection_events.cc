@@ -2,6 +2,7 @@
 // others as well meanwhile.
 #include <chrono>
 #include <cstddef>
+#include <exception>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -51,8 +52,13 @@ void Connection::deliver_removal(std::span<const std::byte> packet) {
   if (event_waiters_ > 0) event_wake_.notify_all();
 }
 
-void Connection::end_subscription() {
-  if (subscribed_.exchange(false)) post(wire::Subscribe{});
+void Connection::end_subscription() noexcept {
+  if (!subscribed_.exchange(false)) return;
+  try {
+    post(wire::Subscribe{});
+  } catch (const std::exception&) {
+    end_for_lack_of_memory();
+  }
 }
 
 template <class T, class Take>

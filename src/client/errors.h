@@ -8,7 +8,14 @@
 
 namespace om::client {
 
-inline Error hung_up() { return {Errc::kUnavailable, 0, "the daemon has closed the connection"}; }
+// Without its words where there is no memory for them.
+inline Error hung_up() noexcept {
+  try {
+    return {Errc::kUnavailable, 0, "the daemon has closed the connection"};
+  } catch (const std::bad_alloc&) {
+    return {Errc::kUnavailable, 0, {}};
+  }
+}
 
 inline Error no_room() {
   return {Errc::kSystem, EMFILE, "no room for the descriptors of a reply (raise RLIMIT_NOFILE)"};

@@ -106,7 +106,7 @@ Follower& Follower::operator=(Follower&& other) noexcept {
   return *this;
 }
 Follower::~Follower() {
-  if (state_ != nullptr) state_->connection->release({state_->lease_id});
+  if (state_ != nullptr) state_->connection->release_one(state_->lease_id);
 }
 
 Follower::operator bool() const noexcept { return state_ != nullptr; }

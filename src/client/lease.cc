@@ -83,7 +83,7 @@ void Lease::release() {
   if (state->word)
     state->connection->let_go(*state->word);
   else
-    state->connection->release({state->lease_id});
+    state->connection->release_one(state->lease_id);
 }
 
 void release(std::vector<std::optional<Lease>> leases) {

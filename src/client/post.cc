@@ -10,11 +10,11 @@
 // They go when they are many, before this connection asks anything else, and with flush(). What has
 // failed the daemon has not heard of: what of it is held is left to its lease.
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <exception>
 #include <utility>
 
+#include "client/errors.h"
 #include "client/state.h"
 
 namespace om::client {
@@ -56,7 +56,7 @@ class LaterPut final : public Waiter {
       failure = Error{Errc::kMalformed, 0, "the daemon answered for another number of bodies"};
     for (std::size_t i = 0; i < done.size(); ++i) {
       try {
-        done[i](failure ? Result<PutResult>(*failure) : result_of(reply_.items[i]));
+        done[i](failure ? Result<PutResult>(copy_of(*failure)) : result_of(reply_.items[i]));
       } catch (const std::exception&) {
         // Its own trouble: the others are to be told as well.
         continue;
@@ -176,7 +176,7 @@ Result<void> Connection::put_together(std::list<Post>& posts, Deadline until) {
       for (Post& post : posts) later->done.push_back(std::move(post.done));
       return submit_now(*later, wire::Type::kPut, packet, until);
     } catch (const std::exception&) {
-      return Error{Errc::kSystem, ENOMEM, "no memory"};
+      return no_memory();
     }
   };
   auto sent = put();
@@ -195,15 +195,15 @@ void Connection::fail(std::list<Post> posts, const Error& why) {
       if (post.body.object_id != 0) leave(post.ahead);
     } catch (const std::exception&) {
       // The room must not end: with the connection, what is held in it stays.
-      break_off({Errc::kSystem, ENOMEM, "no memory"});
+      break_off(no_memory());
     }
     try {
       if (post.claim) unclaim(*post.claim, post.body.key);
     } catch (const std::exception&) {
-      break_off({Errc::kSystem, ENOMEM, "no memory"});  // which ends the claim as well
+      break_off(no_memory());  // which ends the claim as well
     }
     try {
-      post.done(why);
+      post.done(copy_of(why));
     } catch (const std::exception&) {
       // Its own trouble: the others are to be told as well.
       continue;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <exception>
 #include <utility>
 
 #include "client/state.h"
@@ -35,7 +36,12 @@ constexpr std::chrono::milliseconds kAskAgainSoon{100};  // for those who can ma
 }  // namespace
 
 Room::~Room() {
-  if (left.load(std::memory_order_relaxed) > 0) connection.post(wire::Abort{id});
+  if (left.load(std::memory_order_relaxed) == 0) return;
+  try {
+    connection.post(wire::Abort{id});
+  } catch (const std::exception&) {
+    connection.end_for_lack_of_memory();
+  }
 }
 
 wire::Room Connection::room_wish(std::uint64_t whole) const {

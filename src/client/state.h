@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -31,7 +32,12 @@ struct ClaimState {
   ClaimState(const ClaimState&) = delete;
   ClaimState& operator=(const ClaimState&) = delete;
   ~ClaimState() {
-    if (!is_over) connection->unclaim(hash, key);
+    if (is_over) return;
+    try {
+      connection->unclaim(hash, key);
+    } catch (const std::exception&) {
+      connection->end_for_lack_of_memory();  // which ends the claim as well
+    }
   }
   std::shared_ptr<Connection> connection;
   std::string key;
@@ -88,8 +94,8 @@ struct FollowerState {
 
 // The end of a writer that publishes nothing. Nobody knows of what was written to room ahead, and
 // its bytes go back with the rest of the room; where they are leased, they are cut out of it, for
-// as long as the lease lasts.
-void give_up(std::unique_ptr<WriterState> state);
+// as long as the lease lasts. Without memory to say so, the connection ends.
+void give_up(std::unique_ptr<WriterState> state) noexcept;
 // Of a PUT: how long what it says of the body is, and its answer.
 std::size_t encoded_bytes(const wire::PutBody& body);
 Result<PutResult> result_of(const wire::PutItem& item);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <exception>
 
 #include "client/state.h"
 #include "posix/file.h"
@@ -96,10 +97,17 @@ void add_slices(const WriterState& state, std::uint64_t length, LeaseState& leas
 
 }  // namespace
 
-void give_up(std::unique_ptr<WriterState> state) {
+void give_up(std::unique_ptr<WriterState> state) noexcept {
   if (state == nullptr) return;
-  if (!state->ahead) return state->connection->post(wire::Abort{state->put_id});
-  if (state->held()) state->connection->leave(*state->ahead);
+  try {
+    if (!state->ahead)
+      state->connection->post(wire::Abort{state->put_id});
+    else if (state->held())
+      state->connection->leave(*state->ahead);
+  } catch (const std::exception&) {
+    // Its room must not end before the daemon has heard of what is held in it.
+    state->connection->end_for_lack_of_memory();
+  }
 }
 
 Result<Writer> Connection::make_writer(const PutOptions& options, const wire::ReserveReply& reply,

@@ -34,7 +34,8 @@ class FakeStore final : public store::Store {
   std::optional<Error> fail_record;
   bool hold_syncs = false;
   bool hold_regions = false;
-  bool hold_lists = false;  // of regions
+  bool hold_lists = false;    // of regions
+  store::Unwanted last_list;  // the same
   std::optional<Error> fail_sync;
   bool durable_objects = false;
   std::deque<std::function<void()>> held;
@@ -239,7 +240,9 @@ class FakeStore final : public store::Store {
     return page;
   }
   void list_region_objects(std::string_view /*prefix*/, std::string_view /*after*/,
-                           std::size_t /*limit*/, store::ListDone done) override {
+                           std::size_t /*limit*/, store::Unwanted unwanted,
+                           store::ListDone done) override {
+    last_list = std::move(unwanted);
     auto answer = [done = std::move(done)] { done(store::ListPage{}); };
     if (!hold_lists) return answer();
     held.emplace_back(std::move(answer));

@@ -52,6 +52,7 @@ Session::~Session() {
 void Session::close() {
   if (closed_) return;
   closed_ = true;
+  has_gone_->store(true, std::memory_order_relaxed);
   (void)outbox_.flush();  // what was to be said before the end
   watch_.reset();
   waits_.clear();

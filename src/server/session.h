@@ -10,6 +10,7 @@
 // its requests (update_interest).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -182,7 +183,9 @@ class Session : public std::enable_shared_from_this<Session> {
   std::uint64_t wait_number_ = 0;
   std::size_t descriptors_expected_ = 0;  // with answers of the store that are to come
   std::size_t lists_under_way_ = 0;       // of regions
-  std::uint32_t events_ = 0;              // subscribed to
+  // For those: nobody waits for them. As closed_, for another thread.
+  const std::shared_ptr<std::atomic<bool>> has_gone_ = std::make_shared<std::atomic<bool>>(false);
+  std::uint32_t events_ = 0;  // subscribed to
   std::string events_prefix_;
   bool events_lost_ = false;
 };

@@ -115,7 +115,7 @@ void Session::list(std::uint64_t id, const wire::List& request) {
   if (lists_under_way_ >= kListsMax)
     return refuse(kType, id, {Errc::kBusy, 0, "too many lists of regions: ask again"});
   ++lists_under_way_;
-  shared_.store.list_region_objects(request.prefix, request.after, limit,
+  shared_.store.list_region_objects(request.prefix, request.after, limit, has_gone_,
                                     [weak = weak_from_this(), id](Result<store::ListPage> page) {
                                       const auto self = weak.lock();
                                       if (!self) return;

@@ -509,9 +509,12 @@ TEST_F(SessionTest, AListOfRegionsIsAnsweredLaterAndOthersMeanwhile) {
   request(8, wire::List{"", "", 0, wire::kListRegions});
   turn();
   ASSERT_EQ(store_.held.size(), 1U);
+  ASSERT_NE(store_.last_list, nullptr);
+  EXPECT_FALSE(store_.last_list->load());
   peer_.reset();
   turn();
   EXPECT_EQ(session_, nullptr);
+  EXPECT_TRUE(store_.last_list->load());
   store_.held.front()();
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <utility>
 
 #include "base/limits.h"
@@ -38,14 +39,14 @@ void RegionListing::keep(ListItem item) {
   kept_.pop_back();
 }
 
-void RegionListing::read(BorrowedFd directory, const std::atomic<bool>& end) {
+void RegionListing::read(BorrowedFd directory, const std::function<bool()>& is_over) {
   for (const Region& one : regions_) {
-    if (end.load(std::memory_order_relaxed)) return;
+    if (is_over()) return;
     if (!may_have_some(one.stem)) continue;
     const auto file = open_at(directory, one.file, O_RDONLY);
     if (!file) continue;
     (void)region::list_objects(file->borrow(), [&](const region::ListedObject& object) {
-      if (end.load(std::memory_order_relaxed)) return false;
+      if (is_over()) return false;
       std::string key = one.stem + std::to_string(object.vxid);
       if (!is_wanted(key)) return true;
       ListItem item;

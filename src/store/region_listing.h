@@ -3,8 +3,8 @@
 // page.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,8 +24,8 @@ class RegionListing {
     regions_.push_back({"varnish:" + std::string(owner) + "/", std::move(file)});
   }
   // Reads the files, which are in that directory. One that is gone, or not formatted yet, holds
-  // nothing. `end`: somebody does not want to wait for it any more.
-  void read(BorrowedFd directory, const std::atomic<bool>& end);
+  // nothing. Asks before each file and each object whether it is over: then it stops there.
+  void read(BorrowedFd directory, const std::function<bool()>& is_over);
   // Once.
   ListPage take_page();
 

@@ -17,6 +17,7 @@
 // Life of a PUT: store/put_state.h. Life of an object and its leases: docs/object-lifetime.md.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -282,6 +283,8 @@ struct ListPage {
   bool more = false;
 };
 using ListDone = std::function<void(Result<ListPage>)>;
+// Set once, on any thread: nobody wants the answer any more. nullptr: somebody always does.
+using Unwanted = std::shared_ptr<const std::atomic<bool>>;
 
 struct StatusItem {
   std::string name;  // such as memory.used_bytes
@@ -417,8 +420,9 @@ class Store {
                                 std::size_t limit) = 0;
   // The objects in regions, by the same rules; keys are varnish:<owner>/<vxid>. All their records
   // are read for it, on a thread of its own. kBusy, and at once: too many such lists are under way.
+  // One that is unwanted is not read on, and is kUnavailable.
   virtual void list_region_objects(std::string_view prefix, std::string_view after,
-                                   std::size_t limit, ListDone done) = 0;
+                                   std::size_t limit, Unwanted unwanted, ListDone done) = 0;
   virtual std::vector<StatusItem> status() = 0;
   // What has failed since the last call and somebody has to look at (a disk, the log of removals):
   // each once, as a line of the daemon's log.

@@ -82,7 +82,7 @@ class StoreImpl final : public Store {
   Result<ListPage> list(std::string_view prefix, std::string_view after,
                         std::size_t limit) override;
   void list_region_objects(std::string_view prefix, std::string_view after, std::size_t limit,
-                           ListDone done) override;
+                           Unwanted unwanted, ListDone done) override;
   std::vector<StatusItem> status() override;
   std::vector<std::string> take_troubles() override;
   Result<std::uint64_t> revoke(std::string_view key) override;

@@ -319,7 +319,7 @@ Result<void> StoreImpl::drain_region(std::string_view owner, bool on) {
 }
 
 void StoreImpl::list_region_objects(std::string_view prefix, std::string_view after,
-                                    std::size_t limit, ListDone done) {
+                                    std::size_t limit, Unwanted unwanted, ListDone done) {
   if (lists_under_way_ >= kListsMax)
     return done(Error{Errc::kBusy, 0, "too many lists of regions are under way: ask again"});
   if (list_worker_ == nullptr) {
@@ -330,11 +330,19 @@ void StoreImpl::list_region_objects(std::string_view prefix, std::string_view af
   if (limit == 0 || limit > 8192) limit = 1000;
   const auto listing = std::make_shared<RegionListing>(prefix, after, limit);
   for (const auto& [owner, region] : regions_) listing->add_region(owner, escape(owner));
+  const auto is_unwanted = [unwanted = std::move(unwanted)] {
+    return unwanted != nullptr && unwanted->load(std::memory_order_relaxed);
+  };
   ++lists_under_way_;
   list_worker_->run(
-      [this, listing, directory = regions_dir_.borrow()] { listing->read(directory, lists_end_); },
-      [this, listing, done = std::move(done)] {
+      [this, listing, is_unwanted, directory = regions_dir_.borrow()] {
+        listing->read(directory, [this, &is_unwanted] {
+          return lists_end_.load(std::memory_order_relaxed) || is_unwanted();
+        });
+      },
+      [this, listing, is_unwanted, done = std::move(done)] {
         --lists_under_way_;
+        if (is_unwanted()) return done(Error{Errc::kUnavailable, 0, "nobody wants it any more"});
         done(listing->take_page());
       });
 }

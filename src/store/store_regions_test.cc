@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -21,6 +22,7 @@
 #include "posix/range_lock.h"
 #include "region/region.h"
 #include "region/testing.h"
+#include "store/region_listing.h"
 #include "store/store_testing.h"
 
 namespace om::store {
@@ -142,7 +144,7 @@ class RegionListTest : public StoreTest {
   }
   Result<ListPage> list(const std::string& prefix, const std::string& after, std::size_t limit) {
     std::optional<Result<ListPage>> answer;
-    store->list_region_objects(prefix, after, limit,
+    store->list_region_objects(prefix, after, limit, nullptr,
                                [&](Result<ListPage> page) { answer = std::move(page); });
     EXPECT_FALSE(answer);  // whoever waits for it does not hold others up
     until([&] { return answer.has_value(); });
@@ -197,7 +199,7 @@ TEST_F(RegionListTest, IsBoundedAndHoldsUpNoEnd) {
   std::size_t answered = 0;
   std::size_t busy = 0;
   const auto ask = [&] {
-    store->list_region_objects("", "", 0, [&](const Result<ListPage>& page) {
+    store->list_region_objects("", "", 0, nullptr, [&](const Result<ListPage>& page) {
       ++answered;
       if (!page) {
         ++busy;
@@ -214,6 +216,29 @@ TEST_F(RegionListTest, IsBoundedAndHoldsUpNoEnd) {
   for (int i = 0; i < 10; ++i) ask();
   store.reset();
   EXPECT_EQ(answered, 65U);
+}
+
+TEST_F(RegionListTest, IsNotReadOnWhereNobodyWantsItAnyMore) {
+  open();
+  (void)fill("www", 30);
+  const auto regions = open_directory(config.memory_dir + "/regions");
+  ASSERT_TRUE(regions) << describe(regions.error());
+  for (const std::size_t objects : {0U, 1U, 7U}) {
+    RegionListing listing("", "", 1000);
+    for (const char* owner : {"www", "another"}) listing.add_region(owner, "www");
+    std::size_t asked = 0;
+    listing.read(regions->borrow(), [&] { return asked++ > objects; });
+    EXPECT_EQ(listing.take_page().items.size(), objects);
+    EXPECT_EQ(asked, objects + 3);  // for each region, for those objects, and the next one
+  }
+  // Of a store: also before its turn has come.
+  std::optional<Result<ListPage>> answer;
+  store->list_region_objects("", "", 1000, std::make_shared<std::atomic<bool>>(true),
+                             [&](Result<ListPage> page) { answer = std::move(page); });
+  until([&] { return answer.has_value(); });
+  ASSERT_TRUE(answer && !*answer);
+  EXPECT_EQ(answer->error().code, Errc::kUnavailable);
+  EXPECT_EQ(list("", "", 4)->items.size(), 4U);
 }
 
 }  // namespace

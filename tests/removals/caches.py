@@ -155,7 +155,10 @@ sub vcl_hash {{
         return (lookup);
     }}
 }}
-sub vcl_backend_fetch {{ set bereq.backend = objm.backend(); }}
+sub vcl_backend_fetch {{
+    set bereq.backend = objm.backend();
+    if (bereq.http.X-Key) {{ objm.set_key(bereq.http.X-Key); }}
+}}
 sub vcl_backend_response {{ if (bereq.http.X-Pause) {{ vtc.sleep(4s); }} }}
 sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
 ''')
@@ -226,9 +229,10 @@ sub vcl_deliver {{ set resp.http.X-Hits = obj.hits; }}
             if own:
                 connection.close()
 
-    def read(self, url, device="d", connection=None, host="test"):
-        """The URL that the origin was asked for, and the version."""
-        status, body, _ = self.request("GET", url, {"X-Device": device, "Host": host}, connection)
+    def read(self, url, device="d", connection=None, host="test", key=None):
+        """The URL that the origin was asked for, and the version. `key`: what VCL shares it by."""
+        headers = {"X-Device": device, "Host": host, **({"X-Key": key} if key else {})}
+        status, body, _ = self.request("GET", url, headers, connection)
         lines = set(body.decode().splitlines())
         if status != 200 or len(lines) != 1:
             raise AssertionError(f"{self.name} {url}: {status}, {sorted(lines)[:3]}")

@@ -79,6 +79,25 @@ class Everywhere(unittest.TestCase):
         # Another digest of another URL.
         self.assertEqual(self.b.read(other, device="another"), (other, 0))
 
+    def test_a_purge_of_a_url_that_is_longer_than_a_key_is_about_its_digest(self):
+        # There is no key with it: the digest has another URL, or VCL says what the key is.
+        tail = "?" + "b" * 9 * 1024
+        short, long, named = "/h/long", "/h/long" + tail, "/long" + tail
+        self.fill(short)
+        for cache in self.machine.caches:
+            self.assertEqual(cache.read(named, key="named:long"), (named, 0))
+        with om.Connection(self.machine.daemon.socket, seconds=WAIT_S) as connection:
+            for prefix in (b"cdn://test/test/h/long#", b"named:long"):
+                wait_until(lambda prefix=prefix: connection.list(prefix)["entries"], f"{prefix} is shared", WAIT_S)
+        for url in (short, long, named):
+            self.machine.origin.change(url)
+        self.a.remove("PURGE", long)
+        self.a.remove("PURGE", named)
+        self.b.wait_current()
+        for cache in self.machine.caches:
+            self.assertEqual(cache.read(short), (short, 1), cache.name)
+            self.assertEqual(cache.read(named, key="named:long"), (named, 1), cache.name)
+
     def test_what_was_purged_by_its_digest_is_so_in_the_next_life(self):
         self.fill("/h/life?a=1", "/life")
         for url in ("/h/life?a=1", "/h/life?b=2", "/life"):
@@ -557,6 +576,24 @@ class Daemons(unittest.TestCase):
             self.assertEqual(b.get("/lost"), 1)
             _, _, headers = b.request("GET", "/lost", {"X-Device": "d"})
             self.assertNotEqual(headers["X-Hits"], "0")
+
+    def test_a_cache_that_missed_too_many_while_it_was_down_drops_what_it_has_and_catches_up(self):
+        # More than the daemon sends before a cache has acknowledged some, which this one does when it serves.
+        with Machine(2) as machine:
+            a, b = machine.caches
+            for cache in machine.caches:
+                self.assertEqual(cache.get("/many"), 0)
+
+            def meanwhile():
+                machine.origin.change("/many")
+                a.remove("PURGE", "/many")
+                with om.Connection(machine.daemon.socket, seconds=WAIT_S) as connection:
+                    for _ in range(CAUGHT_UP_MAX):
+                        connection.remove(om.TAG, b"nobody has it")
+            b.restart(meanwhile)
+            b.wait_current()
+            self.assertEqual(b.counters()["c_dropped_all"], 1)
+            self.assertEqual(b.get("/many"), 1)
 
     @unittest.skipUnless(os.getuid() == 0, "varnishd has the daemon's own rights")
     def test_a_cache_that_may_not_remove_says_so_once(self):
