@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "base/assert.h"
 
@@ -15,6 +16,16 @@ void Slots::insert_hole(SegmentId id, std::uint64_t offset, std::uint64_t length
 void Slots::erase_hole(SegmentId id, std::uint64_t offset, std::uint64_t length) {
   segments_[id].holes.erase(offset);
   by_size_.erase({length, id, offset});
+}
+
+// Nothing is allocated for it: most of what comes back lies behind what came before.
+void Slots::grow_hole(SegmentId id, std::map<std::uint64_t, std::uint64_t>::iterator hole,
+                      std::uint64_t length) {
+  auto sized = by_size_.extract({hole->second, id, hole->first});
+  OM_ASSERT(!sized.empty());
+  hole->second = length;
+  sized.value() = {length, id, hole->first};
+  by_size_.insert(std::move(sized));
 }
 
 void Slots::add_segment(SegmentId id, std::uint64_t size) {
@@ -122,7 +133,7 @@ void Slots::give_back(const Extent& extent) {
   const auto found = segments_.find(extent.segment);
   OM_ASSERT(found != segments_.end());
   auto& holes = found->second.holes;
-  std::uint64_t offset = extent.offset;
+  const std::uint64_t offset = extent.offset;
   std::uint64_t length = rounded(extent.length);
   free_bytes_ += length;
   auto after = holes.lower_bound(offset);
@@ -134,13 +145,10 @@ void Slots::give_back(const Extent& extent) {
     after = holes.lower_bound(offset);
   }
   if (after != holes.begin()) {
-    const auto [before_offset, before_length] = *std::prev(after);
-    OM_ASSERT(before_offset + before_length <= offset);
-    if (before_offset + before_length == offset) {
-      erase_hole(extent.segment, before_offset, before_length);
-      offset = before_offset;
-      length += before_length;
-    }
+    const auto before = std::prev(after);
+    const std::uint64_t before_end = before->first + before->second;
+    OM_ASSERT(before_end <= offset);
+    if (before_end == offset) return grow_hole(extent.segment, before, before->second + length);
   }
   insert_hole(extent.segment, offset, length);
 }

@@ -55,6 +55,8 @@ class Slots {
   using Hole = std::tuple<std::uint64_t, SegmentId, std::uint64_t>;  // length, segment, offset
   void insert_hole(SegmentId id, std::uint64_t offset, std::uint64_t length);
   void erase_hole(SegmentId id, std::uint64_t offset, std::uint64_t length);
+  void grow_hole(SegmentId id, std::map<std::uint64_t, std::uint64_t>::iterator hole,
+                 std::uint64_t length);
   Extent cut(const Hole& hole, std::uint64_t length);
 
   std::unordered_map<SegmentId, Segment> segments_;

@@ -353,7 +353,7 @@ class StoreImpl final : public Store {
   // Before a record goes: what it names is written down if somebody pins it.
   Result<void> write_down(const catalog::Record& record);
   Result<void> write_held(ObjectId object, const std::vector<Extent>& extents);
-  void free_place(const std::vector<Extent>& extents);
+  void free_place(std::vector<Extent> extents);
   // Nobody names these bytes any more, but somebody pins the object.
   void keep(ObjectId object, const std::vector<Extent>& extents);
   void unpinned(ObjectId object);

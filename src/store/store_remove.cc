@@ -1,5 +1,6 @@
 // How objects go: removed, replaced, evicted; and what becomes of their bytes.
 #include <algorithm>
+#include <utility>
 
 #include "base/assert.h"
 #include "store/store_impl.h"
@@ -55,17 +56,16 @@ void StoreImpl::emit(EventKind kind, std::string_view key, ObjectId object, Leas
   if (listener_) listener_({kind, key, object, lease_id, holder});
 }
 
-void StoreImpl::free_place(const std::vector<Extent>& extents) {
+void StoreImpl::free_place(std::vector<Extent> extents) {
   if (extents.empty()) return;
   if (kind_of(extents.front().segment) == SegmentKind::kMemory) {
     // A direct put that outgrew memory has its file last.
-    std::vector<Extent> memory = extents;
-    while (!memory.empty() && kind_of(memory.back().segment) != SegmentKind::kMemory) {
-      disks_->free({memory.back()});
-      file_gone(memory.back().segment);
-      memory.pop_back();
+    while (!extents.empty() && kind_of(extents.back().segment) != SegmentKind::kMemory) {
+      disks_->free({extents.back()});
+      file_gone(extents.back().segment);
+      extents.pop_back();
     }
-    memory_->give_back(memory);
+    memory_->give_back(extents);
   } else {
     disks_->free(extents);
     file_gone(extents.front().segment);
@@ -90,7 +90,7 @@ void StoreImpl::retire(const catalog::Record& record) {
   if (record.expires_ns != 0) ++stale_expiries_;
   OM_ASSERT(!may_be_read_by_board(record.object_id));
   auto extents = extents_of(record);
-  if (!leases_->pinned(record.object_id)) return free_place(extents);
+  if (!leases_->pinned(record.object_id)) return free_place(std::move(extents));
   keep(record.object_id, extents);
 }
 
@@ -105,10 +105,10 @@ void StoreImpl::unpinned(ObjectId object) {
   forget_follow(object);
   const auto found = held_.find(object);
   if (found == held_.end()) return;
-  const auto extents = std::move(found->second);
+  auto extents = std::move(found->second);
   held_.erase(found);
   for (const auto& extent : extents) held_bytes_ -= extent.length;
-  free_place(extents);
+  free_place(std::move(extents));
 }
 
 // `durable`: set when the removal must be synced before it is answered.

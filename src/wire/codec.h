@@ -74,6 +74,7 @@ class Decoder {
   void operator()(std::vector<T>& list, std::size_t count_max) {
     const std::uint32_t n = count(count_max, 1);
     list.clear();
+    list.reserve(n);
     for (std::uint32_t i = 0; i < n && ok_; ++i) (*this)(list.emplace_back());
   }
   template <class T>
