@@ -221,13 +221,13 @@ TEST_F(RegionListTest, IsBoundedAndHoldsUpNoEnd) {
 TEST_F(RegionListTest, IsNotReadOnWhereNobodyWantsItAnyMore) {
   open();
   (void)fill("www", 30);
-  const auto regions = open_directory(config.memory_dir + "/regions");
-  ASSERT_TRUE(regions) << describe(regions.error());
+  const auto folder = open_directory(config.memory_dir + "/regions");
+  ASSERT_TRUE(folder) << describe(folder.error());
   for (const std::size_t objects : {0U, 1U, 7U}) {
     RegionListing listing("", "", 1000);
     for (const char* owner : {"www", "another"}) listing.add_region(owner, "www");
     std::size_t asked = 0;
-    listing.read(regions->borrow(), [&] { return asked++ > objects; });
+    listing.read(folder->borrow(), [&] { return asked++ > objects; });
     EXPECT_EQ(listing.take_page().items.size(), objects);
     EXPECT_EQ(asked, objects + 3);  // for each region, for those objects, and the next one
   }
