@@ -40,6 +40,12 @@ Result<Record> Catalog::Impl::record_of(const OverlayEntry& entry) {
   return record;
 }
 
+Result<Catalog::Impl::Ref> Catalog::Impl::shared_record_of(const OverlayEntry& entry) {
+  if (!entry.live) return Ref();
+  if (entry.record != nullptr) return entry.record;
+  return Ref(std::make_shared<Record>(OM_TRY(record_of(entry))));
+}
+
 // --- changes
 
 // Whoever shows others what is there must not show it when it is there no more.
@@ -59,7 +65,7 @@ void Catalog::Impl::tell_presence(const Draft& draft, bool there) const {
 void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) {
   const OverlayEntry* const active = active_.find(draft.key);
   const OverlayEntry* const entry = active != nullptr ? active : frozen_.find(draft.key);
-  draft.overlaid = entry != nullptr;
+  draft.entry = entry;
   // A record that remove_all() was given is what its key names.
   OM_ASSERT(draft.type != EntryType::kRemove || entry == nullptr ||
             (entry->live && entry->object_id == draft.old->object_id));
@@ -94,7 +100,7 @@ void Catalog::Impl::prepare(Draft& draft, std::uint64_t sequence) {
 // Under mutex_, once it is in the journal. Takes the record, if it is kept.
 void Catalog::Impl::apply(Draft& draft) {
   // What is overlaid is not among them: look() finds it in the overlay first.
-  if (draft.old != nullptr && !draft.overlaid) hot_.forget(draft.key.hash);
+  if (draft.old != nullptr && draft.entry == nullptr) hot_.forget(draft.key.hash);
   sequence_ = draft.sequence;
   OverlayEntry entry;
   entry.object_id = draft.object_id();
@@ -158,6 +164,25 @@ Result<std::optional<Record>> Catalog::Impl::change(EntryType type, Record recor
   return old;
 }
 
+// Each of them is looked for before any is looked at: hardly anything of it is in the processor's
+// cache, and so many can be waited for together.
+Result<void> Catalog::Impl::look_all(std::span<Draft> drafts, std::span<Publication> publications) {
+  {
+    const std::lock_guard lock(mutex_);
+    for (Draft& draft : drafts) draft.entry = overlaid(draft.key);
+    for (std::size_t i = 0; i < drafts.size(); ++i) {
+      const OverlayEntry* const entry = drafts[i].entry;
+      if (entry != nullptr) publications[i].replaced = OM_TRY(shared_record_of(*entry));
+    }
+  }
+  for (std::size_t i = 0; i < drafts.size(); ++i) {
+    if (drafts[i].entry == nullptr)
+      publications[i].replaced = OM_TRY(look_into_index(drafts[i].key, false));
+    drafts[i].old = publications[i].replaced.get();
+  }
+  return {};
+}
+
 Result<void> Catalog::Impl::publish_all(std::vector<Publication>& publications) {
   if (publications.empty()) return {};
   std::vector<Draft> drafts(publications.size());
@@ -168,9 +193,8 @@ Result<void> Catalog::Impl::publish_all(std::vector<Publication>& publications) 
     draft.type = EntryType::kPublish;
     draft.key = hashed(one.record->key);
     draft.record = one.record;
-    one.replaced = OM_TRY(look(draft.key, false));
-    draft.old = one.replaced.get();
   }
+  OM_TRY(look_all(drafts, publications));
   for (const Draft& draft : drafts) OM_TRY(tell(draft));
   const auto tell_fresh = [&](bool there) {
     for (const Draft& draft : drafts)
@@ -222,16 +246,17 @@ Result<std::optional<Record>> Catalog::Impl::find(const HashedKey& key) {
   return index_->find(key.hash, key.text);
 }
 
-Result<Catalog::Impl::Ref> Catalog::Impl::look(const HashedKey& key, bool remember) {
-  if (key.text.empty() || key.text.size() > kKeyBytesMax) return Ref();
+Result<Catalog::Impl::Ref> Catalog::Impl::look(std::string_view text) {
+  if (text.empty() || text.size() > kKeyBytesMax) return Ref();
+  const HashedKey key = hashed(text);
   {
     const std::lock_guard lock(mutex_);
-    if (const OverlayEntry* entry = overlaid(key)) {
-      if (!entry->live) return Ref();
-      if (entry->record != nullptr) return entry->record;
-      return Ref(std::make_shared<Record>(OM_TRY(record_of(*entry))));
-    }
+    if (const OverlayEntry* entry = overlaid(key)) return shared_record_of(*entry);
   }
+  return look_into_index(key, true);
+}
+
+Result<Catalog::Impl::Ref> Catalog::Impl::look_into_index(const HashedKey& key, bool remember) {
   if (Ref hot = hot_.find(key.hash, key.text)) return hot;
   auto found = OM_TRY(index_->find(key.hash, key.text));
   if (!found) return Ref();

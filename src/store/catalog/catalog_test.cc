@@ -126,6 +126,36 @@ std::vector<std::string> listed(Catalog& catalog, std::string_view prefix, std::
   return keys;
 }
 
+TEST(Record, HasItsExtentsInOrderHoweverMany) {
+  std::vector<Extent> expected;
+  Record record = make_record(7, "k");
+  record.place.extents = {};
+  const Record none = record;
+  for (std::uint64_t n = 0; n <= 5; ++n) {
+    const Extents& extents = record.place.extents;
+    EXPECT_EQ(std::vector<Extent>(extents.begin(), extents.end()), expected);
+    EXPECT_EQ(extents.size(), n);
+    EXPECT_EQ(extents.empty(), n == 0);
+    std::string bytes;
+    encode_record(record, bytes);
+    const auto back =
+        decode_record({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()});
+    ASSERT_TRUE(back);
+    EXPECT_EQ(*back, record);
+    EXPECT_EQ(*back == none, n == 0);
+    Record copy = record;
+    const Record moved = std::move(copy);
+    EXPECT_EQ(moved, record);
+    const Extent next{n, n * 64, n + 1};
+    expected.push_back(next);
+    record.place.extents.push_back(next);
+    EXPECT_EQ(record.place.extents.front(), expected.front());
+    EXPECT_EQ(record.place.extents[n], next);
+    EXPECT_FALSE(moved == record);
+  }
+  EXPECT_EQ((Extents{{1, 2, 3}, {4, 5, 6}})[1], (Extent{4, 5, 6}));
+}
+
 TEST(Record, ComesBackAsItWent) {
   Record record = make_record(7, "k");
   record.tags = {"a", "", std::string(255, 't')};

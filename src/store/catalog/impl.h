@@ -35,9 +35,7 @@ class Catalog::Impl {
   Result<std::optional<Record>> find(const HashedKey& key);
   Result<std::optional<Record>> find(std::string_view key) { return find(hashed(key)); }
   using Ref = std::shared_ptr<const Record>;
-  // `remember` what comes from the index.
-  Result<Ref> look(const HashedKey& key, bool remember);
-  Result<Ref> look(std::string_view key) { return look(hashed(key), true); }
+  Result<Ref> look(std::string_view key);
   Result<std::optional<Record>> find_object(std::uint64_t object_id);
   Result<void> for_each(const std::function<void(const Record&)>& fn);
   Result<void> list(std::string_view prefix, std::string_view after, std::size_t limit,
@@ -57,6 +55,8 @@ class Catalog::Impl {
   [[nodiscard]] HashedKey hashed(std::string_view key) const { return {options_.hash(key), key}; }
   static Result<std::string> payload_of(const OverlayEntry& entry);
   static Result<Record> record_of(const OverlayEntry& entry);
+  // Null: there is none any more.
+  static Result<Ref> shared_record_of(const OverlayEntry& entry);
   // A change on its way into the journal.
   struct Draft {
     EntryType type{};
@@ -65,7 +65,7 @@ class Catalog::Impl {
     const Record* old = nullptr;     // what it has until then; null: nothing
     std::uint64_t sequence = 0;
     Journal::Added added;
-    bool overlaid = false;  // `old`, when it was prepared
+    const OverlayEntry* entry = nullptr;  // of `old`, under the lock under which it was looked for
     bool hides_durable = false;
     [[nodiscard]] std::uint64_t object_id() const {
       return (record != nullptr ? record.get() : old)->object_id;
@@ -77,8 +77,13 @@ class Catalog::Impl {
   void tell_presence(const Draft& draft, bool there) const;
   void prepare(Draft& draft, std::uint64_t sequence);
   void apply(Draft& draft);
+  // What those who are published replace.
+  Result<void> look_all(std::span<Draft> drafts, std::span<Publication> publications);
   // All of them with one write, or none.
   Result<void> write_all(std::span<Draft> drafts);
+
+  // Where no overlay has it. `remember` what comes from there.
+  Result<Ref> look_into_index(const HashedKey& key, bool remember);
 
   void thaw();  // frozen_ back into active_: the group sync failed
   Result<void> write_to_index(std::uint64_t cut);

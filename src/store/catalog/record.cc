@@ -154,8 +154,12 @@ Result<Record> decode_record(std::span<const std::byte> bytes) {
   record.sequence = head.sequence;
   record.place.tier = head.tier;
   record.place.segment_kind = head.segment_kind;
-  record.place.extents.resize(head.extent_count);
-  for (Extent& extent : record.place.extents) (void)in.take(extent);
+  record.place.extents.reserve(head.extent_count);
+  for (std::uint32_t i = 0; i < head.extent_count; ++i) {
+    Extent extent;
+    (void)in.take(extent);
+    record.place.extents.push_back(extent);
+  }
   if (!in.take(record.key, head.key_bytes)) return corrupt("object: key");
   record.tags.resize(head.tag_count);
   for (std::string& tag : record.tags) {

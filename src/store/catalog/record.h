@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "store/catalog/extents.h"
 
 namespace om::catalog {
 
@@ -21,19 +22,11 @@ inline constexpr std::uint8_t kTierDisk = 1;
 
 inline constexpr std::size_t kExtentsMax = 65536;
 
-struct Extent {
-  std::uint64_t segment = 0;
-  std::uint64_t offset = 0;
-  std::uint64_t length = 0;
-  bool operator==(const Extent&) const = default;
-};
-static_assert(sizeof(Extent) == 24);
-
 // Where a body lies: extents in the order of its bytes.
 struct Place {
   std::uint8_t tier = kTierMemory;
   std::uint8_t segment_kind = 0;
-  std::vector<Extent> extents;
+  Extents extents;
   bool operator==(const Place&) const = default;
 };
 
