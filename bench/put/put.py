@@ -2,11 +2,11 @@
 """PUT through the library into the memory tier, written in place, beside filling recycled memory.
 
     bench/put/put.py [--pairs 20] [--sizes 64K,1M] [--total 256M] [--feeds socket,memory]
-                     [--batches 1,16,ahead] [--json FILE]
+                     [--batches 1,16,64,ahead] [--json FILE]
 
 The bytes come from a socket, as a cache gets them, straight into place on both sides; or, for
 orientation, are copied from memory.
-Bodies are published one by one, or 16 with one call (smaller ones alone: 16 MiB at a time is nobody's
+Bodies are published one by one, or 16 or 64 with one call (smaller ones alone: 16 MiB at a time is nobody's
 batch), or `ahead`: with commits that nobody waits for, which the library sends together. One command: it starts
 a daemon of its own, with our group as --write-gid. Counted is the CPU of the client and of the daemon together,
 per GB; what readers get is compared outside the measurement.
@@ -32,7 +32,7 @@ def main():
     parser.add_argument("--sizes", default="64K,1M")
     parser.add_argument("--total", default="256M", help="bytes of a sample")
     parser.add_argument("--feeds", default="socket,memory")
-    parser.add_argument("--batches", default="1,16,ahead")
+    parser.add_argument("--batches", default="1,16,64,ahead")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = []
