@@ -206,7 +206,7 @@ std::optional<std::vector<Extent>> MemoryTier::take(std::uint64_t length) {
 }
 
 void MemoryTier::give_back(const std::vector<Extent>& extents) {
-  for (const auto& extent : extents) slots_.give_back(extent);
+  for (const auto& extent : extents) give_back(extent);
 }
 
 Result<SegmentView> MemoryTier::reader(SegmentId id) const {

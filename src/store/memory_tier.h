@@ -39,6 +39,7 @@ class MemoryTier {
   bool take_exactly(const Extent& extent) { return slots_.take_exactly(extent); }
   std::vector<Extent> take_free_of(const Extent& extent) { return slots_.take_free_of(extent); }
   void give_back(const std::vector<Extent>& extents);
+  void give_back(const Extent& extent) { slots_.give_back(extent); }
   // Makes a segment ahead of need. From tick().
   void prepare();
 

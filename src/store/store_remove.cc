@@ -89,9 +89,14 @@ void StoreImpl::retire(const catalog::Record& record) {
   disk_policy_->erase(record.object_id);
   if (record.expires_ns != 0) ++stale_expiries_;
   OM_ASSERT(!may_be_read_by_board(record.object_id));
-  auto extents = extents_of(record);
-  if (!leases_->pinned(record.object_id)) return free_place(std::move(extents));
-  keep(record.object_id, extents);
+  if (leases_->pinned(record.object_id)) return keep(record.object_id, extents_of(record));
+  // Most lie in memory, in one piece.
+  if (const auto& extents = record.place.extents;
+      extents.size() == 1 && kind_of(extents.front().segment) == SegmentKind::kMemory) {
+    const auto& [segment, offset, length] = extents.front();
+    return memory_->give_back(Extent{segment, offset, length});
+  }
+  free_place(extents_of(record));
 }
 
 void StoreImpl::keep(ObjectId object, const std::vector<Extent>& extents) {

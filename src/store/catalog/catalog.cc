@@ -246,14 +246,14 @@ Result<std::optional<Record>> Catalog::Impl::find(const HashedKey& key) {
   return index_->find(key.hash, key.text);
 }
 
-Result<Catalog::Impl::Ref> Catalog::Impl::look(std::string_view text) {
-  if (text.empty() || text.size() > kKeyBytesMax) return Ref();
-  const HashedKey key = hashed(text);
+Result<Catalog::Impl::Ref> Catalog::Impl::look(std::string_view key) {
+  if (key.empty() || key.size() > kKeyBytesMax) return Ref();
+  const HashedKey known = hashed(key);
   {
     const std::lock_guard lock(mutex_);
-    if (const OverlayEntry* entry = overlaid(key)) return shared_record_of(*entry);
+    if (const OverlayEntry* entry = overlaid(known)) return shared_record_of(*entry);
   }
-  return look_into_index(key, true);
+  return look_into_index(known, true);
 }
 
 Result<Catalog::Impl::Ref> Catalog::Impl::look_into_index(const HashedKey& key, bool remember) {

@@ -79,6 +79,7 @@ std::unique_ptr<Catalog> must_open(const std::string& path, Options options) {
 Result<std::vector<std::optional<Record>>> publish_all(Catalog& catalog,
                                                        const std::vector<Record>& records) {
   std::vector<Publication> publications;
+  publications.reserve(records.size());
   for (const Record& record : records)
     publications.push_back({std::make_shared<Record>(record), nullptr, false});
   OM_TRY(catalog.publish_all(publications));

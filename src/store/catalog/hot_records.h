@@ -1,7 +1,8 @@
 // hot_records.h: decoded records that were looked at lately, so that a GET of what many want needs
 // no walk through the index. Direct mapped by the key's hash: a record makes room for the next of
-// its slot. Only records of the index are kept (what the overlay has comes from there first), and
-// a change of a key forgets it, so nothing here is older than the index. The owner's thread.
+// its slot. Only records of the index are kept (what an overlay has comes from there first, and is
+// not here), and a change of a key forgets it, so nothing here is older than the index. The owner's
+// thread.
 //
 // 64 KiB, and at most about 2 MiB of records: those with long keys or metadata are not kept.
 #pragma once
