@@ -680,6 +680,8 @@ class ByTheBoard(ProtocolCase):
                 # A lease of the page is given back in the page.
                 connection.release(item["lease_id"])
                 connection.status()
+                # Of the others some are on their way to disk still.
+                wait_until(lambda: other.status()["held.bytes"] <= len(body), "only its bytes are held")
                 self.assertEqual(other.status()["held.bytes"], len(body))
                 self.assertEqual(connection.read(item), body)
                 connection.close()
