@@ -411,6 +411,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool asking_ = false;  // a thread waits for a room
   Deadline refused_at_{};
   std::uint64_t last_room_ = 0;                       // its bytes
+  Deadline room_came_at_{};                           // the last one
   std::unique_ptr<Call<wire::RoomReply>> next_room_;  // asked for, not awaited yet
   bool next_lends_ = false;                           // with leases
   // Last: gives its rooms back through all of the above.

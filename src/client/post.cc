@@ -21,7 +21,7 @@ namespace om::client {
 
 namespace {
 
-constexpr std::size_t kPostsMax = 16;
+constexpr std::size_t kPostsMax = 64;
 // A longer one costs many times its message, and what is kept is not room for others.
 constexpr std::uint64_t kPostBodyBytesMax = std::uint64_t{64} << 10;
 constexpr std::size_t kPostBytesMax = kPacketBytesMax / 2;
@@ -74,7 +74,7 @@ void Connection::defer(Deadline until) {
 }
 
 bool Connection::keep(WriterState& state, std::function<void(Result<PutResult>)>& done) {
-  if (state.ahead->length >= kPostBodyBytesMax) return false;
+  if (state.ahead->length > kPostBodyBytesMax) return false;
   const Deadline now = std::chrono::steady_clock::now();
   const Deadline deadline = deadline_in(state.limit);
   // Whoever waits for it has waited for the whole fetch.

@@ -161,19 +161,19 @@ TEST(Post, ManyGoByThemselvesAndTheRestWhenSomebodySaysSo) {
   auto client = connect_to(server);
   ASSERT_TRUE(client);
   client->defer(1h);
-  for (int i = 0; i < 17; ++i) commit(*client, said, std::to_string(i));
-  EXPECT_EQ(first.get_future().get().size(), 16U);
-  EXPECT_EQ(client->flush(), 17U);
-  EXPECT_THAT(second.get_future().get(), ElementsAre("16"));
+  for (int i = 0; i < 65; ++i) commit(*client, said, std::to_string(i));
+  EXPECT_EQ(first.get_future().get().size(), 64U);
+  EXPECT_EQ(client->flush(), 65U);
+  EXPECT_THAT(second.get_future().get(), ElementsAre("64"));
   // From now on each goes at once.
   client->defer(0ms);
   commit(*client, said, "at once");
   EXPECT_THAT(third.get_future().get(), ElementsAre("at once"));
   EXPECT_EQ(client->flush(), 1U);
-  look_until(*client, said, 18);
-  ASSERT_EQ(said.all.size(), 18U);
-  EXPECT_EQ(said.all[15], "15: 16");
-  EXPECT_EQ(said.all[16], "16: 1");
+  look_until(*client, said, 66);
+  ASSERT_EQ(said.all.size(), 66U);
+  EXPECT_EQ(said.all[63], "63: 64");
+  EXPECT_EQ(said.all[64], "64: 1");
 }
 
 TEST(Post, ThoseOfARoomGoTogetherAndThoseOfAKeyInOrder) {

@@ -32,6 +32,8 @@ constexpr std::uint64_t kNearlyUsedUp = 4;
 constexpr std::size_t kPiecesKept = 4;
 constexpr std::chrono::milliseconds kAskAgain{1000};
 constexpr std::chrono::milliseconds kAskAgainSoon{100};  // for those who can make room
+// Whoever has used up a room by then gets twice as much the next time: to ask costs two wake-ups.
+constexpr std::chrono::milliseconds kUsedUpSoon{100};
 
 }  // namespace
 
@@ -45,8 +47,11 @@ Room::~Room() {
 }
 
 wire::Room Connection::room_wish(std::uint64_t whole) const {
-  return {std::clamp(kBodiesOfARoom * whole, kRoomMin, kRoomMax), whole,
-          holds_ ? kLeasesWanted : 0};
+  std::uint64_t bytes = std::clamp(kBodiesOfARoom * whole, kRoomMin, kRoomMax);
+  // Of those who hold it is the leases that are used up.
+  if (!holds_ && std::chrono::steady_clock::now() < room_came_at_ + kUsedUpSoon)
+    bytes = std::clamp(2 * last_room_, bytes, kRoomMax);
+  return {bytes, whole, holds_ ? kLeasesWanted : 0};
 }
 
 bool Connection::is_good_for(const Ahead& piece, const AheadWish& wish) {
@@ -170,6 +175,7 @@ Result<std::optional<Ahead>> Connection::take_ahead(const AheadWish& wish) {
       free_ahead_.erase(free_ahead_.begin());
     }
     refused_at_ = {};
+    room_came_at_ = std::chrono::steady_clock::now();
     last_room_ = 0;
     for (Ahead& piece : *pieces) {
       last_room_ += piece.length;

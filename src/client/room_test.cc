@@ -145,6 +145,42 @@ void welcome_with_room(FakeServer& s) {
   }
 }
 
+TEST(Room, IsTwiceAsLargeForThoseWhoUseItUpSoon) {
+  constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+  std::vector<std::uint64_t> wishes;
+  FakeServer server([&wishes](FakeServer& s) {
+    const UniqueFd file = file_with(std::string(16 * kMiB, '.'));
+    welcome_with_room(s);
+    while (const auto request = s.receive()) {
+      if (request->header.type != wire::Type::kRoom) continue;
+      wishes.push_back(request->as<wire::Room>().bytes);
+      wire::RoomReply reply;
+      reply.room_id = wishes.size();
+      reply.segments = {
+          segment(3, 16 * kMiB, wire::SegmentKind::kMemory, true, wishes.size() == 1)};
+      reply.extents = {{3, 0, wishes.back()}};
+      std::vector<BorrowedFd> descriptors;
+      if (wishes.size() == 1) descriptors.push_back(file.borrow());
+      s.reply(*request, reply, descriptors);
+    }
+  });
+  auto client = connect_to(server);
+  ASSERT_TRUE(client);
+  std::vector<Writer> writers;  // 16 in 4 MiB, 32 in 8, and one more
+  writers.reserve(49);
+  for (int i = 0; i < 49; ++i) {
+    auto writer = client->reserve_ahead({.key = "k", .length = kMiB / 4}, std::chrono::seconds(5));
+    ASSERT_TRUE(writer && *writer) << i;
+    writers.push_back(**std::move(writer));
+  }
+  writers.clear();
+  client->close();
+  server.join();
+  ASSERT_GE(wishes.size(), 3U);
+  wishes.resize(3);
+  EXPECT_EQ(wishes, (std::vector<std::uint64_t>{4 * kMiB, 8 * kMiB, 16 * kMiB}));
+}
+
 constexpr std::chrono::seconds kLong{5};
 
 // Each body is one message, none where nothing comes of it; its lease was lent with the room.
