@@ -21,7 +21,7 @@ namespace om::client {
 
 namespace {
 
-constexpr std::size_t kPostsMax = 64;
+constexpr std::size_t kPostsMax = wire::kBodiesPerPutMax;
 // A longer one costs many times its message, and what is kept is not room for others.
 constexpr std::uint64_t kPostBodyBytesMax = std::uint64_t{64} << 10;
 constexpr std::size_t kPostBytesMax = kPacketBytesMax / 2;

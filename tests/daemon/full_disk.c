@@ -2,25 +2,15 @@
  * named by OM_TEST_FULL is there. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static int is_journal(int fd) {
-  char link[64];
-  char path[4096];
-  (void)snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-  const ssize_t length = readlink(link, path, sizeof path - 1);
-  if (length < 0) return 0;
-  path[length] = '\0';
-  return strstr(path, "/catalog/journal/journal-") != NULL;
-}
+#include "../support/preload.h"
 
 ssize_t pwrite(int fd, const void* bytes, size_t length, off_t at) {
   const char* const full = getenv("OM_TEST_FULL");
-  if (full != NULL && access(full, F_OK) == 0 && is_journal(fd)) {
+  if (full != NULL && access(full, F_OK) == 0 && path_has(fd, "/catalog/journal/journal-")) {
     errno = ENOSPC;
     return -1;
   }

@@ -176,6 +176,16 @@ TEST(Record, ComesBackAsItWent) {
   EXPECT_FALSE(decode_record({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()}));
 }
 
+TEST(Record, HasANumberThatTablesCanHave) {
+  for (const std::uint64_t number : {kNoObjectId - 1, kNoObjectId}) {
+    std::string bytes;
+    encode_record(make_record(number, "k"), bytes);
+    EXPECT_EQ(
+        decode_record({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()}).has_value(),
+        number != kNoObjectId);
+  }
+}
+
 TEST(LogFile, ReservesWhatIsAskedForAndNotTheSize) {
   const TempDir dir;
   const auto directory = open_log_directory(dir.path());
@@ -187,7 +197,6 @@ TEST(LogFile, ReservesWhatIsAskedForAndNotTheSize) {
     ASSERT_TRUE((*file)->reserve(step * kStep, kStep));
     struct stat status {};
     ASSERT_EQ(::stat((dir.path() + "/log").c_str(), &status), 0);
-    if (status.st_blocks == 0) GTEST_SKIP() << "this file system does not reserve";
     const auto blocks = static_cast<std::uint64_t>(status.st_blocks) * 512;
     EXPECT_GE(blocks, (step + 1) * kStep);
     EXPECT_LT(blocks, (step + 2) * kStep);

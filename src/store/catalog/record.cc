@@ -134,6 +134,7 @@ Result<Record> decode_record(std::span<const std::byte> bytes) {
   for (const std::uint8_t zero : head.zero) {
     if (zero != 0) return corrupt("object: reserved bytes are not zero");
   }
+  if (head.object_id == kNoObjectId) return corrupt("object: a number that none has");
   if (!limits_kept(head.key_bytes, head.metadata_bytes, head.tag_count, head.extent_count)) {
     return corrupt("object: limits");
   }

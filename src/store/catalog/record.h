@@ -21,6 +21,7 @@ inline constexpr std::uint8_t kTierMemory = 0;
 inline constexpr std::uint8_t kTierDisk = 1;
 
 inline constexpr std::size_t kExtentsMax = 65536;
+inline constexpr std::uint64_t kNoObjectId = ~std::uint64_t{0};  // tables by number need one
 
 // Where a body lies: extents in the order of its bytes.
 struct Place {

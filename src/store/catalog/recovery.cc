@@ -134,7 +134,7 @@ Result<void> Catalog::Impl::recover(const std::string& directory) {
     }
     const HashedKey key = hashed(said->key);
     OverlayEntry now;
-    now.object_id = entry.header.object_id;
+    now.object_id = said->record ? said->record->object_id : entry.header.object_id;
     now.sequence = entry.header.sequence;
     now.file = &file;
     now.payload_offset = entry.payload_offset;
