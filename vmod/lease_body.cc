@@ -18,6 +18,7 @@
 #include "base/limits.h"
 #include "errands.h"
 #include "fetch.h"
+#include "lease_budget.h"
 #include "redirect.h"
 #include "storage.h"
 
@@ -45,6 +46,11 @@ std::uint64_t files_max() {
   }();
   return max;
 }
+
+// Of all our stores and daemons: few have more than one.
+LeaseBudget budget;
+// What nukes for it at a time: a fetch is not to wait for all that is too much.
+constexpr unsigned kOverBudgetMax = 4;
 
 // Objects that hold leases, to be found when one is asked back, or has to be taken again. Never
 // destroyed: threads use it.
@@ -117,11 +123,28 @@ struct Where {
   Pins pins_;
 };
 
+// Memory of the daemon's that a lease keeps.
+class Borrowed {
+ public:
+  explicit Borrowed(const Lease& lease) : bytes_(lease.info().on_disk ? 0 : lease.size()) {
+    budget.lent(bytes_);
+  }
+  Borrowed(const Borrowed&) = delete;
+  Borrowed& operator=(const Borrowed&) = delete;
+  ~Borrowed() { budget.came_back(bytes_); }
+
+ private:
+  const std::uint64_t bytes_;
+};
+
 // A lease on them.
 struct Loan {
+  Loan(std::shared_ptr<Client> owner, Lease ours, std::shared_ptr<const Where> there)
+      : client(std::move(owner)), lease(std::move(ours)), where(std::move(there)) {}
   const std::shared_ptr<Client> client;
   const Lease lease;
   const std::shared_ptr<const Where> where;
+  const Borrowed borrowed{lease};
 
   // The body's: the lease on what was received in place may be on more room.
   [[nodiscard]] std::uint64_t length() const {
@@ -134,8 +157,7 @@ namespace {
 std::shared_ptr<const Loan> make_loan(std::shared_ptr<Client> client, Lease lease,
                                       std::vector<std::span<const std::byte>> memory, Pins pins) {
   auto where = std::make_shared<const Where>(lease, std::move(memory), std::move(pins));
-  return std::shared_ptr<const Loan>(
-      new Loan{std::move(client), std::move(lease), std::move(where)});
+  return std::make_shared<const Loan>(std::move(client), std::move(lease), std::move(where));
 }
 
 // nullptr: its bytes cannot be reached. The lease stays the caller's then.
@@ -362,6 +384,8 @@ struct objcore* reference(const Client* client, std::uint64_t lease_id,
     const bool alive = oc->refcnt > 0;
     if (alive) oc->refcnt++;
     Lck_Unlock(&oc->objhead->mtx);
+    if (!one->second.held->loan()->lease.info().on_disk)
+      budget.is_short(std::chrono::steady_clock::now());
     if (!std::exchange(one->second.asked_back, true)) ++holders().asked_back[client];
     if (alive) return oc;
   }
@@ -535,10 +559,14 @@ bool may_take_over(struct busyobj* bo) {
   bo->wrk->strangelove = static_cast<int>((*varnish.cache_param)->nuke_limit);
   while (!has_room_for_one(*store))
     if (!nuke(bo->wrk, *store, Place::kLease)) return false;
+  const auto now = std::chrono::steady_clock::now();
+  for (unsigned gone = 0; gone < kOverBudgetMax && budget.is_over(now); ++gone)
+    if (!nuke(bo->wrk, *store, Place::kLease)) break;
   return true;
 }
 
 bool give_back(struct worker* wrk, const Client* client, unsigned how_many, bool for_room) {
+  if (for_room) budget.is_short(std::chrono::steady_clock::now());
   Store* store = nullptr;
   {
     Holders& all = holders();

@@ -29,6 +29,8 @@ namespace {
 
 // A response that has come up to here as a whole is handed on as a whole.
 constexpr std::ptrdiff_t kAtOnceBytesMax = 64 * 1024;
+// Longer bodies are published one by one (Client::defer()).
+constexpr std::uint64_t kTogetherBytesMax = std::uint64_t{1} << 20;
 
 // --- the director of a VCL
 
@@ -115,10 +117,10 @@ std::unique_ptr<Share> share_for(VRT_CTX) {
   if (!base) return nullptr;
   auto share = std::make_unique<Share>();
   share->director = director;
-  // Small ones go together where they go one way; for large ones there is more room on two.
-  const bool small = bo->htc != nullptr && bo->htc->content_length >= 0 &&
-                     static_cast<std::uint64_t>(bo->htc->content_length) < landing::kBytesMin;
-  share->client = small ? director->link().publisher() : director->link().client();
+  // What goes together goes one way; for others there is more room on two.
+  const bool together = bo->htc != nullptr && bo->htc->content_length >= 0 &&
+                        static_cast<std::uint64_t>(bo->htc->content_length) <= kTogetherBytesMax;
+  share->client = together ? director->link().publisher() : director->link().client();
   if (share->client == nullptr) {
     count(director->counters().c_tee_down);
     return nullptr;

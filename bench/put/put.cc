@@ -44,6 +44,10 @@ namespace {
 
 constexpr std::size_t kSourceBytes = std::size_t{64} << 20;
 constexpr std::size_t kArenaBytes = std::size_t{64} << 20;
+// What the other end of the feed sends with one call, as much as a network gives at a time. On a
+// kernel that does not preempt system calls a longer one holds up whoever shares the processor, and
+// the time between his wake-up and his turn counts as his.
+constexpr std::size_t kFeedBytes = std::size_t{64} << 10;
 // Commits under way from which on we look for answers.
 constexpr std::size_t kCommitsLook = 64;
 
@@ -114,7 +118,8 @@ struct Bench {
       for (std::size_t i = 0;; ++i) {
         auto left = body(i);
         while (!left.empty()) {
-          const ssize_t n = ::send(ends[1], left.data(), left.size(), MSG_NOSIGNAL);
+          const ssize_t n =
+              ::send(ends[1], left.data(), std::min(left.size(), kFeedBytes), MSG_NOSIGNAL);
           if (n <= 0) std::_Exit(0);
           left = left.subspan(static_cast<std::size_t>(n));
         }
@@ -283,12 +288,49 @@ struct Bench {
     return cpu * (1 << 30) / static_cast<double>(count * bytes);
   }
 
-  double floor() {
+  // Another process that answers each packet with another one: what is the least that a PUT can
+  // cost whose answer is waited for.
+  struct Other {
+    int socket = -1;
+    pid_t pid = -1;
+    Other() {
+      int ends[2];
+      if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) fail("socketpair");
+      pid = ::fork();
+      if (pid < 0) fail("fork");
+      socket = ends[pid == 0 ? 1 : 0];
+      (void)::close(ends[pid == 0 ? 0 : 1]);
+      if (pid != 0) return;
+      char word = 0;
+      while (::recv(socket, &word, 1, 0) == 1 && ::send(socket, &word, 1, MSG_NOSIGNAL) == 1)
+        continue;
+      std::_Exit(0);
+    }
+    Other(const Other&) = delete;
+    Other& operator=(const Other&) = delete;
+    ~Other() {
+      (void)::close(socket);
+      (void)::waitpid(pid, nullptr, 0);
+    }
+    void ask() const {
+      char word = 'x';
+      if (::send(socket, &word, 1, MSG_NOSIGNAL) != 1 || ::recv(socket, &word, 1, 0) != 1)
+        fail("nobody answers");
+    }
+  };
+
+  // `asks`: and somebody else is asked as often as the daemon would be, and answers.
+  double floor(bool asks) {
     const std::size_t count = total / bytes;
+    std::optional<Other> other;
+    if (asks) other.emplace();
     start_feed();
-    const double before = own_cpu();
-    for (std::size_t i = 0; i < count; ++i) fill(arena + i % keys() * bytes, bytes, body(i));
-    const double cpu = own_cpu() - before;
+    const double before = own_cpu() + (other ? cpu_of(other->pid) : 0);
+    for (std::size_t i = 0; i < count; ++i) {
+      fill(arena + i % keys() * bytes, bytes, body(i));
+      if (other && (i + 1) % batch == 0) other->ask();
+    }
+    const double cpu = own_cpu() + (other ? cpu_of(other->pid) : 0) - before;
     stop_feed();
     for (std::size_t i = count - std::min(keys(), count); i < count; ++i)
       if (std::memcmp(arena + i % keys() * bytes, body(i).data(), bytes) != 0) fail("the floor");
@@ -320,11 +362,13 @@ int run(int argc, char** argv) {
   bench.check_once(client);
   std::map<std::string, std::vector<double>> samples;
   for (std::size_t pair = 0; pair < pairs; ++pair) {
-    for (std::size_t i = 0; i < 2; ++i) {
-      if ((i + pair) % 2 == 0)
-        samples["put_cpu_s_per_gb"].push_back(bench.puts(client));
-      else
-        samples["floor_cpu_s_per_gb"].push_back(bench.floor());
+    const std::size_t series = bench.ahead ? 2 : 3;
+    for (std::size_t i = 0; i < series; ++i) {
+      switch ((i + pair) % series) {
+        case 0: samples["put_cpu_s_per_gb"].push_back(bench.puts(client)); break;
+        case 1: samples["floor_cpu_s_per_gb"].push_back(bench.floor(false)); break;
+        default: samples["asking_floor_cpu_s_per_gb"].push_back(bench.floor(true)); break;
+      }
     }
   }
   std::printf("{");

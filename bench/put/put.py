@@ -2,12 +2,14 @@
 """PUT through the library into the memory tier, written in place, beside filling recycled memory.
 
     bench/put/put.py [--pairs 20] [--sizes 64K,1M] [--total 256M] [--feeds socket,memory]
-                     [--batches 1,16,64,ahead] [--json FILE]
+                     [--batches ahead,64,16,1] [--json FILE]
 
 The bytes come from a socket, as a cache gets them, straight into place on both sides; or, for
 orientation, are copied from memory.
-Bodies are published one by one, or 16 or 64 with one call (smaller ones alone: 16 MiB at a time is nobody's
-batch), or `ahead`: with commits that nobody waits for, which the library sends together. One command: it starts
+Bodies are published with commits that nobody waits for, which the library sends together (`ahead`); or 64 or 16
+with one call, or one by one, and the answer is waited for (smaller ones alone: 16 MiB at a time is nobody's batch).
+Whoever waits for another process pays for two wake-ups, whatever it does; so these are also put beside a floor that
+asks a process which does nothing as often. One command: it starts
 a daemon of its own, with our group as --write-gid. Counted is the CPU of the client and of the daemon together,
 per GB; what readers get is compared outside the measurement.
 """
@@ -32,7 +34,7 @@ def main():
     parser.add_argument("--sizes", default="64K,1M")
     parser.add_argument("--total", default="256M", help="bytes of a sample")
     parser.add_argument("--feeds", default="socket,memory")
-    parser.add_argument("--batches", default="1,16,64,ahead")
+    parser.add_argument("--batches", default="ahead,64,16,1")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     report = []
@@ -55,6 +57,12 @@ def main():
         print("PUT %-4s %-5s from %-6s CPU, library and daemon / floor: %s  %s (bound %.1f; %.3f and %.3f s/GB)" % (
             size, batch if batch == "ahead" else "x" + batch, feed, stats.show(interval), line["verdict"], AT_MOST,
             stats.median_interval(ours)[0], stats.median_interval(floor)[0]), flush=True)
+        if "asking_floor_cpu_s_per_gb" in samples:
+            asking = samples["asking_floor_cpu_s_per_gb"]
+            line["asking"] = [stats.median_interval([a / b for a, b in zip(x, y)])
+                              for x, y in ((ours, asking), (asking, floor))]
+            print("%21s / a floor that asks a process that does nothing as often: %s; that one / floor: %s" % (
+                "", *map(stats.show, line["asking"])), flush=True)
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(report, indent=1))
 

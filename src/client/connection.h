@@ -353,6 +353,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   // room.cc; under ahead_mutex_
   [[nodiscard]] wire::Room room_wish(std::uint64_t whole) const;
+  [[nodiscard]] bool uses_up_soon(Deadline now) const;
   static bool is_good_for(const Ahead& piece, const AheadWish& wish);
   std::optional<Ahead> cut_ahead(const AheadWish& wish);
   void ask_for_next(const AheadWish& wish);
@@ -398,8 +399,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::deque<std::string> unposted_;       // packets, in the order in which they are to go
   std::list<Post> posts_;                  // behind those
   std::size_t post_bytes_ = 0;             // of all of these
-  bool posting_ = false;                   // a thread is sending the first of them
-  std::condition_variable posted_;         // none is any more
+  std::uint64_t post_body_bytes_ = 0;
+  bool posting_ = false;            // a thread is sending the first of them
+  std::condition_variable posted_;  // none is any more
   std::atomic<bool> has_unsent_{false};
   Deadline defer_until_{};
   std::size_t post_count_ = 0;  // since flush()
@@ -407,8 +409,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool room_granted_ = false;  // since HELLO
   std::mutex ahead_mutex_;     // before mutex_; guards the rest, and Room::lent
   unsigned puts_ = 0;
-  bool holds_ = false;   // rooms come with leases
-  bool asking_ = false;  // a thread waits for a room
+  bool holds_ = false;                 // rooms come with leases
+  bool asking_ = false;                // a thread waits for a room
+  bool reading_next_ = false;          // for next_room_, that is
+  std::condition_variable room_came_;  // or did not
   Deadline refused_at_{};
   std::uint64_t last_room_ = 0;                       // its bytes
   Deadline room_came_at_{};                           // the last one

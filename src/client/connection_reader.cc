@@ -177,6 +177,7 @@ void Connection::break_off(const Error& reason) {
     detached.swap(waiters_);
     unsent.swap(posts_);
     post_bytes_ = 0;
+    post_body_bytes_ = 0;
     std::erase_if(detached, [this](Waiter* waiter) {
       if (waiter->detached_) return false;
       waiter->failure_ = copy_of(*broken_);

@@ -22,8 +22,9 @@ namespace om::client {
 namespace {
 
 constexpr std::size_t kPostsMax = wire::kBodiesPerPutMax;
-// A longer one costs many times its message, and what is kept is not room for others.
-constexpr std::uint64_t kPostBodyBytesMax = std::uint64_t{64} << 10;
+// A longer one costs many times its message, and so would more of them together.
+constexpr std::uint64_t kPostBodyBytesMax = std::uint64_t{1} << 20;
+constexpr std::uint64_t kPostBodiesBytesMax = std::uint64_t{8} << 20;
 constexpr std::size_t kPostBytesMax = kPacketBytesMax / 2;
 
 // A wire::Put to be sent, without a copy of its bodies.
@@ -93,7 +94,10 @@ bool Connection::keep(WriterState& state, std::function<void(Result<PutResult>)>
     state.is_sent();  // it will be, or has failed
     post_bytes_ += post.bytes;
     has_unsent_.store(true, std::memory_order_relaxed);
-    if (!wanted && posts_.size() < kPostsMax && post_bytes_ < kPostBytesMax) return true;
+    post_body_bytes_ += post.ahead.length;
+    if (!wanted && posts_.size() < kPostsMax && post_bytes_ < kPostBytesMax &&
+        post_body_bytes_ < kPostBodiesBytesMax)
+      return true;
   }
   send_kept(deadline);
   return true;
@@ -132,6 +136,7 @@ std::list<Post> Connection::take_posts() {
     }
     bytes += post->bytes;
     post_bytes_ -= post->bytes;
+    post_body_bytes_ -= post->ahead.length;
     taken.splice(taken.end(), posts_, post);
   }
   return taken;
@@ -159,7 +164,10 @@ bool Connection::send_posts(std::unique_lock<std::mutex>& lock, Deadline until) 
   }
   fail(std::move(failed), sent.error());
   lock.lock();
-  for (const Post& post : posts) post_bytes_ += post.bytes;
+  for (const Post& post : posts) {
+    post_bytes_ += post.bytes;
+    post_body_bytes_ += post.ahead.length;
+  }
   const bool go_on = posts.empty() || broken_.has_value();
   posts_.splice(posts_.begin(), posts);
   return go_on;

@@ -73,7 +73,7 @@ class RoomServer {
   }
 
  private:
-  static constexpr std::uint64_t kSegment = std::uint64_t{1} << 20;
+  static constexpr std::uint64_t kSegment = std::uint64_t{32} << 20;
   FakeServer& server_;
   const std::uint64_t bytes_;
   const UniqueFd file_ = file_with(std::string(kSegment, '.'));
@@ -174,6 +174,34 @@ TEST(Post, ManyGoByThemselvesAndTheRestWhenSomebodySaysSo) {
   ASSERT_EQ(said.all.size(), 66U);
   EXPECT_EQ(said.all[63], "63: 64");
   EXPECT_EQ(said.all[64], "64: 1");
+}
+
+TEST(Post, LongOnesGoTogetherUpToEightMegabytes) {
+  std::promise<std::vector<std::vector<std::string>>> seen;
+  FakeServer server([&](FakeServer& s) {
+    RoomServer rooms(s, std::uint64_t{32} << 20);
+    std::vector<std::vector<std::string>> puts(3);
+    for (auto& put : puts) put = rooms.put();
+    seen.set_value(puts);
+    while (s.receive()) continue;
+  });
+  Said said;
+  auto client = connect_to(server);
+  ASSERT_TRUE(client);
+  client->defer(1h);
+  constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+  const auto commit_one = [&](const std::string& key, std::uint64_t length) {
+    writer_of(*client, key, length).commit(std::nullopt, said.as(key));
+  };
+  for (int i = 0; i < 8; ++i) commit_one(std::to_string(i), kMiB);
+  commit_one("kept", kMiB);
+  commit_one("too long", kMiB + 1);
+  (void)client->flush();
+  EXPECT_THAT(seen.get_future().get(),
+              ElementsAre(ElementsAre("0", "1", "2", "3", "4", "5", "6", "7"), ElementsAre("kept"),
+                          ElementsAre("too long")));
+  look_until(*client, said, 10);
+  EXPECT_EQ(said.all.size(), 10U);
 }
 
 TEST(Post, ThoseOfARoomGoTogetherAndThoseOfAKeyInOrder) {

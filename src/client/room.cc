@@ -2,7 +2,8 @@
 //
 // The pieces of rooms that nobody writes in are free_ahead_, the oldest first. When they are nearly
 // used up by those who put at a rate, the next room is asked for, and its answer is read when it is
-// needed. While one thread waits for a room, others do without: they reserve.
+// needed: by one thread, and whoever else needs some of it waits as well. While one waits for a
+// room that was not asked for before, others do without: they reserve.
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -49,10 +50,12 @@ Room::~Room() {
 wire::Room Connection::room_wish(std::uint64_t whole) const {
   std::uint64_t bytes = std::clamp(kBodiesOfARoom * whole, kRoomMin, kRoomMax);
   // Of those who hold it is the leases that are used up.
-  if (!holds_ && std::chrono::steady_clock::now() < room_came_at_ + kUsedUpSoon)
+  if (!holds_ && uses_up_soon(std::chrono::steady_clock::now()))
     bytes = std::clamp(2 * last_room_, bytes, kRoomMax);
   return {bytes, whole, holds_ ? kLeasesWanted : 0};
 }
+
+bool Connection::uses_up_soon(Deadline now) const { return now < room_came_at_ + kUsedUpSoon; }
 
 bool Connection::is_good_for(const Ahead& piece, const AheadWish& wish) {
   return piece.length >= Room::rounded(wish.length) &&
@@ -85,9 +88,11 @@ void Connection::ask_for_next(const AheadWish& wish) {
   if (left >= last_room_ / kNearlyUsedUp) return;
   const auto now = std::chrono::steady_clock::now();
   if (now < refused_at_ + kAskAgainSoon) return;
+  if (!wish.at_once && !uses_up_soon(now)) return;
   auto asked = std::make_unique<Call<wire::RoomReply>>();
-  if (!submit(*asked, wire::Room::kType,
-              wire::encode_request(next_id(), room_wish(Room::rounded(wish.length))), now))
+  // What is kept need not go before it.
+  if (!submit_now(*asked, wire::Room::kType,
+                  wire::encode_request(next_id(), room_wish(Room::rounded(wish.length))), now))
     return;
   next_room_ = std::move(asked);
   next_lends_ = holds_;
@@ -122,15 +127,19 @@ Result<std::vector<Ahead>> Connection::obtain_room(std::unique_lock<std::mutex>&
     return pieces_of(*asked);
   };
   asking_ = true;
+  reading_next_ = asked != nullptr;
   lock.unlock();
-  try {
-    auto pieces = obtain();
+  const auto asked_for = [&] {
     lock.lock();
     asking_ = false;
+    room_came_.notify_all();
+  };
+  try {
+    auto pieces = obtain();
+    asked_for();
     return pieces;
   } catch (...) {
-    if (!lock.owns_lock()) lock.lock();
-    asking_ = false;
+    if (!lock.owns_lock()) asked_for();
     throw;
   }
 }
@@ -148,10 +157,16 @@ Result<std::optional<Ahead>> Connection::take_ahead(const AheadWish& wish) {
   holds_ = holds_ || wish.held;
   for (bool asked = false;;) {
     if (auto part = cut_ahead(wish)) {
-      if (wish.at_once) ask_for_next(wish);
+      ask_for_next(wish);
       return part;
     }
-    if (asking_) return std::optional<Ahead>();
+    if (asking_) {
+      const auto came = [this] { return !asking_; };
+      if (!reading_next_ || !room_came_.wait_until(lock, wish.deadline, came))
+        return std::optional<Ahead>();
+      if (auto part = cut_ahead(wish)) return part;
+      if (asking_ || next_room_ == nullptr) return std::optional<Ahead>();
+    }
     auto next = std::move(next_room_);
     const bool lends = next == nullptr || next_lends_;
     if (next == nullptr) {

@@ -400,6 +400,78 @@ TEST(Room, IsAskedForBeforeItIsNeeded) {
   for (int i = 0; i < 3; ++i) reserve();
 }
 
+TEST(Room, ThatWasAskedForIsWaitedForByAllWhoNeedIt) {
+  std::promise<void> asked;
+  std::promise<void> go;
+  FakeServer server([&](FakeServer& s) {
+    const UniqueFd file = file_with(std::string(16384, '.'));
+    welcome_with_room(s);
+    for (std::uint64_t room = 1; room <= 2; ++room) {
+      const auto request = s.receive();
+      ASSERT_EQ(request->header.type, wire::Type::kRoom);
+      if (room == 2) {
+        asked.set_value();
+        go.get_future().wait();
+      }
+      wire::RoomReply reply;
+      reply.room_id = room;
+      reply.segments = {segment(3, 16384, wire::SegmentKind::kMemory, true, room == 1)};
+      reply.extents = {{3, 4096 * room, 4096}};
+      if (room == 1)
+        s.reply(*request, reply, {file.borrow()});
+      else
+        s.reply(*request, reply);
+    }
+    while (s.receive()) {
+    }
+  });
+  auto client = connect_to(server);
+  ASSERT_TRUE(client);
+  std::atomic<int> got = 0;
+  const auto reserve = [&](const std::string& key) {
+    const auto writer = client->reserve_ahead({.key = key, .length = 1024}, kLong);
+    if (writer && *writer) ++got;
+  };
+  for (int i = 0; i < 4; ++i) reserve("before");
+  asked.get_future().wait();
+  {
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 3; ++i) threads.emplace_back(reserve, "k" + std::to_string(i));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_EQ(got, 4);
+    go.set_value();
+  }
+  EXPECT_EQ(got, 7);
+}
+
+TEST(Room, ThatWasAskedForAndDoesNotComeIsWaitedForInTime) {
+  std::promise<void> asked;
+  FakeServer server([&](FakeServer& s) {
+    const UniqueFd file = file_with(std::string(8192, '.'));
+    welcome_with_room(s);
+    const auto request = s.receive();
+    wire::RoomReply reply;
+    reply.room_id = 1;
+    reply.segments = {segment(3, 8192, wire::SegmentKind::kMemory, true)};
+    reply.extents = {{3, 4096, 4096}};
+    s.reply(*request, reply, {file.borrow()});
+    if (s.receive()) asked.set_value();
+    while (s.receive()) {
+    }
+  });
+  auto client = connect_to(server);
+  ASSERT_TRUE(client);
+  const auto reserve = [&](std::chrono::milliseconds limit) {
+    const auto writer = client->reserve_ahead({.key = "k", .length = 1024}, limit);
+    return writer && *writer;
+  };
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(reserve(kLong));
+  asked.get_future().wait();
+  std::vector<std::jthread> threads;
+  for (int i = 0; i < 3; ++i)
+    threads.emplace_back([&] { EXPECT_FALSE(reserve(std::chrono::milliseconds(50))); });
+}
+
 TEST(Room, IsWaitedForByOneAlone) {
   std::promise<void> asked;
   std::promise<void> go;

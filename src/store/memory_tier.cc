@@ -197,9 +197,9 @@ std::string MemoryTier::pages() const {
                                         : segments_.begin()->second.own.borrow());
 }
 
-std::optional<std::vector<Extent>> MemoryTier::take(std::uint64_t length) {
+std::optional<std::vector<Extent>> MemoryTier::take(std::uint64_t length, std::uint64_t piece) {
   for (;;) {
-    auto extents = slots_.take(length);
+    auto extents = slots_.take(length, piece);
     if (extents) return extents;
     if (!grow()) return std::nullopt;
   }

@@ -34,8 +34,10 @@ class MemoryTier {
   static Result<std::unique_ptr<MemoryTier>> open(UniqueFd directory, Options options, bool fresh,
                                                   Worker& worker);
 
-  // nullopt: no room without eviction. Makes another segment where capacity allows it.
-  std::optional<std::vector<Extent>> take(std::uint64_t length);
+  // nullopt: no room without eviction. Makes another segment where capacity allows it. `piece`: as
+  // with Slots::take().
+  std::optional<std::vector<Extent>> take(std::uint64_t length,
+                                          std::uint64_t piece = Slots::kGranule);
   bool take_exactly(const Extent& extent) { return slots_.take_exactly(extent); }
   std::vector<Extent> take_free_of(const Extent& extent) { return slots_.take_free_of(extent); }
   void give_back(const std::vector<Extent>& extents);

@@ -66,21 +66,24 @@ Extent Slots::cut(const Hole& hole, std::uint64_t length) {
   return {id, offset, std::min(length, taken)};
 }
 
-std::optional<std::vector<Extent>> Slots::take(std::uint64_t length) {
+std::optional<std::vector<Extent>> Slots::take(std::uint64_t length, std::uint64_t piece) {
   if (rounded(length) > free_bytes_) return std::nullopt;
   const auto best = by_size_.lower_bound({rounded(length), 0, 0});
   if (best != by_size_.end()) return std::vector<Extent>{cut(*best, length)};
   // No single hole: do the largest ones suffice?
   std::uint64_t sum = 0;
   std::size_t count = 0;
+  std::vector<Hole> holes;
   for (auto hole = by_size_.rbegin(); hole != by_size_.rend() && sum < length; ++hole) {
-    if (++count > kExtentsMax) return std::nullopt;
-    sum += std::get<0>(*hole);
+    const std::uint64_t whole = std::get<0>(*hole) / piece * piece;
+    if (whole == 0 || ++count > kExtentsMax) return std::nullopt;
+    sum += whole;
+    holes.push_back(*hole);
   }
   if (sum < length) return std::nullopt;
   std::vector<Extent> extents;
-  while (length > 0) {
-    extents.push_back(cut(*by_size_.rbegin(), length));
+  for (const Hole& hole : holes) {
+    extents.push_back(cut(hole, std::min(length, std::get<0>(hole) / piece * piece)));
     length -= extents.back().length;
   }
   return extents;

@@ -31,8 +31,9 @@ class Slots {
   void remove_segment(SegmentId id);
   [[nodiscard]] bool is_free(SegmentId id) const;
 
-  // nullopt: there is no room. Lengths in the answer are those asked for, not rounded up.
-  std::optional<std::vector<Extent>> take(std::uint64_t length);
+  // nullopt: there is no room. Lengths in the answer are those asked for, not rounded up. Where it
+  // takes several holes, each gives a multiple of `piece`, which is one of the granule.
+  std::optional<std::vector<Extent>> take(std::uint64_t length, std::uint64_t piece = kGranule);
   // Takes exactly these bytes (recovery). False: they are not free, or not in a segment.
   bool take_exactly(const Extent& extent);
   // Takes what is free of these bytes.

@@ -46,6 +46,27 @@ TEST(Slots, ALargeBodyTakesSeveralHoles) {
   EXPECT_EQ((*taken)[0].length + (*taken)[1].length, 1500U);
 }
 
+TEST(Slots, SeveralHolesGiveWholePieces) {
+  Slots slots;
+  slots.add_segment(1, 10 * 1024);
+  // Holes of 3, 1.5 and 2 KiB.
+  ASSERT_TRUE(slots.take_exactly({1, 3072, 512}));
+  ASSERT_TRUE(slots.take_exactly({1, 5120, 512}));
+  ASSERT_TRUE(slots.take_exactly({1, 7680, 2560}));
+  ASSERT_EQ(slots.free_bytes(), 6656U);
+  const auto free = slots.free_bytes();
+  EXPECT_EQ(slots.take(5 * 1024, 2048), std::nullopt);
+  EXPECT_EQ(slots.free_bytes(), free);
+  const auto pieces = slots.take(6 * 1024, 1024);
+  ASSERT_TRUE(pieces);
+  ASSERT_EQ(pieces->size(), 3U);
+  for (const Extent& extent : *pieces) EXPECT_EQ(extent.length % 1024, 0U);
+  EXPECT_EQ((*pieces)[0].length, 3072U);
+  EXPECT_EQ((*pieces)[1].length, 2048U);
+  EXPECT_EQ((*pieces)[2].length, 1024U);
+  EXPECT_EQ(slots.free_bytes(), 512U);
+}
+
 TEST(Slots, AnEmptyBodyHasASlotToo) {
   Slots slots;
   slots.add_segment(kA, 64);

@@ -125,15 +125,16 @@ class StoreImpl final : public Store {
     std::uint64_t charged = 0;         // to its holder
     bool direct = false;               // `written` is the final place
     bool to_disk = false;
-    bool is_claim = false;            // its holder knows nothing of it yet (store_claims.cc)
-    bool is_room = false;             // room ahead: `memory` is what is left of it
-    Lent lent;                        // with it
-    std::uint64_t lent_used = 0;      // of those, a bit each: put
-    ObjectId follow = 0;              // what followers pin (follows_); 0: there are none
-    std::uint64_t removals_seen = 0;  // head of the removal log when it began
-    bool was_followed = false;        // then its staging files are not used again
-    std::uint64_t announced = 0;      // bytes that followers may read
-    std::uint32_t amended = 0;        // how often
+    bool is_claim = false;                  // its holder knows nothing of it yet (store_claims.cc)
+    bool is_room = false;                   // room ahead: `memory` is what is left of it
+    std::uint64_t piece = Slots::kGranule;  // each extent in memory is a multiple of it
+    Lent lent;                              // with it
+    std::uint64_t lent_used = 0;            // of those, a bit each: put
+    ObjectId follow = 0;                    // what followers pin (follows_); 0: there are none
+    std::uint64_t removals_seen = 0;        // head of the removal log when it began
+    bool was_followed = false;              // then its staging files are not used again
+    std::uint64_t announced = 0;            // bytes that followers may read
+    std::uint32_t amended = 0;              // how often
     std::optional<std::uint64_t> amended_length;
     CommitDone done;
   };
@@ -335,7 +336,8 @@ class StoreImpl final : public Store {
   // store_room.cc
   static constexpr std::uint32_t kLentMax = 64;  // with one room
   Put* find_room(HolderId holder, PutId id);
-  Result<Reserved> begin_room(HolderId holder, std::uint64_t bytes, const RoomWish& wish);
+  Result<Reserved> begin_room(HolderId holder, std::uint64_t bytes, std::uint64_t piece,
+                              std::uint32_t leases);
   void end_room(Put& room);
   // Takes the body's bytes out of the room.
   Result<Extent> cut_from_room(Put& room, const RoomBody& body);
@@ -362,9 +364,10 @@ class StoreImpl final : public Store {
   Result<bool> remove_object(std::string_view key, bool& durable);
   Result<std::uint64_t> remove_each(const std::vector<std::string>& keys, bool& durable);
   Result<std::uint64_t> remove_keys(const std::string& prefix, bool& durable);
-  // may_ask: where all is leased, readers are asked to let go.
+  // may_ask: where all is leased, readers are asked to let go. `piece`: as with Slots::take().
   Result<std::optional<std::vector<Extent>>> take_memory(std::uint64_t length, bool may_evict,
-                                                         bool may_ask = true);
+                                                         bool may_ask = true,
+                                                         std::uint64_t piece = Slots::kGranule);
   bool make_disk_room(std::uint64_t length);
   bool evict_disk();
   // Objects go together until these have `wanted` bytes, or are many: one at least. False: none

@@ -295,13 +295,16 @@ bool StoreImpl::evict_from(eviction::Policy& policy, std::uint64_t wanted) {
 }
 
 Result<std::optional<std::vector<Extent>>> StoreImpl::take_memory(std::uint64_t length,
-                                                                  bool may_evict, bool may_ask) {
+                                                                  bool may_evict, bool may_ask,
+                                                                  std::uint64_t piece) {
   if (length > memory_->object_capacity()) return std::optional<std::vector<Extent>>();
   for (;;) {
-    auto extents = memory_->take(length);
+    auto extents = memory_->take(length, piece);
     if (extents || !may_evict) return extents;
     const std::uint64_t needed = Slots::rounded(length);
     const std::uint64_t there = memory_->free_bytes();
+    // What is free lies in pieces that are too small, and much more of it need not help.
+    if (piece > Slots::kGranule && there / 2 >= needed) return std::optional<std::vector<Extent>>();
     // Enough, but in too many pieces: as much more as a piece has to have.
     const std::uint64_t wanted = needed > there ? needed - there : needed / Slots::kExtentsMax;
     if (evict_from(*memory_policy_, wanted) || collect_all()) continue;

@@ -38,22 +38,27 @@ Result<Reserved> StoreImpl::take_room(HolderId holder, const RoomWish& wish) {
   if (holder_puts_[holder].size() >= config_.holder.puts)
     return Error{Errc::kQuota, 0,
                  "this peer has " + std::to_string(config_.holder.puts) + " puts under way"};
-  std::uint64_t bytes = std::min({wish.bytes, kRoomMax, config_.memory_bytes / kRoomShare}) /
-                        Slots::kGranule * Slots::kGranule;
-  const std::uint64_t least = std::max(kRoomMin, wish.at_least);
-  if (bytes < least) return Error{Errc::kUnsupported, 0, "there are no such rooms: reserve"};
+  const Error none{Errc::kUnsupported, 0, "there are no such rooms: reserve"};
+  if (wish.at_least > kRoomMax) return none;
+  // In whole bodies: what of a hole is too small for one is left to others.
+  const std::uint64_t piece = Slots::rounded(wish.at_least);
+  const std::uint64_t least = (std::max(kRoomMin, piece) + piece - 1) / piece * piece;
+  std::uint64_t bytes =
+      std::min({wish.bytes, kRoomMax, config_.memory_bytes / kRoomShare}) / piece * piece;
+  if (bytes < least) return none;
   Error why{Errc::kBusy, 0, "rooms take all that they may have: reserve"};
   // A smaller one is better than none.
-  for (; bytes >= least; bytes = bytes / 2 / Slots::kGranule * Slots::kGranule) {
+  for (; bytes >= least; bytes = bytes / 2 / piece * piece) {
     if (room_bytes_ + bytes > config_.memory_bytes / kRoomsShare) continue;
-    auto room = begin_room(holder, bytes, wish);
+    auto room = begin_room(holder, bytes, piece, wish.leases);
     if (room || room.error().code != Errc::kNoSpace) return room;
     why = std::move(room).error();
   }
   return why;
 }
 
-Result<Reserved> StoreImpl::begin_room(HolderId holder, std::uint64_t bytes, const RoomWish& wish) {
+Result<Reserved> StoreImpl::begin_room(HolderId holder, std::uint64_t bytes, std::uint64_t piece,
+                                       std::uint32_t leases) {
   auto owned = std::make_unique<Put>();
   Put& room = *owned;
   room.id = next_put_++;
@@ -62,24 +67,21 @@ Result<Reserved> StoreImpl::begin_room(HolderId holder, std::uint64_t bytes, con
   room.request.length = bytes;
   room.direct = true;
   room.is_room = true;
+  room.piece = piece;
   OM_TRY(charge(room, bytes));
   room_bytes_ += bytes;
   ++rooms_;
   holder_puts_[holder].insert(room.id);
   puts_.emplace(room.id, std::move(owned));
   Extension given;
-  auto placed = give_memory(room, bytes, given);
-  if (placed && std::none_of(given.extents.begin(), given.extents.end(),
-                             [&](const Extent& e) { return e.length >= wish.at_least; }))
-    placed = Error{Errc::kNoSpace, 0, "what memory has free is in small pieces"};
-  if (!placed) {
+  if (auto placed = give_memory(room, bytes, given); !placed) {
     drop_room(room, false);
     OM_ASSERT(advance(room, PutEvent::kFailed));
     end_put(room, false);
     return std::move(placed).error();
   }
   OM_ASSERT(advance(room, PutEvent::kHandedOut));
-  room.lent = leases_->lend(holder, next_object_, std::min(wish.leases, kLentMax), bytes);
+  room.lent = leases_->lend(holder, next_object_, std::min(leases, kLentMax), bytes);
   next_object_ += room.lent.count;
   return Reserved{room.id, std::move(given.segments), std::move(given.extents), room.lent};
 }

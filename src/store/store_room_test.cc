@@ -113,6 +113,33 @@ TEST_F(StoreTest, WhatWasPutCountsAsRoomNoMore) {
   EXPECT_TRUE(store->take_room(me, {512 * 1024}));
 }
 
+TEST_F(StoreTest, ARoomIsInWholeBodiesAlsoWhereOthersHaveToGo) {
+  config.memory_bytes = 32 << 20;
+  open();
+  // Every other one stays: what others leave are holes of one of them.
+  for (unsigned i = 0; i < 100; ++i) {
+    const std::string key = "k" + std::to_string(i);
+    ASSERT_TRUE(put(key, body_of(300'000, i)));
+    if (i % 2 == 1) {
+      ASSERT_TRUE(*store->get(me, key));
+    }
+  }
+  const std::uint64_t each = 299'968;
+  const auto room = store->take_room(me, {std::uint64_t{1} << 20, each});
+  ASSERT_TRUE(room) << describe(room.error());
+  std::uint64_t got = 0;
+  for (const Extent& extent : room->extents) {
+    EXPECT_EQ(extent.length % each, 0U);
+    got += extent.length;
+  }
+  EXPECT_EQ(got, 3 * each);
+  for (unsigned i = 1; i < 100; i += 2)
+    EXPECT_EQ(get("k" + std::to_string(i)), body_of(300'000, i));
+  // Beyond all measure.
+  for (const std::uint64_t much : {std::uint64_t{1} << 30, ~std::uint64_t{0}})
+    EXPECT_EQ(store->take_room(me, {much, much}).error().code, Errc::kUnsupported);
+}
+
 TEST_F(StoreTest, ARoomHasAPieceAsLargeAsWasAskedForOrIsNone) {
   config.memory_bytes = 16 << 20;
   config.holder.leased_bytes = std::uint64_t{1} << 30;
@@ -131,6 +158,7 @@ TEST_F(StoreTest, ARoomHasAPieceAsLargeAsWasAskedForOrIsNone) {
   const auto pieces = store->take_room(me, {1 << 20, 40'000});
   ASSERT_TRUE(pieces) << describe(pieces.error());
   EXPECT_GT(pieces->extents.size(), 1U);
+  for (const Extent& extent : pieces->extents) EXPECT_EQ(extent.length % 40'000, 0U);
   // What is left is less, and so is the room.
   const auto rest = store->take_room(me, {1 << 20});
   ASSERT_TRUE(rest) << describe(rest.error());

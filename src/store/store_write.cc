@@ -218,7 +218,7 @@ Result<void> StoreImpl::pin_place(const Put& put, const std::vector<Extent>& pla
 // never learned of would be a hole in the middle of the body. So the put gets it last.
 Result<void> StoreImpl::give_memory(Put& put, std::uint64_t length, Extension& given) {
   const bool elsewhere = disks_->any() && !put.request.ephemeral;
-  const auto extents = OM_TRY(take_memory(length, !elsewhere, !put.is_room));
+  const auto extents = OM_TRY(take_memory(length, !elsewhere, !put.is_room, put.piece));
   if (!extents) return Error{Errc::kNoSpace, 0, "the memory tier is full"};
   std::vector<WritableSegment> segments;
   const auto prepare = [&]() -> Result<void> {

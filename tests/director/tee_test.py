@@ -322,6 +322,36 @@ class NamedAndLanded(Named):
             self.assertEqual([key for key in keys if b"/brokenahead" in key], [])
 
 
+class NamedAndFull(TeeCase):
+    """More is fetched than the daemon has memory for, and all of it is borrowed."""
+
+    arguments = {**NamedAndLanded.arguments, "memory": "256M"}
+
+    def seen(self):
+        with Connection(self.world.daemon.socket) as connection:
+            refused = connection.status()["refused.no_space_total"]
+        return [refused, *(self.a.counter(name) for name in ("c_revoked", "c_tee_full", "c_tee_published"))]
+
+    def test_less_is_borrowed_than_there_is(self):
+        """So that the daemon finds room by itself: it refuses none, and asks for nothing back."""
+        end = time.monotonic() + 120
+        for turn in itertools.count():
+            before = self.seen()
+            for n in range(100):
+                path = f"/full/{turn}/{n}"
+                self.assertEqual(self.a.get(f"{path}?size={MIB}")[2], body_of(path, MIB))
+            self.published(self.a, before[-1] + before[-2] - self.a.counter("c_tee_full"), 100)
+            seen = [now - then for now, then in zip(self.seen(), before)]
+            if turn >= 4 and seen == [0, 0, 0, 100]:
+                break
+            self.assertLess(time.monotonic(), end, f"refused, asked back, not published, published of 100: {seen}")
+        # What was borrowed last is there, and is not fetched again.
+        for n in range(90, 100):
+            path = f"/full/{turn}/{n}"
+            self.assertEqual(self.a.get(f"{path}?size={MIB}")[2], body_of(path, MIB))
+            self.assertEqual(self.origin.count(path), 1)
+
+
 class NamedTrouble(unittest.TestCase):
     """A body that was received in place, and of which the daemon has not heard yet."""
 
