@@ -1,8 +1,10 @@
 #include "director_link.h"
 
 #include <poll.h>
+#include <sys/eventfd.h>
 
 #include <algorithm>
+#include <array>
 
 namespace om::vmod {
 
@@ -18,9 +20,12 @@ constexpr milliseconds kProbeMax{4000};
 // it at once.
 constexpr milliseconds kWatchInterval{100};
 // How late commits that go together may be, and from how many in kWatchInterval on they do: with
-// fewer, waking up for them costs more than they save.
+// fewer, waking up for them costs more than they save. They begin to with so many publications in
+// kBurstInterval, which is the same rate.
 constexpr milliseconds kTogetherInterval{4};
 constexpr std::size_t kManyCommits = 24;
+constexpr milliseconds kBurstInterval{32};
+constexpr std::size_t kBurst = 8;
 constexpr std::size_t kPublicationsInARow = 16;
 // Connecting is nobody's wait but the thread's.
 constexpr milliseconds kConnectLimit{1000};
@@ -43,6 +48,8 @@ DirectorLink::DirectorLink(Options options, Watcher watcher)
     : options_(std::move(options)), watcher_(std::move(watcher)) {
   for (std::size_t i = 0; i < std::max<std::size_t>(options_.connections, 1); ++i)
     lines_.push_back(std::make_unique<Line>());
+  for (const auto& line : lines_)
+    line->wake = UniqueFd::adopt(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   for (const auto& line : lines_) line->thread = std::thread([this, &line = *line] { run(line); });
 }
 
@@ -65,7 +72,20 @@ std::shared_ptr<Client> DirectorLink::client() {
 std::shared_ptr<Client> DirectorLink::publisher() {
   if (breaker_.open()) return nullptr;
   const std::lock_guard lock(mutex_);
+  tell_if_many();
   return live_client(publications_++ / kPublicationsInARow);
+}
+
+// The threads wake up by themselves as long as there are many, but they have to be told that.
+void DirectorLink::tell_if_many() {
+  const auto now = steady_clock::now();
+  if (now >= burst_end_) {
+    burst_end_ = now + kBurstInterval;
+    burst_ = 0;
+  }
+  if (++burst_ != kBurst) return;
+  for (const auto& line : lines_)
+    if (!line->many_commits && line->wake) (void)::eventfd_write(line->wake.raw(), 1);
 }
 
 std::shared_ptr<Client> DirectorLink::live_client(std::size_t first) {
@@ -200,19 +220,24 @@ void DirectorLink::watch(Line& line, const std::shared_ptr<Client>& client) {
 void DirectorLink::rest(Line& line, Client& client, milliseconds time) {
   // Not for POLLIN: each reply to a request would wake us. Events lie with the replies, and are
   // found there a little later.
-  struct pollfd fd = {client.native_handle(), POLLRDHUP, 0};
+  std::array<struct pollfd, 2> fds{
+      {{client.native_handle(), POLLRDHUP, 0}, {line.wake.raw(), POLLIN, 0}}};
   const milliseconds each = line.many_commits ? std::min(time, kTogetherInterval) : time;
   std::size_t commits = 0;
   milliseconds left = time;
   if (line.many_commits) client.defer(2 * time);
   do {
-    if (poll(&fd, 1, static_cast<int>(each.count())) != 0) break;
+    if (poll(fds.data(), fds.size(), static_cast<int>(each.count())) != 0) break;
     commits += client.flush();
     left -= each;
   } while (left.count() > 0);
   client.defer(milliseconds(0));
   commits += client.flush();
-  if (time.count() > 0) line.many_commits = commits >= kManyCommits;
+  eventfd_t times = 0;
+  if (fds[1].revents != 0 && ::eventfd_read(fds[1].fd, &times) == 0)
+    line.many_commits = true;
+  else if (time.count() > 0)
+    line.many_commits = commits >= kManyCommits;
 }
 
 bool DirectorLink::probe(Client& client) {

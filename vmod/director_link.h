@@ -25,6 +25,7 @@
 
 #include "lost_clients.h"
 #include "objmapper/client.h"
+#include "posix/unique_fd.h"
 
 namespace om::vmod {
 
@@ -86,9 +87,10 @@ class DirectorLink {
 
  private:
   struct Line {
-    std::shared_ptr<Client> client;  // guarded by mutex_
-    LostClients lost;                // the thread's own
-    bool many_commits = false;       // the thread's own
+    std::shared_ptr<Client> client;         // guarded by mutex_
+    LostClients lost;                       // the thread's own
+    std::atomic<bool> many_commits{false};  // the thread's own to change
+    UniqueFd wake;                          // an eventfd(2): there are many; maybe none
     std::thread thread;
   };
   void run(Line& line) noexcept;
@@ -98,6 +100,7 @@ class DirectorLink {
   std::shared_ptr<Client> live_client(std::size_t first);  // under mutex_
   bool probe(Client& client);
   bool pause(std::chrono::milliseconds time);
+  void tell_if_many();  // under mutex_
   void tell_if_changed();
 
   const Options options_;
@@ -108,6 +111,8 @@ class DirectorLink {
   std::vector<std::unique_ptr<Line>> lines_;
   std::size_t next_ = 0;
   std::size_t publications_ = 0;
+  std::chrono::steady_clock::time_point burst_end_{};
+  std::size_t burst_ = 0;  // of publications, until then
   bool stopping_ = false;
   bool said_up_ = false;
 };

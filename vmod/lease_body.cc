@@ -18,7 +18,6 @@
 #include "base/limits.h"
 #include "errands.h"
 #include "fetch.h"
-#include "lease_budget.h"
 #include "redirect.h"
 #include "storage.h"
 
@@ -47,9 +46,7 @@ std::uint64_t files_max() {
   return max;
 }
 
-// Of all our stores and daemons: few have more than one.
-LeaseBudget budget;
-// What nukes for it at a time: a fetch is not to wait for all that is too much.
+// So many go at a time: a fetch is not to wait for all that is too much.
 constexpr unsigned kOverBudgetMax = 4;
 
 // Objects that hold leases, to be found when one is asked back, or has to be taken again. Never
@@ -123,20 +120,6 @@ struct Where {
   Pins pins_;
 };
 
-// Memory of the daemon's that a lease keeps.
-class Borrowed {
- public:
-  explicit Borrowed(const Lease& lease) : bytes_(lease.info().on_disk ? 0 : lease.size()) {
-    budget.lent(bytes_);
-  }
-  Borrowed(const Borrowed&) = delete;
-  Borrowed& operator=(const Borrowed&) = delete;
-  ~Borrowed() { budget.came_back(bytes_); }
-
- private:
-  const std::uint64_t bytes_;
-};
-
 // A lease on them.
 struct Loan {
   Loan(std::shared_ptr<Client> owner, Lease ours, std::shared_ptr<const Where> there)
@@ -144,7 +127,6 @@ struct Loan {
   const std::shared_ptr<Client> client;
   const Lease lease;
   const std::shared_ptr<const Where> where;
-  const Borrowed borrowed{lease};
 
   // The body's: the lease on what was received in place may be on more room.
   [[nodiscard]] std::uint64_t length() const {
@@ -173,6 +155,21 @@ std::shared_ptr<const Loan> loan_of(std::shared_ptr<Client> client, Lease& lease
 
 }  // namespace
 
+// Memory of the daemon's that a store borrows.
+class Borrowed {
+ public:
+  Borrowed(LeaseBudget& budget, std::uint64_t bytes) : budget_(budget), bytes_(bytes) {
+    budget_.lent(bytes_);
+  }
+  Borrowed(const Borrowed&) = delete;
+  Borrowed& operator=(const Borrowed&) = delete;
+  ~Borrowed() { budget_.came_back(bytes_); }
+
+ private:
+  LeaseBudget& budget_;
+  const std::uint64_t bytes_;
+};
+
 // What objects hold together: one lease, of one that was taken over and of those that a 304 made of
 // it. It is replaced by another on the same bytes when its connection has ended (renew()): who
 // reads then goes on where he is, and is protected by the new one, as he has a reference on the
@@ -193,6 +190,11 @@ class Held {
   std::shared_ptr<const Loan> replace(std::shared_ptr<const Loan> loan) const {
     const std::lock_guard lock(loan_mutex_);
     return std::exchange(loan_, std::move(loan));
+  }
+  // Of the first store that has an object with it. Bodies in files take none of the memory.
+  void count_in(LeaseBudget& budget) const {
+    const std::lock_guard lock(loan_mutex_);
+    if (!borrowed_ && !loan_->lease.info().on_disk) borrowed_.emplace(budget, loan_->length());
   }
   [[nodiscard]] BodyView view() const {
     std::shared_ptr<const Where> where = loan()->where;
@@ -233,6 +235,7 @@ class Held {
  private:
   mutable std::mutex loan_mutex_;
   mutable std::shared_ptr<const Loan> loan_;
+  mutable std::optional<Borrowed> borrowed_;
   mutable std::atomic<std::uint64_t> created_by_ns_{name.created_ns};  // 0: not named yet
   mutable std::mutex checksum_mutex_;
   mutable std::optional<std::uint64_t> checksum_;
@@ -257,6 +260,7 @@ class LeaseBody final : public AttachedBody {
       const std::lock_guard lock(holders().mutex);
       holders().of.emplace(key(), Holders::Holder{oc_, held_, false});
     }
+    held_->count_in(store_.lent().budget);
     // After what may fail: nobody would give these back.
     store_.lent().leases.fetch_add(1);
     store_.lent().record_bytes.fetch_add(record_bytes_);
@@ -385,7 +389,7 @@ struct objcore* reference(const Client* client, std::uint64_t lease_id,
     if (alive) oc->refcnt++;
     Lck_Unlock(&oc->objhead->mtx);
     if (!one->second.held->loan()->lease.info().on_disk)
-      budget.is_short(std::chrono::steady_clock::now());
+      Store::of(oc)->lent().budget.is_short(std::chrono::steady_clock::now());
     if (!std::exchange(one->second.asked_back, true)) ++holders().asked_back[client];
     if (alive) return oc;
   }
@@ -559,14 +563,17 @@ bool may_take_over(struct busyobj* bo) {
   bo->wrk->strangelove = static_cast<int>((*varnish.cache_param)->nuke_limit);
   while (!has_room_for_one(*store))
     if (!nuke(bo->wrk, *store, Place::kLease)) return false;
+  LeaseBudget& budget = store->lent().budget;
   const auto now = std::chrono::steady_clock::now();
-  for (unsigned gone = 0; gone < kOverBudgetMax && budget.is_over(now); ++gone)
-    if (!nuke(bo->wrk, *store, Place::kLease)) break;
+  for (unsigned gone = 0; gone < kOverBudgetMax && budget.is_over(now); ++gone) {
+    const std::uint64_t before = budget.bytes();
+    // One on disk makes no room; somebody may still read another.
+    if (!nuke(bo->wrk, *store, Place::kLease) || budget.bytes() >= before) break;
+  }
   return true;
 }
 
 bool give_back(struct worker* wrk, const Client* client, unsigned how_many, bool for_room) {
-  if (for_room) budget.is_short(std::chrono::steady_clock::now());
   Store* store = nullptr;
   {
     Holders& all = holders();
@@ -585,6 +592,7 @@ bool give_back(struct worker* wrk, const Client* client, unsigned how_many, bool
     }
     store = Store::of(any->second.oc);
   }
+  if (for_room) store->lent().budget.is_short(std::chrono::steady_clock::now());
   const int limit = std::exchange(wrk->strangelove, static_cast<int>(how_many));
   unsigned gone = 0;
   while (gone < how_many && nuke(wrk, *store, Place::kLease)) ++gone;

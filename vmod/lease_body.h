@@ -6,8 +6,9 @@
 // shared object, and a restarted varnishd takes the lease again (adopt_leases.h).
 //
 // What is lent is bounded: by a number of leases and by the region memory that their records take,
-// for each store; by descriptors, for the process; and by what the daemon lends one connection. At
-// each bound the least recently used of them go (Place::kLease), and no object of another kind.
+// for each store; by descriptors, for the process; by what the daemon lends one connection; and by
+// what leaves it room, for each store (lease_budget.h). At each bound the least recently used of
+// them go (Place::kLease), and no object of another kind.
 //
 // The fetch that takes a body over (director_hit.cc) says so beforehand: expect() makes objgetspace
 // hand out a scrap instead of room for the body.

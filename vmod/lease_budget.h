@@ -6,8 +6,8 @@
 // where it finds room by itself, and slowly try more again. Several caches that share a daemon find
 // their shares like that, without being told how much there is.
 //
-// Additive growth and multiplicative decrease, as TCP shares a link (Chiu and Jain, 1989).
-// Thread-safe.
+// Growth that is slow, and faster for those who have little, and multiplicative decrease: as TCP
+// shares a link (Chiu and Jain, 1989). Of one store. Thread-safe.
 #pragma once
 
 #include <algorithm>
@@ -22,14 +22,15 @@ class LeaseBudget {
  public:
   using Time = std::chrono::steady_clock::time_point;
 
+  [[nodiscard]] std::uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
   void lent(std::uint64_t bytes) { bytes_.fetch_add(bytes, std::memory_order_relaxed); }
   void came_back(std::uint64_t bytes) { bytes_.fetch_sub(bytes, std::memory_order_relaxed); }
 
   // The daemon asked for some of it back, or had no room for us.
   void is_short(Time now) {
     auto changed = changed_.load(std::memory_order_relaxed);
-    // One shortage is told many times. What we keep less makes room little by little.
-    if (now < changed + kShrinkPause) return;
+    // One shortage is told many times, and what is to go goes little by little.
+    if (now < changed + kShrinkPause || bytes() > most_.load(std::memory_order_relaxed)) return;
     if (!changed_.compare_exchange_strong(changed, now, std::memory_order_relaxed)) return;
     const std::uint64_t kept =
         std::min(bytes_.load(std::memory_order_relaxed), most_.load(std::memory_order_relaxed));
@@ -38,23 +39,21 @@ class LeaseBudget {
 
   // Whether more is lent than is good, before another lease is taken.
   bool is_over(Time now) {
-    std::uint64_t most = most_.load(std::memory_order_relaxed);
-    const std::uint64_t bytes = bytes_.load(std::memory_order_relaxed);
+    const std::uint64_t most = most_.load(std::memory_order_relaxed);
     // It grows with those who use it.
-    if (most == kUnlimited || bytes < most / 2) return false;
+    if (most == kUnlimited || bytes() < most / 2) return false;
     auto changed = changed_.load(std::memory_order_relaxed);
     if (now >= changed + kGrowPause &&
-        changed_.compare_exchange_strong(changed, now, std::memory_order_relaxed)) {
-      most += kGrow;
-      most_.store(most, std::memory_order_relaxed);
-    }
-    return bytes > most;
+        changed_.compare_exchange_strong(changed, now, std::memory_order_relaxed))
+      most_.fetch_add(std::max(most / kGrow, kGrowAtLeast), std::memory_order_relaxed);
+    return bytes() > most_.load(std::memory_order_relaxed);
   }
 
  private:
   static constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
   static constexpr std::uint64_t kShrink = 32;
-  static constexpr std::uint64_t kGrow = std::uint64_t{4} << 20;
+  static constexpr std::uint64_t kGrow = 256;
+  static constexpr std::uint64_t kGrowAtLeast = std::uint64_t{4} << 20;
   // Whoever has no more than that does not stand in anybody's way.
   static constexpr std::uint64_t kAtLeast = std::uint64_t{16} << 20;
   static constexpr std::chrono::milliseconds kShrinkPause{100};

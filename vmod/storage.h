@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "abi/abi.h"
+#include "lease_budget.h"
 #include "popularity.h"
 #include "posix/drop_behind.h"
 #include "region/region.h"
@@ -84,6 +85,7 @@ class Store {
   struct Lent {
     std::atomic<std::uint64_t> leases{0};
     std::atomic<std::uint64_t> record_bytes{0};  // memory of the region
+    LeaseBudget budget;
   };
   Lent& lent() { return lent_; }
   VSC_objm& counters() { return *counters_; }

@@ -497,7 +497,8 @@ class [[nodiscard]] Client {
   Result<Writer> reserve(const PutOptions& options, Claim claim, std::chrono::milliseconds within);
   // The same with `ahead`, for one who puts at a rate and does not want to wait for each: there is
   // a message for each room, not for each body. nullopt: there is no room now, and none was asked
-  // for: the body is too large, another thread is asking, or it was refused a moment ago. kNoSpace,
+  // for: the body is too large, another thread is asking, or it was refused a moment ago. Where one
+  // was asked for beforehand it is waited for, within that time. kNoSpace,
   // kQuota: it was asked for and refused, because memory is full, or because no more is lent; who
   // has given something back since may ask `again`. All else, and nullopt: reserve().
   Result<std::optional<Writer>> reserve_ahead(const PutOptions& options,

@@ -319,6 +319,7 @@ Result<Writer> Client::reserve(const PutOptions& options, std::chrono::milliseco
     wish.deadline = client::deadline_in(within);
     if (auto ahead = connection_->take_ahead(wish); ahead && *ahead)
       return connection_->make_writer(options, **std::move(ahead));
+    within = client::left_until(wish.deadline);
   }
   auto reserved = OM_TRY(reserve_through(*connection_, options, std::move(request), within));
   if (auto* writer = std::get_if<Writer>(&reserved)) return std::move(*writer);

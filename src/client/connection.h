@@ -11,8 +11,9 @@
 // what they bring.
 //
 // What waits for the next call (packets that the socket had no room for, commits that are to go
-// together) is sent by one thread at a time, and before anything that is asked later. What needs no
-// message knows of no order: a key of which a commit is not answered yet needs one.
+// together) is sent by one thread at a time, and before anything that is asked later, but for the
+// next room. What needs no message knows of no order: a key of which a commit is not answered yet
+// needs one.
 //
 // Lock order: ahead_mutex_, mutex_, the cache's own. Nothing is sent or received under mutex_.
 // Nothing else is taken under unanswered_mutex_.
@@ -139,6 +140,9 @@ struct Ahead {
   std::uint64_t object_id = 0;  // lent for it; 0: none
   std::uint64_t lease_id = 0;
 };
+// Of bodies whose commits are kept, together: more of them cost many times their message.
+inline constexpr std::uint64_t kDeferredBytesMax = std::uint64_t{8} << 20;
+
 // A body in it whose commit nobody waits for, and which may go with others (post.cc).
 struct Post {
   Ahead ahead;

@@ -7,8 +7,9 @@
 //   gone    a LaterPut waits for their answer; or they are kept again, for the socket was full; or
 //           their time is up, or the connection has ended, and they have failed
 //
-// They go when they are many, before this connection asks anything else, and with flush(). What has
-// failed the daemon has not heard of: what of it is held is left to its lease.
+// They go when they are many, before this connection asks anything else (but for the next room),
+// and with flush(). What has failed the daemon has not heard of: what of it is held is left to its
+// lease.
 #include <algorithm>
 #include <chrono>
 #include <exception>
@@ -22,9 +23,8 @@ namespace om::client {
 namespace {
 
 constexpr std::size_t kPostsMax = wire::kBodiesPerPutMax;
-// A longer one costs many times its message, and so would more of them together.
+// A longer one costs many times its message.
 constexpr std::uint64_t kPostBodyBytesMax = std::uint64_t{1} << 20;
-constexpr std::uint64_t kPostBodiesBytesMax = std::uint64_t{8} << 20;
 constexpr std::size_t kPostBytesMax = kPacketBytesMax / 2;
 
 // A wire::Put to be sent, without a copy of its bodies.
@@ -96,7 +96,7 @@ bool Connection::keep(WriterState& state, std::function<void(Result<PutResult>)>
     has_unsent_.store(true, std::memory_order_relaxed);
     post_body_bytes_ += post.ahead.length;
     if (!wanted && posts_.size() < kPostsMax && post_bytes_ < kPostBytesMax &&
-        post_body_bytes_ < kPostBodiesBytesMax)
+        post_body_bytes_ < kDeferredBytesMax)
       return true;
   }
   send_kept(deadline);

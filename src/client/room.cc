@@ -90,9 +90,11 @@ void Connection::ask_for_next(const AheadWish& wish) {
   if (now < refused_at_ + kAskAgainSoon) return;
   if (!wish.at_once && !uses_up_soon(now)) return;
   auto asked = std::make_unique<Call<wire::RoomReply>>();
-  // What is kept need not go before it.
-  if (!submit_now(*asked, wire::Room::kType,
-                  wire::encode_request(next_id(), room_wish(Room::rounded(wish.length))), now))
+  const std::string packet = wire::encode_request(next_id(), room_wish(Room::rounded(wish.length)));
+  // What is kept need not go before it, unless it is much of the room that one has.
+  const bool may_overtake = last_room_ >= 2 * kDeferredBytesMax;
+  if (!(may_overtake ? submit_now(*asked, wire::Room::kType, packet, now)
+                     : submit(*asked, wire::Room::kType, packet, now)))
     return;
   next_room_ = std::move(asked);
   next_lends_ = holds_;
@@ -161,14 +163,18 @@ Result<std::optional<Ahead>> Connection::take_ahead(const AheadWish& wish) {
       return part;
     }
     if (asking_) {
-      const auto came = [this] { return !asking_; };
+      const auto came = [this] { return !asking_ || !reading_next_; };
       if (!reading_next_ || !room_came_.wait_until(lock, wish.deadline, came))
         return std::optional<Ahead>();
-      if (auto part = cut_ahead(wish)) return part;
+      if (auto part = cut_ahead(wish)) {
+        ask_for_next(wish);
+        return part;
+      }
       if (asking_ || next_room_ == nullptr) return std::optional<Ahead>();
     }
     auto next = std::move(next_room_);
     const bool lends = next == nullptr || next_lends_;
+    const bool was_asked_for = next != nullptr;
     if (next == nullptr) {
       const auto pause = wish.at_once ? kAskAgainSoon : kAskAgain;
       if (asked) break;
@@ -182,7 +188,9 @@ Result<std::optional<Ahead>> Connection::take_ahead(const AheadWish& wish) {
       pieces = Error{Errc::kQuota, 0, "the daemon lends no more leases"};
     }
     if (!pieces) {
-      refused_at_ = std::chrono::steady_clock::now();
+      // Others may have more time for it.
+      if (!was_asked_for || pieces.error().code != Errc::kTimeout)
+        refused_at_ = std::chrono::steady_clock::now();
       return std::move(pieces).error();
     }
     while (free_ahead_.size() > kPiecesKept) {

@@ -239,7 +239,7 @@ using CommitDone = std::function<void(Result<Committed>)>;
 
 struct RoomWish {
   std::uint64_t bytes = 0;
-  std::uint64_t at_least = 0;  // of one piece
+  std::uint64_t at_least = 0;  // of which each piece is a multiple
   std::uint32_t leases = 0;    // how many of its bodies shall be held by their writer
 };
 // A body that lies in a room: `put.length` bytes from `offset` on.

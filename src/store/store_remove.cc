@@ -18,6 +18,9 @@ constexpr std::size_t kGoneThroughMax = 65536;
 // How often in a tick it is found that nothing can be evicted. More than once, since a policy
 // passes over what was asked for lately and comes to it the next time.
 constexpr unsigned kStuckMax = 4;
+// Of the tier, by division: while more than that is free, and in pieces that are too small, nothing
+// goes for the sake of larger ones.
+constexpr std::uint64_t kScrapsShare = 16;
 // Packs with less than this alive are emptied to make room.
 constexpr unsigned kEmptiedPercent = 25;
 // What goes with one write to the journal: a small part of what that keeps for removals on a full
@@ -294,6 +297,11 @@ bool StoreImpl::evict_from(eviction::Policy& policy, std::uint64_t wanted) {
   return true;
 }
 
+bool StoreImpl::is_in_scraps(std::uint64_t needed) const {
+  const std::uint64_t there = memory_->free_bytes();
+  return there > needed && there - needed >= memory_->object_capacity() / kScrapsShare;
+}
+
 Result<std::optional<std::vector<Extent>>> StoreImpl::take_memory(std::uint64_t length,
                                                                   bool may_evict, bool may_ask,
                                                                   std::uint64_t piece) {
@@ -303,8 +311,8 @@ Result<std::optional<std::vector<Extent>>> StoreImpl::take_memory(std::uint64_t 
     if (extents || !may_evict) return extents;
     const std::uint64_t needed = Slots::rounded(length);
     const std::uint64_t there = memory_->free_bytes();
-    // What is free lies in pieces that are too small, and much more of it need not help.
-    if (piece > Slots::kGranule && there / 2 >= needed) return std::optional<std::vector<Extent>>();
+    if (piece > Slots::kGranule && is_in_scraps(needed))
+      return std::optional<std::vector<Extent>>();
     // Enough, but in too many pieces: as much more as a piece has to have.
     const std::uint64_t wanted = needed > there ? needed - there : needed / Slots::kExtentsMax;
     if (evict_from(*memory_policy_, wanted) || collect_all()) continue;

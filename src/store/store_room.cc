@@ -42,7 +42,7 @@ Result<Reserved> StoreImpl::take_room(HolderId holder, const RoomWish& wish) {
   if (wish.at_least > kRoomMax) return none;
   // In whole bodies: what of a hole is too small for one is left to others.
   const std::uint64_t piece = Slots::rounded(wish.at_least);
-  const std::uint64_t least = (std::max(kRoomMin, piece) + piece - 1) / piece * piece;
+  const std::uint64_t least = std::max(kRoomMin / piece, std::uint64_t{1}) * piece;
   std::uint64_t bytes =
       std::min({wish.bytes, kRoomMax, config_.memory_bytes / kRoomShare}) / piece * piece;
   if (bytes < least) return none;
@@ -54,6 +54,9 @@ Result<Reserved> StoreImpl::take_room(HolderId holder, const RoomWish& wish) {
     if (room || room.error().code != Errc::kNoSpace) return room;
     why = std::move(room).error();
   }
+  // Then it would not help if somebody gave something back.
+  if (why.code == Errc::kNoSpace && is_in_scraps(least))
+    return Error{Errc::kBusy, 0, "what memory has free is in small pieces: reserve"};
   return why;
 }
 

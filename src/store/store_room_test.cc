@@ -115,29 +115,61 @@ TEST_F(StoreTest, WhatWasPutCountsAsRoomNoMore) {
 
 TEST_F(StoreTest, ARoomIsInWholeBodiesAlsoWhereOthersHaveToGo) {
   config.memory_bytes = 32 << 20;
+  config.holder.leased_bytes = std::uint64_t{1} << 30;
   open();
-  // Every other one stays: what others leave are holes of one of them.
-  for (unsigned i = 0; i < 100; ++i) {
-    const std::string key = "k" + std::to_string(i);
-    ASSERT_TRUE(put(key, body_of(300'000, i)));
-    if (i % 2 == 1) {
+  // Every other one stays, so that what the others leave is in pieces.
+  unsigned count = 0;
+  for (; status("evicted.memory") == 0; ++count) {
+    const std::string key = "k" + std::to_string(count);
+    ASSERT_TRUE(put(key, body_of(300'000, count)));
+    if (count % 2 == 1) {
       ASSERT_TRUE(*store->get(me, key));
     }
   }
+  const std::uint64_t before = status("evicted.memory");
   const std::uint64_t each = 299'968;
   const auto room = store->take_room(me, {std::uint64_t{1} << 20, each});
   ASSERT_TRUE(room) << describe(room.error());
+  EXPECT_GT(status("evicted.memory"), before);
+  EXPECT_GT(room->extents.size(), 1U);
   std::uint64_t got = 0;
   for (const Extent& extent : room->extents) {
     EXPECT_EQ(extent.length % each, 0U);
     got += extent.length;
   }
   EXPECT_EQ(got, 3 * each);
-  for (unsigned i = 1; i < 100; i += 2)
+  for (unsigned i = 1; i < count; i += 2)
     EXPECT_EQ(get("k" + std::to_string(i)), body_of(300'000, i));
   // Beyond all measure.
   for (const std::uint64_t much : {std::uint64_t{1} << 30, ~std::uint64_t{0}})
     EXPECT_EQ(store->take_room(me, {much, much}).error().code, Errc::kUnsupported);
+}
+
+TEST_F(StoreTest, MuchThatIsFreeInSmallPiecesIsForOthers) {
+  config.memory_bytes = 16 << 20;
+  open();
+  // Two fill a segment, and one of them goes: what is free are sixteen pieces of 348,544 bytes.
+  for (unsigned i = 0; i < 16; ++i) {
+    ASSERT_TRUE(put("k" + std::to_string(i), body_of(700'032, i)));
+    ASSERT_TRUE(put("l" + std::to_string(i), body_of(348'544, i)));
+  }
+  ASSERT_EQ(store->remove_prefix("l")->count, 16U);
+  const auto room = store->take_room(me, {512 * 1024, 400'000});
+  EXPECT_EQ(room.error().code, Errc::kBusy) << describe(room.error());
+  EXPECT_EQ(status("evicted.memory"), 0U);
+  EXPECT_TRUE(store->take_room(me, {512 * 1024, 300'000}));
+}
+
+TEST_F(StoreTest, WhatIsFreeInSmallPiecesDoesNotKeepARoomFromEvicting) {
+  config.memory_bytes = 16 << 20;
+  open();
+  // One to a segment, so that what is free lies in pieces of 48,576 bytes.
+  for (unsigned i = 0; i < 16; ++i)
+    ASSERT_TRUE(put("k" + std::to_string(i), body_of(1'000'000, i)));
+  ASSERT_EQ(status("evicted.memory"), 0U);
+  const auto room = store->take_room(me, {300'000, 100'000});
+  ASSERT_TRUE(room) << describe(room.error());
+  EXPECT_EQ(status("evicted.memory"), 1U);
 }
 
 TEST_F(StoreTest, ARoomHasAPieceAsLargeAsWasAskedForOrIsNone) {

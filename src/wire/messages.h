@@ -348,8 +348,9 @@ struct Abort {
 struct Room {
   static constexpr Type kType = Type::kRoom;
   std::uint64_t bytes = 0;
-  std::uint64_t at_least = 0;  // of one piece of it: the body that is to go there first
-  std::uint32_t leases = 0;    // how many bodies of it their writer wants to hold
+  std::uint64_t at_least =
+      0;  // of which each piece of it is a multiple: the body that is to go there first
+  std::uint32_t leases = 0;  // how many bodies of it their writer wants to hold
   template <class A>
   void fields(A& a) {
     a(bytes), a(at_least), a(leases);
