@@ -72,12 +72,12 @@ std::shared_ptr<Client> DirectorLink::client() {
 std::shared_ptr<Client> DirectorLink::publisher() {
   if (breaker_.open()) return nullptr;
   const std::lock_guard lock(mutex_);
-  tell_if_many();
   return live_client(publications_++ / kPublicationsInARow);
 }
 
 // The threads wake up by themselves as long as there are many, but they have to be told that.
-void DirectorLink::tell_if_many() {
+void DirectorLink::publishes() {
+  const std::lock_guard lock(mutex_);
   const auto now = steady_clock::now();
   if (now >= burst_end_) {
     burst_end_ = now + kBurstInterval;

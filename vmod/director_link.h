@@ -76,6 +76,8 @@ class DirectorLink {
   // The same for what is published without anybody waiting for it: some in a row get the same one,
   // so that their commits go together.
   std::shared_ptr<Client> publisher();
+  // Something is about to be committed that nobody waits for.
+  void publishes();
   // How a call ended. A failure that says nothing about the daemon's health (a quota, say) is not
   // to be reported.
   void report(bool success);
@@ -100,7 +102,6 @@ class DirectorLink {
   std::shared_ptr<Client> live_client(std::size_t first);  // under mutex_
   bool probe(Client& client);
   bool pause(std::chrono::milliseconds time);
-  void tell_if_many();  // under mutex_
   void tell_if_changed();
 
   const Options options_;

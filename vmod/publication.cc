@@ -402,11 +402,13 @@ void Publication::finish() {
     share_->writer = Writer();
     return;
   }
-  if (refreshes_)
+  if (refreshes_) {
     refresh(*share_->director, std::move(share_->writer), share_->replaces.object_id, *last);
-  else
+  } else {
+    if (ahead_) share_->director->link().publishes();
     commit(*share_->director, std::move(share_->writer), std::move(last),
            ahead_ ? What::kBodyAhead : What::kBody);
+  }
   share_->writer = Writer();
   if (commits_under_way.load(std::memory_order_relaxed) >= kCommitsLook) share_->client->look();
 }
