@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -45,24 +44,6 @@ constexpr std::uint64_t kPartBytes = std::uint64_t{8} << 20;
 // The kernel takes folios out of the page cache as a whole or not at all, and one that lies across
 // the end of what it is told to take out stays. None lies across a multiple of this.
 constexpr std::uint64_t kFolioBytesMax = std::uint64_t{2} << 20;
-
-// What a Unix socket holds for its reader unless it is told otherwise, about (socket(7)). Whoever
-// writes more sleeps until most of that was read, again and again, which is dear.
-constexpr ssize_t kSendBufferUsual = 128 * 1024;
-// The kernel makes it twice that, if it may be so much (net.core.wmem_max). A client that reads
-// nothing still makes a time-out of what is longer.
-constexpr int kSendBufferBytes = 512 * 1024;
-
-// Where the client comes by a Unix socket: TCP finds it out by itself.
-void widen(int socket) {
-  const auto option = [socket](int name) {
-    int value = -1;
-    socklen_t length = sizeof value;
-    return ::getsockopt(socket, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
-  };
-  if (option(SO_DOMAIN) == AF_UNIX && option(SO_SNDBUF) < 2 * kSendBufferBytes)
-    (void)::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &kSendBufferBytes, sizeof kSendBufferBytes);
-}
 
 struct vdp_entry* last_of(struct vdp_ctx* vdc) {
   return VTAILQ_LAST(&vdc->vdp, vdp_entry_s);
@@ -138,7 +119,6 @@ Delivery::Delivery(struct worker* wrk, struct objcore* oc, void* priv, objiterat
     return;
   }
   taken_before_ = last_of(vdc_)->bytes_in;
-  if (req->resp_len > kSendBufferUsual && is_http1(wrk_, req, vdc_)) widen(req->sp->fd);
   if (std::none_of(parts.begin(), parts.end(), [](const BodyPart& p) { return p.in_file(); }) ||
       !chosen(req, parts))
     return;
