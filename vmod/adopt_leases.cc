@@ -43,7 +43,8 @@ void take_events(const std::shared_ptr<Client>& client, int wait_ms) {
     auto event = client->next_event(milliseconds(0));
     if (!event || !*event) break;
     if ((*event)->kind == Event::Kind::kRevoked)
-      (void)lease_body::revoked(client.get(), (*event)->lease_id);
+      lease_body::is_short(client.get(), (*event)->lease_id);
+    (void)lease_body::revoked(client.get(), (*event)->lease_id);
   }
 }
 

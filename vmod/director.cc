@@ -43,6 +43,7 @@ Director::Director(Config config)
                (up ? ": looks in " : ": asks backends only, no answers from ") + config_.socket);
   };
   watcher.revoked = [this](const std::shared_ptr<Client>& client, std::uint64_t lease) {
+    lease_body::is_short(client.get(), lease);
     if (lease_body::revoked(client.get(), lease)) count(counters_->c_revoked);
   };
   watcher.renew = lease_body::renew;

@@ -76,16 +76,18 @@ std::shared_ptr<Client> DirectorLink::publisher() {
 }
 
 // The threads wake up by themselves as long as there are many, but they have to be told that.
-void DirectorLink::publishes() {
+void DirectorLink::publishes(const Client& over) {
   const std::lock_guard lock(mutex_);
+  const auto line =
+      std::ranges::find_if(lines_, [&over](const auto& one) { return one->client.get() == &over; });
+  if (line == lines_.end()) return;
   const auto now = steady_clock::now();
-  if (now >= burst_end_) {
-    burst_end_ = now + kBurstInterval;
-    burst_ = 0;
+  if (now >= (*line)->burst_end) {
+    (*line)->burst_end = now + kBurstInterval;
+    (*line)->burst = 0;
   }
-  if (++burst_ != kBurst) return;
-  for (const auto& line : lines_)
-    if (!line->many_commits && line->wake) (void)::eventfd_write(line->wake.raw(), 1);
+  if (++(*line)->burst == kBurst && !(*line)->many_commits && (*line)->wake)
+    (void)::eventfd_write((*line)->wake.raw(), 1);
 }
 
 std::shared_ptr<Client> DirectorLink::live_client(std::size_t first) {

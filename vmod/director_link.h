@@ -76,8 +76,8 @@ class DirectorLink {
   // The same for what is published without anybody waiting for it: some in a row get the same one,
   // so that their commits go together.
   std::shared_ptr<Client> publisher();
-  // Something is about to be committed that nobody waits for.
-  void publishes();
+  // Something is about to be committed that nobody waits for, and that may be kept for a moment.
+  void publishes(const Client& over);
   // How a call ended. A failure that says nothing about the daemon's health (a quota, say) is not
   // to be reported.
   void report(bool success);
@@ -89,10 +89,12 @@ class DirectorLink {
 
  private:
   struct Line {
-    std::shared_ptr<Client> client;         // guarded by mutex_
-    LostClients lost;                       // the thread's own
-    std::atomic<bool> many_commits{false};  // the thread's own to change
-    UniqueFd wake;                          // an eventfd(2): there are many; maybe none
+    std::shared_ptr<Client> client;                     // guarded by mutex_
+    LostClients lost;                                   // the thread's own
+    std::atomic<bool> many_commits{false};              // the thread's own to change
+    UniqueFd wake;                                      // an eventfd(2): there are many; maybe none
+    std::chrono::steady_clock::time_point burst_end{};  // guarded by mutex_, and
+    std::size_t burst = 0;                              // of publications, until then
     std::thread thread;
   };
   void run(Line& line) noexcept;
@@ -112,8 +114,6 @@ class DirectorLink {
   std::vector<std::unique_ptr<Line>> lines_;
   std::size_t next_ = 0;
   std::size_t publications_ = 0;
-  std::chrono::steady_clock::time_point burst_end_{};
-  std::size_t burst_ = 0;  // of publications, until then
   bool stopping_ = false;
   bool said_up_ = false;
 };

@@ -192,9 +192,9 @@ class Held {
     return std::exchange(loan_, std::move(loan));
   }
   // Of the first store that has an object with it. Bodies in files take none of the memory.
-  void count_in(LeaseBudget& budget) const {
+  void count_in(LeaseBudget& budget, std::uint64_t bytes) const {
     const std::lock_guard lock(loan_mutex_);
-    if (!borrowed_ && !loan_->lease.info().on_disk) borrowed_.emplace(budget, loan_->length());
+    if (!borrowed_ && !loan_->lease.info().on_disk) borrowed_.emplace(budget, bytes);
   }
   [[nodiscard]] BodyView view() const {
     std::shared_ptr<const Where> where = loan()->where;
@@ -256,11 +256,11 @@ class LeaseBody final : public AttachedBody {
         record_bytes_(record_bytes(record_of(oc))),
         held_(std::move(held)),
         bytes_(held_->loan()->length()) {
+    held_->count_in(store_.lent().budget, bytes_);
     {
       const std::lock_guard lock(holders().mutex);
       holders().of.emplace(key(), Holders::Holder{oc_, held_, false});
     }
-    held_->count_in(store_.lent().budget);
     // After what may fail: nobody would give these back.
     store_.lent().leases.fetch_add(1);
     store_.lent().record_bytes.fetch_add(record_bytes_);
@@ -388,8 +388,6 @@ struct objcore* reference(const Client* client, std::uint64_t lease_id,
     const bool alive = oc->refcnt > 0;
     if (alive) oc->refcnt++;
     Lck_Unlock(&oc->objhead->mtx);
-    if (!one->second.held->loan()->lease.info().on_disk)
-      Store::of(oc)->lent().budget.is_short(std::chrono::steady_clock::now());
     if (!std::exchange(one->second.asked_back, true)) ++holders().asked_back[client];
     if (alive) return oc;
   }
@@ -397,6 +395,13 @@ struct objcore* reference(const Client* client, std::uint64_t lease_id,
 }
 
 }  // namespace
+
+void is_short(const Client* client, std::uint64_t lease_id) {
+  const std::lock_guard lock(holders().mutex);
+  const auto one = holders().of.find({client, lease_id});
+  if (one == holders().of.end() || one->second.held->loan()->lease.info().on_disk) return;
+  Store::of(one->second.oc)->lent().budget.is_short(std::chrono::steady_clock::now());
+}
 
 // Where no worker removes them in time they keep their bodies until one does: the daemon asks
 // again, and each time those that were put off are taken up again.

@@ -90,6 +90,8 @@ std::uint64_t record_bytes(const region::Record& record);
 // out. Waits for workers, a second at most for each object; those for which there is none keep
 // their bodies, and are removed later. Any thread but a worker's.
 bool revoked(const Client* client, std::uint64_t lease_id);
+// The daemon is short of memory: it asks for that lease back. Before revoked().
+void is_short(const Client* client, std::uint64_t lease_id);
 
 // The connection `lost` has ended, at `ended_ns` (since 1970): what objects hold over it they hold
 // over `fresh` from now on. Deliveries that are under way go on. An object whose body the daemon

@@ -6,8 +6,8 @@
 // where it finds room by itself, and slowly try more again. Several caches that share a daemon find
 // their shares like that, without being told how much there is.
 //
-// Growth that is slow, and faster for those who have little, and multiplicative decrease: as TCP
-// shares a link (Chiu and Jain, 1989). Of one store. Thread-safe.
+// Up to a gigabyte that is slow additive growth and multiplicative decrease, as TCP shares a link
+// (Chiu and Jain, 1989); with more, who has little still grows faster. Of one store. Thread-safe.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,10 @@ class LeaseBudget {
   void is_short(Time now) {
     auto changed = changed_.load(std::memory_order_relaxed);
     // One shortage is told many times, and what is to go goes little by little.
-    if (now < changed + kShrinkPause || bytes() > most_.load(std::memory_order_relaxed)) return;
+    if (now < changed + kShrinkPause) return;
+    const std::uint64_t most = most_.load(std::memory_order_relaxed);
+    if (most != kUnlimited && bytes() > most + most / kShrink / 2)
+      return changed_.store(now, std::memory_order_relaxed);
     if (!changed_.compare_exchange_strong(changed, now, std::memory_order_relaxed)) return;
     const std::uint64_t kept =
         std::min(bytes_.load(std::memory_order_relaxed), most_.load(std::memory_order_relaxed));
@@ -42,11 +45,12 @@ class LeaseBudget {
     const std::uint64_t most = most_.load(std::memory_order_relaxed);
     // It grows with those who use it.
     if (most == kUnlimited || bytes() < most / 2) return false;
+    if (bytes() > most) return true;
     auto changed = changed_.load(std::memory_order_relaxed);
     if (now >= changed + kGrowPause &&
         changed_.compare_exchange_strong(changed, now, std::memory_order_relaxed))
       most_.fetch_add(std::max(most / kGrow, kGrowAtLeast), std::memory_order_relaxed);
-    return bytes() > most_.load(std::memory_order_relaxed);
+    return false;
   }
 
  private:

@@ -51,10 +51,17 @@ TEST(LeaseBudget, GrowsAgainOnceASecondWhileItIsUsed) {
   LeaseBudget::Time now{std::chrono::hours(1)};
   budget.lent(1024 * kMiB);
   budget.is_short(now);
-  budget.came_back(31 * kMiB);
+  // Not before that much is gone.
+  EXPECT_TRUE(budget.is_over(now + milliseconds(1500)));
+  budget.came_back(32 * kMiB);
+  EXPECT_FALSE(budget.is_over(now + milliseconds(999)));
+  budget.lent(4 * kMiB);
   EXPECT_TRUE(budget.is_over(now + milliseconds(999)));
+  budget.came_back(4 * kMiB);
   EXPECT_FALSE(budget.is_over(now + milliseconds(1000)));
   budget.lent(4 * kMiB);
+  EXPECT_FALSE(budget.is_over(now + milliseconds(1001)));
+  budget.lent(kMiB);
   EXPECT_TRUE(budget.is_over(now + milliseconds(1001)));
   // And not while nobody needs it.
   budget.came_back(900 * kMiB);

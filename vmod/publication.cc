@@ -405,7 +405,8 @@ void Publication::finish() {
   if (refreshes_) {
     refresh(*share_->director, std::move(share_->writer), share_->replaces.object_id, *last);
   } else {
-    if (ahead_) share_->director->link().publishes();
+    if (ahead_ && *length_ <= kTogetherBytesMax)
+      share_->director->link().publishes(*share_->client);
     commit(*share_->director, std::move(share_->writer), std::move(last),
            ahead_ ? What::kBodyAhead : What::kBody);
   }

@@ -42,6 +42,8 @@ inline constexpr std::chrono::milliseconds kAnnounceInterval{10};
 // From here on who wants it, too, is to have its bytes while they come, not when they are all
 // there.
 inline constexpr std::uint64_t kFollowedBytesMin = 64 * 1024;
+// Longer bodies are published one by one (Client::defer()).
+inline constexpr std::uint64_t kTogetherBytesMax = std::uint64_t{1} << 20;
 
 // An object that lies in the store, as it was found there.
 struct There {

@@ -29,8 +29,6 @@ namespace {
 
 // A response that has come up to here as a whole is handed on as a whole.
 constexpr std::ptrdiff_t kAtOnceBytesMax = 64 * 1024;
-// Longer bodies are published one by one (Client::defer()).
-constexpr std::uint64_t kTogetherBytesMax = std::uint64_t{1} << 20;
 
 // --- the director of a VCL
 

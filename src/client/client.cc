@@ -320,6 +320,8 @@ Result<Writer> Client::reserve(const PutOptions& options, std::chrono::milliseco
     if (auto ahead = connection_->take_ahead(wish); ahead && *ahead)
       return connection_->make_writer(options, **std::move(ahead));
     within = client::left_until(wish.deadline);
+    if (within.count() == 0)
+      return Error{Errc::kTimeout, 0, "the daemon did not answer in time about room"};
   }
   auto reserved = OM_TRY(reserve_through(*connection_, options, std::move(request), within));
   if (auto* writer = std::get_if<Writer>(&reserved)) return std::move(*writer);

@@ -140,9 +140,6 @@ struct Ahead {
   std::uint64_t object_id = 0;  // lent for it; 0: none
   std::uint64_t lease_id = 0;
 };
-// Of bodies whose commits are kept, together: more of them cost many times their message.
-inline constexpr std::uint64_t kDeferredBytesMax = std::uint64_t{8} << 20;
-
 // A body in it whose commit nobody waits for, and which may go with others (post.cc).
 struct Post {
   Ahead ahead;
@@ -356,6 +353,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void answered(std::uint64_t key_hash);
 
   // room.cc; under ahead_mutex_
+  [[nodiscard]] bool keeps_more_than(std::uint64_t bytes);  // post.cc
   [[nodiscard]] wire::Room room_wish(std::uint64_t whole) const;
   [[nodiscard]] bool uses_up_soon(Deadline now) const;
   static bool is_good_for(const Ahead& piece, const AheadWish& wish);

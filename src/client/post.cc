@@ -25,6 +25,8 @@ namespace {
 constexpr std::size_t kPostsMax = wire::kBodiesPerPutMax;
 // A longer one costs many times its message.
 constexpr std::uint64_t kPostBodyBytesMax = std::uint64_t{1} << 20;
+// Of bodies, together.
+constexpr std::uint64_t kPostBodiesBytesMax = std::uint64_t{8} << 20;
 constexpr std::size_t kPostBytesMax = kPacketBytesMax / 2;
 
 // A wire::Put to be sent, without a copy of its bodies.
@@ -96,11 +98,16 @@ bool Connection::keep(WriterState& state, std::function<void(Result<PutResult>)>
     has_unsent_.store(true, std::memory_order_relaxed);
     post_body_bytes_ += post.ahead.length;
     if (!wanted && posts_.size() < kPostsMax && post_bytes_ < kPostBytesMax &&
-        post_body_bytes_ < kDeferredBytesMax)
+        post_body_bytes_ < kPostBodiesBytesMax)
       return true;
   }
   send_kept(deadline);
   return true;
+}
+
+bool Connection::keeps_more_than(std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  return post_body_bytes_ > bytes;
 }
 
 std::size_t Connection::flush() {

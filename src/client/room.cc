@@ -92,10 +92,10 @@ void Connection::ask_for_next(const AheadWish& wish) {
   auto asked = std::make_unique<Call<wire::RoomReply>>();
   const std::string packet = wire::encode_request(next_id(), room_wish(Room::rounded(wish.length)));
   // What is kept need not go before it, unless it is much of the room that one has.
-  const bool may_overtake = last_room_ >= 2 * kDeferredBytesMax;
-  if (!(may_overtake ? submit_now(*asked, wire::Room::kType, packet, now)
-                     : submit(*asked, wire::Room::kType, packet, now)))
-    return;
+  const auto submitted = keeps_more_than(last_room_ / 2)
+                             ? submit(*asked, wire::Room::kType, packet, now)
+                             : submit_now(*asked, wire::Room::kType, packet, now);
+  if (!submitted) return;
   next_room_ = std::move(asked);
   next_lends_ = holds_;
 }

@@ -364,9 +364,8 @@ class StoreImpl final : public Store {
   Result<bool> remove_object(std::string_view key, bool& durable);
   Result<std::uint64_t> remove_each(const std::vector<std::string>& keys, bool& durable);
   Result<std::uint64_t> remove_keys(const std::string& prefix, bool& durable);
-  // So much more than that is free that nothing goes for the sake of larger pieces.
-  [[nodiscard]] bool is_in_scraps(std::uint64_t needed) const;
-  // may_ask: where all is leased, readers are asked to let go. `piece`: as with Slots::take().
+  // may_ask: where all is leased, readers are asked to let go. `piece`: as with Slots::take();
+  // kBusy where enough is free, but not in such.
   Result<std::optional<std::vector<Extent>>> take_memory(std::uint64_t length, bool may_evict,
                                                          bool may_ask = true,
                                                          std::uint64_t piece = Slots::kGranule);

@@ -19,7 +19,8 @@ constexpr std::size_t kGoneThroughMax = 65536;
 // passes over what was asked for lately and comes to it the next time.
 constexpr unsigned kStuckMax = 4;
 // Of the tier, by division: while more than that is free, and in pieces that are too small, nothing
-// goes for the sake of larger ones.
+// goes for the sake of larger ones, nor does much at a time. Where objects go to disk as long as
+// less than a sixteenth is free, half of that.
 constexpr std::uint64_t kScrapsShare = 16;
 // Packs with less than this alive are emptied to make room.
 constexpr unsigned kEmptiedPercent = 25;
@@ -297,22 +298,23 @@ bool StoreImpl::evict_from(eviction::Policy& policy, std::uint64_t wanted) {
   return true;
 }
 
-bool StoreImpl::is_in_scraps(std::uint64_t needed) const {
-  const std::uint64_t there = memory_->free_bytes();
-  return there > needed && there - needed >= memory_->object_capacity() / kScrapsShare;
-}
-
 Result<std::optional<std::vector<Extent>>> StoreImpl::take_memory(std::uint64_t length,
                                                                   bool may_evict, bool may_ask,
                                                                   std::uint64_t piece) {
-  if (length > memory_->object_capacity()) return std::optional<std::vector<Extent>>();
+  const std::uint64_t capacity = memory_->object_capacity();
+  if (length > capacity) return std::optional<std::vector<Extent>>();
+  const std::uint64_t needed = Slots::rounded(length);
+  const std::uint64_t before = memory_->free_bytes();
   for (;;) {
     auto extents = memory_->take(length, piece);
-    if (extents || !may_evict) return extents;
-    const std::uint64_t needed = Slots::rounded(length);
+    if (extents) return extents;
     const std::uint64_t there = memory_->free_bytes();
-    if (piece > Slots::kGranule && is_in_scraps(needed))
-      return std::optional<std::vector<Extent>>();
+    if (piece > Slots::kGranule) {
+      const std::uint64_t scraps = capacity / (may_evict ? kScrapsShare : 2 * kScrapsShare);
+      if (there >= needed + scraps || there >= before + 2 * needed)
+        return Error{Errc::kBusy, 0, "what memory has free is in small pieces: reserve"};
+    }
+    if (!may_evict) return extents;
     // Enough, but in too many pieces: as much more as a piece has to have.
     const std::uint64_t wanted = needed > there ? needed - there : needed / Slots::kExtentsMax;
     if (evict_from(*memory_policy_, wanted) || collect_all()) continue;

@@ -48,16 +48,15 @@ Result<Reserved> StoreImpl::take_room(HolderId holder, const RoomWish& wish) {
   if (bytes < least) return none;
   Error why{Errc::kBusy, 0, "rooms take all that they may have: reserve"};
   // A smaller one is better than none.
-  for (; bytes >= least; bytes = bytes / 2 / piece * piece) {
-    if (room_bytes_ + bytes > config_.memory_bytes / kRoomsShare) continue;
-    auto room = begin_room(holder, bytes, piece, wish.leases);
-    if (room || room.error().code != Errc::kNoSpace) return room;
-    why = std::move(room).error();
+  for (;; bytes = std::max(bytes / 2 / piece * piece, least)) {
+    if (room_bytes_ + bytes <= config_.memory_bytes / kRoomsShare) {
+      auto room = begin_room(holder, bytes, piece, wish.leases);
+      if (room || (room.error().code != Errc::kNoSpace && room.error().code != Errc::kBusy))
+        return room;
+      why = std::move(room).error();
+    }
+    if (bytes == least) return why;
   }
-  // Then it would not help if somebody gave something back.
-  if (why.code == Errc::kNoSpace && is_in_scraps(least))
-    return Error{Errc::kBusy, 0, "what memory has free is in small pieces: reserve"};
-  return why;
 }
 
 Result<Reserved> StoreImpl::begin_room(HolderId holder, std::uint64_t bytes, std::uint64_t piece,
