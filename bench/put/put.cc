@@ -48,8 +48,8 @@ constexpr std::size_t kArenaBytes = std::size_t{64} << 20;
 // kernel that does not preempt system calls a longer one holds up whoever shares the processor, and
 // the time between his wake-up and his turn counts as his.
 constexpr std::size_t kFeedBytes = std::size_t{64} << 10;
-// Commits under way from which on we look for answers.
-constexpr std::size_t kCommitsLook = 64;
+// Commits under way from which on we look for answers: those of one message, and of the one before.
+constexpr std::size_t kCommitsLook = 256;
 
 [[noreturn]] void fail(const std::string& what) {
   (void)std::fprintf(stderr, "om-bench-put: %s\n", what.c_str());

@@ -460,7 +460,7 @@ class [[nodiscard]] Client {
   void look();
   // Commits that nobody waits for, of writers that have room ahead, may go to the daemon together:
   // that saves both sides most of what each would cost. For so long from now they are kept until
-  // there are 64, or 8 MiB of them, until this connection asks for something else, or until flush()
+  // there are 128, or 8 MiB of them, until this connection asks for something else, or until flush()
   // (bodies of more than 1 MiB are not kept). So they are
   // published later, as if commit() had been called then. Until then other Clients know nothing of
   // them, and may claim their keys; of this one, a get() of such a key goes behind them, and a

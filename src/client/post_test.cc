@@ -151,7 +151,7 @@ TEST(Post, ThoseThatAreKeptGoTogetherBeforeWhatIsAskedNext) {
 TEST(Post, ManyGoByThemselvesAndTheRestWhenSomebodySaysSo) {
   std::promise<std::vector<std::string>> first, second, third;
   FakeServer server([&](FakeServer& s) {
-    RoomServer rooms(s, 65536);
+    RoomServer rooms(s, 131072);
     first.set_value(rooms.put());
     second.set_value(rooms.put());
     third.set_value(rooms.put());
@@ -161,19 +161,19 @@ TEST(Post, ManyGoByThemselvesAndTheRestWhenSomebodySaysSo) {
   auto client = connect_to(server);
   ASSERT_TRUE(client);
   client->defer(1h);
-  for (int i = 0; i < 65; ++i) commit(*client, said, std::to_string(i));
-  EXPECT_EQ(first.get_future().get().size(), 64U);
-  EXPECT_EQ(client->flush(), 65U);
-  EXPECT_THAT(second.get_future().get(), ElementsAre("64"));
+  for (int i = 0; i < 129; ++i) commit(*client, said, std::to_string(i));
+  EXPECT_EQ(first.get_future().get().size(), 128U);
+  EXPECT_EQ(client->flush(), 129U);
+  EXPECT_THAT(second.get_future().get(), ElementsAre("128"));
   // From now on each goes at once.
   client->defer(0ms);
   commit(*client, said, "at once");
   EXPECT_THAT(third.get_future().get(), ElementsAre("at once"));
   EXPECT_EQ(client->flush(), 1U);
-  look_until(*client, said, 66);
-  ASSERT_EQ(said.all.size(), 66U);
-  EXPECT_EQ(said.all[63], "63: 64");
-  EXPECT_EQ(said.all[64], "64: 1");
+  look_until(*client, said, 130);
+  ASSERT_EQ(said.all.size(), 130U);
+  EXPECT_EQ(said.all[127], "127: 128");
+  EXPECT_EQ(said.all[128], "128: 1");
 }
 
 TEST(Post, LongOnesGoTogetherUpToEightMegabytes) {

@@ -20,8 +20,8 @@ namespace om::wire {
 inline constexpr std::uint32_t kMagic = 0x50414d4f;  // "OMAP"
 inline constexpr std::uint16_t kVersion = 1;
 inline constexpr std::uint64_t kUnknownLength = ~std::uint64_t{0};
-// As many as keys in a GET: then an answer has room for all that a packet can ask.
-inline constexpr std::size_t kBodiesPerPutMax = kKeysPerGetMax;
+// An answer has room for all of them.
+inline constexpr std::size_t kBodiesPerPutMax = 128;
 
 enum class Type : std::uint16_t {
   kHello = 1,

@@ -848,9 +848,9 @@ class RoomAhead(ProtocolCase):
         self.fails(c.MALFORMED, connection.put_bodies, number, [])
         connection.abort(number)
         body = connection.body(extent, extent["offset"], 1, "k")
-        self.assertEqual([item["status"] for item in connection.put_bodies(number, [body] * 64)],
-                         [c.NOT_FOUND] * 64)
-        sent = connection.send(c.PUT, c.u64(number) + c.u32(65) + body * 65)
+        self.assertEqual([item["status"] for item in connection.put_bodies(number, [body] * 128)],
+                         [c.NOT_FOUND] * 128)
+        sent = connection.send(c.PUT, c.u64(number) + c.u32(129) + body * 129)
         self.refused_and_closed(connection, sent)
 
     def test_what_was_removed_before_may_be_put_again(self):
