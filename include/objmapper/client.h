@@ -460,12 +460,11 @@ class [[nodiscard]] Client {
   void look();
   // Commits that nobody waits for, of writers that have room ahead, may go to the daemon together:
   // that saves both sides most of what each would cost. For so long from now they are kept until
-  // there are 128, or 8 MiB of them, until this connection asks for something else, or until flush()
-  // (bodies of more than 1 MiB are not kept). So they are
-  // published later, as if commit() had been called then. Until then other Clients know nothing of
-  // them, and may claim their keys; of this one, a get() of such a key goes behind them, and a
-  // claim() is not to be had. Who asks for this calls flush() as often as they may be late. 0: not
-  // any more. Waits for nothing.
+  // there are 128, or 8 MiB of them, until this connection asks for something else, or until
+  // flush() (bodies of more than 1 MiB are not kept). So they are published later, as if commit()
+  // had been called then. Until then other Clients know nothing of them, and may claim their keys;
+  // of this one, a get() of such a key goes behind them, and a claim() is not to be had. Who asks
+  // for this calls flush() as often as they may be late. 0: not any more. Waits for nothing.
   void defer(std::chrono::milliseconds how_long);
   // Sends what was kept, as far as the socket takes it. How many such commits there were since the
   // last flush(), kept or not: whether it is worth to defer. Waits for nothing.
