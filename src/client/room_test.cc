@@ -436,6 +436,7 @@ TEST(Room, ThatWasAskedForIsWaitedForByAllWhoNeedIt) {
   asked.get_future().wait();
   {
     std::vector<std::jthread> threads;
+    threads.reserve(3);
     for (int i = 0; i < 3; ++i) threads.emplace_back(reserve, "k" + std::to_string(i));
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
     EXPECT_EQ(got, 4);
@@ -471,6 +472,7 @@ TEST(Room, ThatWasAskedForAndDoesNotComeIsWaitedForInTime) {
   std::atomic<int> waited = 0;
   {
     std::vector<std::jthread> threads;
+    threads.reserve(3);
     for (int i = 0; i < 3; ++i)
       threads.emplace_back([&] {
         const auto begin = std::chrono::steady_clock::now();
