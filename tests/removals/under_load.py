@@ -88,6 +88,7 @@ def tries(machine, judge, options):
 def bans(machine, judge, options):
     made = [0] * len(machine.caches)
     refused = []
+    finished = []
     slowest = [0.0]
 
     def ban(place):
@@ -97,8 +98,7 @@ def bans(machine, judge, options):
         begin = time.monotonic()
         while time.monotonic() - begin < options.seconds:
             due = begin + made[place] / options.rate
-            if due > time.monotonic():
-                time.sleep(due - time.monotonic())
+            time.sleep(max(0, due - time.monotonic()))
             number = rng.randrange(URLS)
             url = f"/p{number}"
             version = machine.origin.change(url)
@@ -110,6 +110,7 @@ def bans(machine, judge, options):
                 refused.append(f"{cache.name}: {status} {body[:100]!r}")
             else:
                 judge.removed(url, version)
+        finished.append(place)
 
     before = [cache.counters() for cache in machine.caches]
     threads = [threading.Thread(target=ban, args=(place,), daemon=True) for place in range(len(machine.caches))]
@@ -122,6 +123,8 @@ def bans(machine, judge, options):
             judge.wrong.append("a ban is never answered: a deadlock")
             return
     took = time.monotonic() - begin
+    if len(finished) != len(threads):
+        judge.wrong.append("who bans has failed: see above")
     for cache in machine.caches:
         cache.wait_current()
     after = [cache.counters() for cache in machine.caches]
