@@ -2,8 +2,10 @@
 // none.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <future>
 #include <optional>
 #include <span>
@@ -364,28 +366,31 @@ TEST(Room, EndsWhenTheDaemonHasHeardOfWhatIsHeldInIt) {
   **second = Writer();
 }
 
+// Gives two rooms of 4096 bytes, without leases; the second one when `may_give` returns.
+void give_two_rooms(FakeServer& s, const std::function<void()>& may_give) {
+  const UniqueFd file = file_with(std::string(16384, '.'));
+  welcome_with_room(s);
+  for (std::uint64_t room = 1; room <= 2; ++room) {
+    const auto request = s.receive();
+    ASSERT_EQ(request->header.type, wire::Type::kRoom);
+    EXPECT_EQ(request->as<wire::Room>().leases, 0U);
+    if (room == 2) may_give();
+    wire::RoomReply reply;
+    reply.room_id = room;
+    reply.segments = {segment(3, 16384, wire::SegmentKind::kMemory, true, room == 1)};
+    reply.extents = {{3, 4096 * room, 4096}};
+    if (room == 1)
+      s.reply(*request, reply, {file.borrow()});
+    else
+      s.reply(*request, reply);
+  }
+  while (s.receive()) {
+  }
+}
+
 TEST(Room, IsAskedForBeforeItIsNeeded) {
   std::promise<void> asked;
-  FakeServer server([&](FakeServer& s) {
-    const UniqueFd file = file_with(std::string(16384, '.'));
-    welcome_with_room(s);
-    for (std::uint64_t room = 1; room <= 2; ++room) {
-      const auto request = s.receive();
-      ASSERT_EQ(request->header.type, wire::Type::kRoom);
-      EXPECT_EQ(request->as<wire::Room>().leases, 0U);
-      wire::RoomReply reply;
-      reply.room_id = room;
-      reply.segments = {segment(3, 16384, wire::SegmentKind::kMemory, true, room == 1)};
-      reply.extents = {{3, 4096 * room, 4096}};
-      if (room == 1)
-        s.reply(*request, reply, {file.borrow()});
-      else
-        s.reply(*request, reply);
-      if (room == 2) asked.set_value();
-    }
-    while (s.receive()) {
-    }
-  });
+  FakeServer server([&](FakeServer& s) { give_two_rooms(s, [&] { asked.set_value(); }); });
   auto client = connect_to(server);
   ASSERT_TRUE(client);
   const auto reserve = [&] {
@@ -404,26 +409,10 @@ TEST(Room, ThatWasAskedForIsWaitedForByAllWhoNeedIt) {
   std::promise<void> asked;
   std::promise<void> go;
   FakeServer server([&](FakeServer& s) {
-    const UniqueFd file = file_with(std::string(16384, '.'));
-    welcome_with_room(s);
-    for (std::uint64_t room = 1; room <= 2; ++room) {
-      const auto request = s.receive();
-      ASSERT_EQ(request->header.type, wire::Type::kRoom);
-      if (room == 2) {
-        asked.set_value();
-        go.get_future().wait();
-      }
-      wire::RoomReply reply;
-      reply.room_id = room;
-      reply.segments = {segment(3, 16384, wire::SegmentKind::kMemory, true, room == 1)};
-      reply.extents = {{3, 4096 * room, 4096}};
-      if (room == 1)
-        s.reply(*request, reply, {file.borrow()});
-      else
-        s.reply(*request, reply);
-    }
-    while (s.receive()) {
-    }
+    give_two_rooms(s, [&] {
+      asked.set_value();
+      go.get_future().wait();
+    });
   });
   auto client = connect_to(server);
   ASSERT_TRUE(client);
