@@ -6,6 +6,7 @@
 #include <map>
 #include <utility>
 
+#include "equal_bans.h"
 #include "removal_link.h"
 
 namespace om::vmod::bans {
@@ -41,6 +42,11 @@ void mark_sent() {
       one.log->mark_sent(until);
 }
 
+EqualBans& equal_bans() {
+  static auto* all = new EqualBans;
+  return *all;
+}
+
 void lost(const Log& log) { count(log.store->counters().c_ban_errors); }
 
 // With ban_mtx held, as all of Varnish's calls.
@@ -54,6 +60,9 @@ int baninfo(const struct stevedore* /*stv*/, enum baninfo event, const uint8_t* 
   if (event == BI_NEW) {
     note_local_ban(bytes);
     mark_sent();
+    equal_bans().made(*varnish.ban_head, VTIM_real(), VTIM_mono(), varnish.ban_mark_completed);
+  } else {
+    equal_bans().dropped(spec);
   }
   return full;  // then Varnish exports everything, which also leaves out what was dropped
 }

@@ -190,6 +190,7 @@ typedef void obj_event_f(struct worker*, void* priv, struct objcore*, unsigned e
   X(ban_len, unsigned (*)(const uint8_t*))                                                   \
   X(ban_evaluate,                                                                            \
     int (*)(struct worker*, const uint8_t*, struct objcore*, const struct http*, unsigned*)) \
+  X(ban_mark_completed, void (*)(struct ban*))                                               \
   X(ban_mtx, struct lock*)                                                                   \
   X(ban_head, struct banhead_s*)                                                             \
   X(ban_start, struct ban* volatile*)                                                        \

@@ -1,0 +1,84 @@
+"""The same ban again, while a lookup is between the two: it has begun before the newer one was made, and has not come to the
+older one yet."""
+
+import contextlib
+import os
+import re
+import tempfile
+import threading
+import time
+import unittest
+
+from removals.caches import BUILD, WAIT_S, Machine
+from support.daemon import wait_until
+
+URL = "/page"
+BAN = f"req.url ~ ^{URL}$"
+HELD = {"X-Device": "d", "X-Held": "here"}
+LOOKUP_MAX_S = 10  # EqualBans::kLookupMax
+
+
+@contextlib.contextmanager
+def cache_that_hangs():
+    """A machine with one cache, and the file that keeps a lookup with HELD in its next test of a ban while it is there."""
+    with tempfile.TemporaryDirectory(prefix="om-equal-") as directory:
+        os.chmod(directory, 0o777)  # varnishd's user may be another
+        hang = os.path.join(directory, "hang")
+        env = {"LD_PRELOAD": os.path.join(os.path.abspath(BUILD), "test", "hang_lookup.so"), "OM_TEST_HANG": hang,
+               "OM_TEST_HANG_TEXT": HELD["X-Held"]}
+        with Machine(1, cache_env={"a": env}) as machine:
+            yield machine, machine.caches[0], hang
+
+
+def counting(cache):
+    """How often the ban is in the list and not done."""
+    return len(re.findall(rf"^\S+\s+\d+\s+-\s+req\.url ~ \^{URL}\$", cache.admin("ban.list"), re.M))
+
+
+class EqualBans(unittest.TestCase):
+    def twice(self, ban):
+        """`ban` removes what the cache has; again while a lookup is on its way."""
+        with cache_that_hangs() as (machine, cache, hang):
+            self.assertEqual(cache.get(URL), 0)
+            current = machine.origin.change(URL)
+            ban(cache)
+            # The lookup begins with this one: it has something to test before it comes to the other.
+            cache.admin("ban", "req.http.X-Held ~ ^elsewhere$")
+            with open(hang, "w", encoding="ascii"):
+                pass
+            answers = []
+            asking = threading.Thread(target=lambda: answers.append(cache.request("GET", URL, HELD)))
+            asking.start()
+            try:
+                wait_until(lambda: os.path.exists(hang + ".reached"), "the lookup is on its way", WAIT_S)
+                ban(cache)
+            finally:
+                os.unlink(hang)
+                asking.join(WAIT_S)
+            status, body, _ = answers[0]
+            self.assertEqual((status, body.decode().splitlines()[0]), (200, f"{URL} {current}"))
+            self.assertEqual(cache.get(URL), current)
+
+    def test_of_the_command_line(self):
+        self.twice(lambda cache: cache.admin("ban", BAN))
+
+    def test_of_a_request_that_reaches_all_caches(self):
+        self.twice(lambda cache: cache.remove("BAN", URL, {"X-Ban": BAN}))
+
+    def test_they_do_not_stay(self):
+        with Machine(1) as machine:
+            cache = machine.caches[0]
+            self.assertEqual(cache.get("/holds/the/list"), 0)
+            # By when the clock is known to be steady.
+            cache.admin("ban", "req.url ~ ^/first$")
+            time.sleep(LOOKUP_MAX_S + 1)
+            for _ in range(5):
+                cache.admin("ban", BAN)
+            self.assertEqual(counting(cache), 5)
+            time.sleep(LOOKUP_MAX_S + 1)
+            cache.admin("ban", BAN)
+            self.assertEqual(counting(cache), 2)
+
+
+if __name__ == "__main__":
+    unittest.main()
