@@ -40,15 +40,17 @@ TEST(Policy, AutoSendsSmallerBodiesToDiskTheFullerMemoryGets) {
   for (std::uint64_t used = kMemory / 4 * 3; used <= kMemory; used += kMemory / 64) {
     const std::uint64_t now = automatic.file_from(used, kMemory);
     EXPECT_LE(now, before);
-    EXPECT_GE(now, kFileBodyBytesMin);
+    EXPECT_GE(now, kAutoFileBodyBytesMin);
     before = now;
   }
-  EXPECT_EQ(automatic.file_from(kMemory / 64 * 55, kMemory), 32768U) << "half way";
-  EXPECT_EQ(automatic.file_from(kMemory / 32 * 31, kMemory), kFileBodyBytesMin);
-  EXPECT_EQ(automatic.file_from(kMemory, kMemory), kFileBodyBytesMin);
+  EXPECT_EQ(automatic.file_from(kMemory / 64 * 55, kMemory), 46341U) << "half way";
+  EXPECT_EQ(automatic.file_from(kMemory / 32 * 31, kMemory), kAutoFileBodyBytesMin);
+  EXPECT_EQ(automatic.file_from(kMemory, kMemory), kAutoFileBodyBytesMin);
+  EXPECT_EQ(policy(Mode::kAuto, 1 << 20).file_from(kMemory, kMemory), kAutoFileBodyBytesMin);
   // A threshold below what a file is worth, or at it, has nowhere to go.
   EXPECT_EQ(policy(Mode::kAuto, 1).file_from(kMemory, kMemory), kFileBodyBytesMin);
   EXPECT_EQ(policy(Mode::kAuto, 16384).file_from(0, kMemory), kFileBodyBytesMin);
+  EXPECT_EQ(policy(Mode::kAuto, 20000).file_from(kMemory, kMemory), 20000U);
   EXPECT_EQ(automatic.file_from(0, 0), 65536U);
 }
 

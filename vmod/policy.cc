@@ -21,13 +21,13 @@ namespace {
 constexpr std::uint64_t kGettingFull = 24;
 constexpr std::uint64_t kFull = 31;
 
-// `threshold` when memory is not getting full, kFileBodyBytesMin when it is full; between the two
-// as much less for each step.
+// `threshold` when memory is not getting full, kAutoFileBodyBytesMin when it is full; between the
+// two as much less for each step.
 std::uint64_t between(std::uint64_t threshold, std::uint64_t used, std::uint64_t bytes) {
   const double steps = 32. * static_cast<double>(used) / static_cast<double>(bytes);
   const double filled =
       std::clamp((steps - kGettingFull) / static_cast<double>(kFull - kGettingFull), 0., 1.);
-  const double least = static_cast<double>(kFileBodyBytesMin);
+  const double least = static_cast<double>(std::min(threshold, kAutoFileBodyBytesMin));
   return static_cast<std::uint64_t>(std::lround(
       static_cast<double>(threshold) * std::pow(least / static_cast<double>(threshold), filled)));
 }
