@@ -73,10 +73,15 @@ void adopt(Store& store, std::unique_ptr<region::Region> region) {
              "its bans lie in the future: the clock of this machine was set back");
     return;
   }
+  if (saved.count > 0 && !bans::in_order()) {
+    drop_all(store, std::move(region),
+             "the times of the bans that were made since this child started do not rise");
+    return;
+  }
   region::ScanReport scan = region->scan();
   const bans::Restored restored(saved);
   // Objects lose nothing when the log was empty: then none of them was tested against anything.
-  Plan chosen = plan(scan, VTIM_real(), restored.oldest(), saved.lost_until);
+  Plan chosen = plan(scan, VTIM_real(), restored.oldest(), restored.lost_until());
   if (region->files() != nullptr) fit_to_disk(chosen, region->files()->capacity());
   const double half = (*varnish.cache_param)->cli_timeout / 2;
   const double within = store.config().adopt_within;

@@ -41,6 +41,8 @@ constexpr std::size_t kHeadBytes = 16;
 constexpr std::size_t kLengthAt = 8;
 constexpr std::size_t kFlagsAt = 12;
 constexpr unsigned kCompleted = 4;
+constexpr unsigned kDuration = 16;
+constexpr unsigned kNoDuplicates = 32;
 constexpr std::array<const char*, 8> kOperators = {"==", "!=", "~", "!~", ">", ">=", "<", "<="};
 constexpr unsigned kFirstOperator = 0x10;
 constexpr std::array<const char*, 8> kFields = {"req.url", "req.http.", "obj.http.", "obj.status",
@@ -85,6 +87,33 @@ class SpecReader {
   std::span<const std::byte> spec_;
   std::size_t at_ = kHeadBytes;
   bool ok_ = true;
+};
+
+// Writes the bytes that SpecReader reads.
+class SpecWriter {
+ public:
+  explicit SpecWriter(std::span<const std::byte> head) : spec_(head.begin(), head.end()) {}
+  void flags(unsigned flags) { spec_[kFlagsAt] = static_cast<std::byte>(flags); }
+  void byte(unsigned value) { spec_.push_back(static_cast<std::byte>(value)); }
+  void bytes(std::string_view text) {
+    const auto bytes = std::as_bytes(std::span(text));
+    spec_.insert(spec_.end(), bytes.begin(), bytes.end());
+  }
+  void lump(std::string_view text) {
+    while (spec_.size() % 8 != 0) byte(0xff);
+    for (int shift = 24; shift >= 0; shift -= 8)
+      byte(static_cast<unsigned>(text.size() >> shift) & 0xff);
+    for (int i = 0; i < 4; ++i) byte(0);
+    bytes(text);
+  }
+  std::vector<std::byte> done() && {
+    for (std::size_t i = 0; i < 4; ++i)
+      spec_[kLengthAt + i] = static_cast<std::byte>(spec_.size() >> (24 - 8 * i));
+    return std::move(spec_);
+  }
+
+ private:
+  std::vector<std::byte> spec_;
 };
 
 std::string duration_text(std::string_view lump) {
@@ -183,6 +212,38 @@ std::optional<std::vector<BanTest>> tests_of_spec(std::span<const std::byte> spe
     tests.push_back(std::move(test));
   }
   return tests;
+}
+
+std::optional<std::vector<std::byte>> renew_spec(std::span<const std::byte> spec,
+                                                 const ExportPattern& export_pattern,
+                                                 bool no_duplicates) {
+  if (spec.size() < kHeadBytes) return std::nullopt;
+  SpecWriter writer(spec.first(kHeadBytes));
+  const auto flags = std::to_integer<unsigned>(spec[kFlagsAt]);
+  if (no_duplicates)
+    writer.flags(flags | kNoDuplicates);
+  else if ((flags & kDuration) == 0)
+    writer.flags(flags & ~kNoDuplicates);
+  if ((flags & kCompleted) != 0) return std::move(writer).done();
+  const auto tests = tests_of_spec(spec);
+  if (!tests) return std::nullopt;
+  SpecReader reader(spec);
+  for (const BanTest& test : *tests) {
+    writer.byte(reader.byte());
+    if (test.field.find(".http.") != std::string::npos) {
+      const unsigned name_bytes = reader.byte();
+      writer.byte(name_bytes);
+      writer.bytes(reader.bytes(name_bytes + 1));
+    }
+    writer.lump(reader.lump());
+    writer.byte(reader.byte());
+    if (test.oper != "~" && test.oper != "!~") continue;
+    (void)reader.lump();
+    const std::string pattern = export_pattern(test.operand);
+    if (pattern.empty()) return std::nullopt;
+    writer.lump(pattern);
+  }
+  return std::move(writer).done();
 }
 
 }  // namespace om::vmod

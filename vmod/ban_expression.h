@@ -68,4 +68,14 @@ class BanExpression {
 // The tests of a spec of Varnish's ban list. nullopt: it has none (completed), or is not one.
 std::optional<std::vector<BanTest>> tests_of_spec(std::span<const std::byte> spec);
 
+// As Varnish puts a compiled pattern into a spec. Empty: does not compile.
+using ExportPattern = std::function<std::string(const std::string&)>;
+// A spec of an earlier life, for this process. What a pattern was compiled to has addresses of the
+// process that did it, and is what its version of PCRE2 made of it: it is compiled anew. Time,
+// tests and flags stay, except that a ban has no duplicates (NODEDUP) for `no_duplicates`, or where
+// its tests have durations. nullopt: not a spec, or with a pattern that does not compile.
+std::optional<std::vector<std::byte>> renew_spec(std::span<const std::byte> spec,
+                                                 const ExportPattern& export_pattern,
+                                                 bool no_duplicates);
+
 }  // namespace om::vmod

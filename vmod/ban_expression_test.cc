@@ -94,7 +94,7 @@ class Spec {
   Spec& lump(const std::string& value) {
     while (bytes_.size() % 8 != 0) put(0xff);
     put(0).put(0).put(0).put(static_cast<unsigned>(value.size()));
-    put(0xff).put(0).put(0).put(0);
+    put(0).put(0).put(0).put(0);
     bytes_ += value;
     return *this;
   }
@@ -145,6 +145,75 @@ TEST(BanSpec, OfACompletedBanSaysNothing) {
   ASSERT_TRUE(read(spec));
   spec[12] = 4;
   EXPECT_FALSE(read(spec));
+}
+
+std::string compiled(const std::string& text) { return text == "*" ? "" : "code of " + text; }
+
+std::optional<std::string> renewed(const std::string& spec, bool no_duplicates = false) {
+  const auto made = renew_spec(std::as_bytes(std::span(spec)), compiled, no_duplicates);
+  if (!made) return std::nullopt;
+  return std::string(reinterpret_cast<const char*>(made->data()), made->size());
+}
+
+TEST(BanSpec, OfAnEarlierLifeGetsItsPatternsCompiledAnew) {
+  const auto spec = [](const std::string& first, const std::string& second) {
+    return Spec()
+        .put(0x18)
+        .lump(std::string("^/x\0", 4))
+        .put(0x12)
+        .lump(first)
+        .put(0x1a)
+        .name("X-Kind")
+        .lump(std::string("a b\0", 4))
+        .put(0x11)
+        .put(0x19)
+        .name("Host")
+        .lump(std::string("b\0", 2))
+        .put(0x13)
+        .lump(second)
+        .put(0x1b)
+        .lump(std::string("200\0", 4))
+        .put(0x10)
+        .done();
+  };
+  const std::string now = spec("code of ^/x", "code of b");
+  EXPECT_EQ(renewed(spec("addresses of another process", "")), now);
+  EXPECT_EQ(renewed(spec("", "and of another version of PCRE2, which made more of it")), now);
+  EXPECT_EQ(renewed(now), now);
+  for (std::size_t size = 0; size < now.size(); ++size)
+    EXPECT_FALSE(renewed(now.substr(0, size))) << size;
+}
+
+TEST(BanSpec, OfAnEarlierLifeKeepsItsTimeAndWhatHasNoPattern) {
+  std::string spec = Spec().put(0x18).lump(std::string("/\0", 2)).put(0x10).done();
+  for (std::size_t i = 0; i < 8; ++i) spec[i] = static_cast<char>(i + 1);
+  spec[12] = 1;
+  EXPECT_EQ(renewed(spec), spec);
+}
+
+TEST(BanSpec, OfAnEarlierLifeWithAPatternThatDoesNotCompileIsNone) {
+  EXPECT_FALSE(renewed(Spec().put(0x18).lump(std::string("*\0", 2)).put(0x12).lump("code").done()));
+}
+
+TEST(BanSpec, OfAnEarlierLifeThatIsCompletedHasNoTests) {
+  std::string spec = Spec().put(0x18).lump(std::string("/\0", 2)).put(0x10).done();
+  spec[12] = 4;
+  const auto made = renewed(spec);
+  ASSERT_TRUE(made);
+  EXPECT_EQ(made->size(), 16U);
+  EXPECT_EQ(made, renewed(*made));
+}
+
+TEST(BanSpec, OfAnEarlierLifeHasDuplicatesUnlessItDependsOnItsTime) {
+  std::string spec = Spec().put(0x18).lump(std::string("/\0", 2)).put(0x10).done();
+  const auto flags = [&spec](int before, bool no_duplicates) {
+    spec[12] = static_cast<char>(before);
+    return static_cast<int>((*renewed(spec, no_duplicates))[12]);
+  };
+  EXPECT_EQ(flags(1 | 32, false), 1);
+  EXPECT_EQ(flags(2 | 16 | 32, false), 2 | 16 | 32);
+  EXPECT_EQ(flags(2 | 16, false), 2 | 16);
+  EXPECT_EQ(flags(1, true), 1 | 32);
 }
 
 }  // namespace

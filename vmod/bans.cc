@@ -3,9 +3,11 @@
 #include <syslog.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <utility>
 
+#include "ban_expression.h"
 #include "equal_bans.h"
 #include "removal_link.h"
 
@@ -60,7 +62,8 @@ int baninfo(const struct stevedore* /*stv*/, enum baninfo event, const uint8_t* 
   if (event == BI_NEW) {
     note_local_ban(bytes);
     mark_sent();
-    equal_bans().made(*varnish.ban_head, VTIM_real(), VTIM_mono(), varnish.ban_mark_completed);
+    equal_bans().made(*varnish.ban_head, VTIM_real(), VTIM_mono(),
+                      (*varnish.cache_param)->ban_dups != 0 ? varnish.ban_mark_completed : nullptr);
   } else {
     equal_bans().dropped(spec);
   }
@@ -168,18 +171,47 @@ Unsent take_unsent(const std::string& socket) {
   return taken;
 }
 
-Restored::Restored(const region::BanLog::Loaded& saved) {
-  double wanted = 0;
-  if (!saved.specs.empty()) wanted = region::ban_spec_time(saved.specs);
+namespace {
+
+// As BAN_AddTest does it. Empty: does not compile.
+std::string export_pattern(const std::string& text) {
+  int error = 0;
+  int at = 0;
+  vre_t* code = VRE_compile(text.c_str(), 0, &error, &at, 0);
+  if (code == nullptr) return "";
+  std::size_t bytes = 0;
+  vre_t* packed = VRE_export(code, &bytes);
+  VRE_free(&code);
+  if (packed == nullptr) return "";
+  std::string exported(reinterpret_cast<const char*>(packed), bytes);
+  VRE_free(&packed);
+  return exported;
+}
+
+}  // namespace
+
+Restored::Restored(const region::BanLog::Loaded& saved) : lost_until_(saved.lost_until) {
+  // While clients are served, a lookup may be between two bans (equal_bans.h).
+  const bool no_duplicates = adoption::serves_clients();
+  std::vector<std::byte> specs;
+  specs.reserve(saved.specs.size());
+  std::span<const std::byte> rest(saved.specs);
+  for (std::size_t n = 0; (n = region::ban_spec_bytes(rest)) != 0; rest = rest.subspan(n)) {
+    if (const auto spec = renew_spec(rest.first(n), export_pattern, no_duplicates))
+      specs.insert(specs.end(), spec->begin(), spec->end());
+    else
+      lost_until_ = std::max(lost_until_, region::ban_spec_time(rest));
+  }
+  const double wanted = specs.empty() ? 0. : region::ban_spec_time(specs);
   places_.reserve(saved.count + 64);
   // The lurker may drop the oldest between the two steps: again, then.
   for (int tries = 0; places_.empty(); ++tries) {
-    if (!saved.specs.empty())
-      varnish.BAN_Reload(reinterpret_cast<const uint8_t*>(saved.specs.data()),
-                         static_cast<unsigned>(saved.specs.size()));
+    if (!specs.empty())
+      varnish.BAN_Reload(reinterpret_cast<const uint8_t*>(specs.data()),
+                         static_cast<unsigned>(specs.size()));
     Lck_Lock(varnish.ban_mtx);
     struct ban* last = VTAILQ_LAST(varnish.ban_head, banhead_s);
-    if (saved.specs.empty() || varnish.ban_time(last->spec) <= wanted || tries == 1000) {
+    if (specs.empty() || varnish.ban_time(last->spec) <= wanted || tries == 1000) {
       last->refcount++;
       struct ban* ban = nullptr;
       VTAILQ_FOREACH_REVERSE(ban, varnish.ban_head, banhead_s, list)
@@ -225,6 +257,20 @@ void let_go() {
   Lck_Lock(varnish.ban_mtx);
   if (struct ban* const ban = std::exchange(held, nullptr)) ban->refcount--;
   Lck_Unlock(varnish.ban_mtx);
+}
+
+bool in_order() {
+  bool rises = true;
+  Lck_Lock(varnish.ban_mtx);
+  double newer = std::numeric_limits<double>::infinity();
+  const struct ban* ban = nullptr;
+  VTAILQ_FOREACH(ban, varnish.ban_head, list) {
+    const double time = varnish.ban_time(ban->spec);
+    rises = rises && time < newer;
+    newer = time;
+  }
+  Lck_Unlock(varnish.ban_mtx);
+  return rises;
 }
 
 double newest_time() {

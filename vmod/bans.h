@@ -43,6 +43,9 @@ class Restored {
   ~Restored();
   // Objects that were not tested against this one have no place in the list any more.
   [[nodiscard]] double oldest() const { return places_.front().time; }
+  // Objects with an older ban time may have missed a ban, as in BanLog::Loaded: with those that
+  // could not be brought back.
+  [[nodiscard]] double lost_until() const { return lost_until_; }
   // Attaches an object to the newest ban that is not newer than `time`. False: there is none. Any
   // thread.
   bool attach(struct objcore* oc, double time) const;
@@ -55,12 +58,16 @@ class Restored {
   // Oldest first. Varnish drops bans from the old end only, and stops at one that is referenced:
   // all of these stay while the first is pinned.
   std::vector<Place> places_;
+  double lost_until_;
 };
 
 // From here on no ban goes for want of objects that have not been tested against it: objects of an
 // earlier life may still come back, with a later VCL. Until let_go(); a second call does nothing.
 void hold_all();
 void let_go();
+// Whether bans came in the order of their times: BAN_Reload ends the process where they did not.
+// Two at once may not, nor those before and after the clock was set back.
+bool in_order();
 // Of the newest ban in Varnish's list; there is one at least, from the start of the child on.
 double newest_time();
 // The time of the newest ban that the object was tested against; 0: none.

@@ -11,7 +11,9 @@ namespace {
 
 constexpr std::size_t kLength = 8;  // where what two equal specs have in common begins
 constexpr std::size_t kFlags = 12;
-constexpr double kStep = .1;  // seconds
+// Seconds. Less than what a preemption between reading the one clock and the other may take would
+// be taken for a step; this much less of kLookupMax does no harm.
+constexpr double kStep = 1;
 
 std::size_t length_of(const std::uint8_t* spec) {
   const std::uint8_t* at = spec + kLength;
@@ -44,7 +46,8 @@ void EqualBans::made(const struct banhead_s& list, double now, double monotonic,
   // Whoever is looking up began with the newest of those that have been there for long enough, or
   // with a newer one: it sees that.
   bool seen_by_all = false;
-  for (struct ban* ban = before; ban != nullptr; ban = VTAILQ_NEXT(ban, list)) {
+  for (struct ban* ban = complete == nullptr ? nullptr : before; ban != nullptr;
+       ban = VTAILQ_NEXT(ban, list)) {
     if ((ban->flags & OM_BAN_FLAG_COMPLETED) != 0 || !equal(newest->spec, ban->spec)) continue;
     if (seen_by_all)
       complete(ban);

@@ -38,7 +38,7 @@ struct Bans {
     kept.spec.insert(kept.spec.end(), text.begin(), text.end());
     kept.ban.spec = kept.spec.data();
     VTAILQ_INSERT_HEAD(&head, &kept.ban, list);
-    equal.made(head, now, monotonic, complete);
+    equal.made(head, now, monotonic, marks);
     return &kept.ban;
   }
   void pass(double seconds) {
@@ -49,6 +49,7 @@ struct Bans {
   struct banhead_s head {};
   std::list<Kept> all;
   EqualBans equal;
+  void (*marks)(struct ban*) = complete;
   double now = 1.7e9;
   double monotonic = 5000;
 };
@@ -161,14 +162,30 @@ TEST(EqualBans, AClockThatIsSetBackMakesThemStayLonger) {
   EXPECT_FALSE(counts(one));
 }
 
-TEST(EqualBans, OneThatIsGoneIsNotTouched) {
+TEST(EqualBans, OneThatIsGoneIsNotTakenForAnotherInItsPlace) {
   Bans bans;
+  bans.make("first");
   struct ban* one = bans.make("x");
   VTAILQ_REMOVE(&bans.head, one, list);
   bans.equal.dropped(one->spec);
-  const std::uint8_t flags = one->spec[kFlags];
+  // Another one has its memory, and a flag of its own.
+  one->spec[kFlags] = 2 | kNoDuplicates;
+  VTAILQ_INSERT_HEAD(&bans.head, one, list);
   bans.make("y");
-  EXPECT_EQ(one->spec[kFlags], flags);
+  EXPECT_FALSE(is_hunted_for(one));
+}
+
+TEST(EqualBans, WithoutDuplicatesBeingWantedNoneIsMarked) {
+  Bans bans;
+  bans.make("first");
+  bans.pass(kLong);
+  const struct ban* one = bans.make("x");
+  bans.make("x");
+  bans.pass(kLong);
+  bans.marks = nullptr;
+  const struct ban* last = bans.make("x");
+  EXPECT_TRUE(counts(one));
+  EXPECT_FALSE(is_hunted_for(last));
 }
 
 TEST(EqualBans, NothingIsDoneWithoutAList) {

@@ -25,8 +25,9 @@ struct Policy {
 
 // Making a file costs what copying some 100 KiB does: no mode makes one for less than this.
 inline constexpr std::uint64_t kFileBodyBytesMin = 16384;
-// Nor does mode auto for less than this, however full memory is: what more hits save of fetches is
-// less than what these files cost (docs/benchmarks.md, the mixed load).
+// Nor does mode auto for less than this, or its threshold where that is less, however full memory
+// is: what more hits save of fetches is less than what these files cost (docs/benchmarks.md, the
+// mixed load).
 inline constexpr std::uint64_t kAutoFileBodyBytesMin = 32768;
 
 // Less is no use.

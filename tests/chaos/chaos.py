@@ -324,7 +324,8 @@ class Client(threading.Thread):
         self.change(url, "PURGE", {})
 
     def ban(self, url):
-        self.change(url, "BAN", self.random.choice(({"X-Ban": f"obj.http.X-Url == {url}"}, {"X-Ban": f"req.url == {url}"})))
+        ban = self.random.choice((f"obj.http.X-Url == {url}", f"req.url == {url}", f"obj.http.X-Url ~ ^{url}$", f"req.url ~ ^{url}$"))
+        self.change(url, "BAN", {"X-Ban": ban})
 
 
 def disturb(world, rng, stop, tally):

@@ -383,12 +383,16 @@ class Client(threading.Thread):
                     self.model.least[one] = max(self.model.least[one], new[one])
                     self.model.removing[one] = max(self.model.removing.get(one, 0), begin)
 
+    def a_ban(self, url):
+        """What patterns are compiled to is of use to one process only."""
+        return {"X-Ban": self.random.choice((f"req.url == {url}", f"req.url ~ ^{url}$"))}
+
     def run(self):
         while not self.stop.is_set():
             url = self.random.choice(self.model.urls)
             dice = self.random.random()
             if self.ban_pause is not None:
-                self.change(url, "BAN", {"X-Ban": f"req.url == {url}"})
+                self.change(url, "BAN", self.a_ban(url))
                 self.stop.wait(self.ban_pause)
             elif dice < 0.97:
                 if self.get(url, self.random.choice("ab") if url.startswith("/v") else "a") is None:
@@ -396,7 +400,7 @@ class Client(threading.Thread):
             elif dice < 0.985:
                 self.change(url, "PURGE", {})
             elif dice < 0.993:
-                self.change(url, "BAN", {"X-Ban": f"req.url == {url}"})
+                self.change(url, "BAN", self.a_ban(url))
             else:
                 tag = int(re.sub(r"\D", "", url)) % 10
                 matching = [u for u in self.model.urls if int(re.sub(r"\D", "", u)) % 10 == tag]
