@@ -73,11 +73,6 @@ void adopt(Store& store, std::unique_ptr<region::Region> region) {
              "its bans lie in the future: the clock of this machine was set back");
     return;
   }
-  if (saved.count > 0 && !bans::in_order()) {
-    drop_all(store, std::move(region),
-             "the times of the bans that were made since this child started do not rise");
-    return;
-  }
   region::ScanReport scan = region->scan();
   const bans::Restored restored(saved);
   // Objects lose nothing when the log was empty: then none of them was tested against anything.
@@ -106,8 +101,11 @@ void adopt(Store& store, std::unique_ptr<region::Region> region) {
   count(store.counters().c_adopt_damaged, damaged);
   store.update_gauges();
   std::string text = "adopted " + std::to_string(adopted) + " objects and " +
-                     std::to_string(saved.count) + " bans in " +
+                     std::to_string(restored.count()) + " bans in " +
                      std::to_string(std::lround((VTIM_mono() - began) * 1000)) + " ms";
+  if (restored.count() < saved.count)
+    text += "; of " + std::to_string(saved.count - restored.count()) +
+            " bans nobody knows what they match";
   if (dropped > 0) {
     const std::string ours = describe_reasons(chosen.dropped);
     const std::string records = describe_scan(scan);

@@ -41,7 +41,6 @@ constexpr std::size_t kHeadBytes = 16;
 constexpr std::size_t kLengthAt = 8;
 constexpr std::size_t kFlagsAt = 12;
 constexpr unsigned kCompleted = 4;
-constexpr unsigned kDuration = 16;
 constexpr unsigned kNoDuplicates = 32;
 constexpr std::array<const char*, 8> kOperators = {"==", "!=", "~", "!~", ">", ">=", "<", "<="};
 constexpr unsigned kFirstOperator = 0x10;
@@ -205,28 +204,38 @@ std::optional<std::vector<BanTest>> tests_of_spec(std::span<const std::byte> spe
     test.operand =
         duration ? duration_text(operand) : std::string(operand.substr(0, operand.size() - 1));
     const unsigned oper = reader.byte() - kFirstOperator;
-    if (!reader.ok() || oper >= kOperators.size()) return std::nullopt;
+    // Varnish makes no others.
+    const bool is_order = oper >= 4;
+    const bool is_pattern = oper == 2 || oper == 3;
+    if (!reader.ok() || oper >= kOperators.size() || (duration ? is_pattern : is_order))
+      return std::nullopt;
     test.oper = kOperators[oper];
-    if (!duration && (oper == 2 || oper == 3)) (void)reader.lump();  // the compiled pattern
+    if (is_pattern) (void)reader.lump();  // the compiled one
     if (!reader.ok()) return std::nullopt;
     tests.push_back(std::move(test));
   }
   return tests;
 }
 
-std::optional<std::vector<std::byte>> renew_spec(std::span<const std::byte> spec,
-                                                 const ExportPattern& export_pattern,
-                                                 bool no_duplicates) {
+std::optional<std::vector<std::byte>> completed_spec(std::span<const std::byte> spec) {
   if (spec.size() < kHeadBytes) return std::nullopt;
   SpecWriter writer(spec.first(kHeadBytes));
+  writer.flags(std::to_integer<unsigned>(spec[kFlagsAt]) | kCompleted);
+  return std::move(writer).done();
+}
+
+std::optional<std::vector<std::byte>> renew_spec(std::span<const std::byte> spec,
+                                                 const ExportPattern& export_pattern) {
+  if (spec.size() < kHeadBytes) return std::nullopt;
   const auto flags = std::to_integer<unsigned>(spec[kFlagsAt]);
-  if (no_duplicates)
-    writer.flags(flags | kNoDuplicates);
-  else if ((flags & kDuration) == 0)
-    writer.flags(flags & ~kNoDuplicates);
-  if ((flags & kCompleted) != 0) return std::move(writer).done();
+  if ((flags & kCompleted) != 0) return completed_spec(spec);
   const auto tests = tests_of_spec(spec);
   if (!tests) return std::nullopt;
+  SpecWriter writer(spec.first(kHeadBytes));
+  const auto depends_on_time = [](const BanTest& test) {
+    return test.field == "obj.ttl" || test.field == "obj.age";
+  };
+  if (std::ranges::none_of(*tests, depends_on_time)) writer.flags(flags & ~kNoDuplicates);
   SpecReader reader(spec);
   for (const BanTest& test : *tests) {
     writer.byte(reader.byte());

@@ -72,10 +72,11 @@ std::optional<std::vector<BanTest>> tests_of_spec(std::span<const std::byte> spe
 using ExportPattern = std::function<std::string(const std::string&)>;
 // A spec of an earlier life, for this process. What a pattern was compiled to has addresses of the
 // process that did it, and is what its version of PCRE2 made of it: it is compiled anew. Time,
-// tests and flags stay, except that a ban has no duplicates (NODEDUP) for `no_duplicates`, or where
-// its tests have durations. nullopt: not a spec, or with a pattern that does not compile.
+// tests and flags stay, but that it has no duplicates (NODEDUP) only where it depends on its time.
+// nullopt: not a spec, or with a pattern that does not compile.
 std::optional<std::vector<std::byte>> renew_spec(std::span<const std::byte> spec,
-                                                 const ExportPattern& export_pattern,
-                                                 bool no_duplicates);
+                                                 const ExportPattern& export_pattern);
+// The same ban without its tests, as one that is completed: only its place in the list.
+std::optional<std::vector<std::byte>> completed_spec(std::span<const std::byte> spec);
 
 }  // namespace om::vmod

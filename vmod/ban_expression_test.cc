@@ -93,7 +93,8 @@ class Spec {
   }
   Spec& lump(const std::string& value) {
     while (bytes_.size() % 8 != 0) put(0xff);
-    put(0).put(0).put(0).put(static_cast<unsigned>(value.size()));
+    put(0).put(0).put(static_cast<unsigned>(value.size() >> 8));
+    put(static_cast<unsigned>(value.size() & 0xff));
     put(0).put(0).put(0).put(0);
     bytes_ += value;
     return *this;
@@ -149,8 +150,8 @@ TEST(BanSpec, OfACompletedBanSaysNothing) {
 
 std::string compiled(const std::string& text) { return text == "*" ? "" : "code of " + text; }
 
-std::optional<std::string> renewed(const std::string& spec, bool no_duplicates = false) {
-  const auto made = renew_spec(std::as_bytes(std::span(spec)), compiled, no_duplicates);
+std::optional<std::string> renewed(const std::string& spec) {
+  const auto made = renew_spec(std::as_bytes(std::span(spec)), compiled);
   if (!made) return std::nullopt;
   return std::string(reinterpret_cast<const char*>(made->data()), made->size());
 }
@@ -178,7 +179,7 @@ TEST(BanSpec, OfAnEarlierLifeGetsItsPatternsCompiledAnew) {
   };
   const std::string now = spec("code of ^/x", "code of b");
   EXPECT_EQ(renewed(spec("addresses of another process", "")), now);
-  EXPECT_EQ(renewed(spec("", "and of another version of PCRE2, which made more of it")), now);
+  EXPECT_EQ(renewed(spec("", std::string(700, 'm'))), now);
   EXPECT_EQ(renewed(now), now);
   for (std::size_t size = 0; size < now.size(); ++size)
     EXPECT_FALSE(renewed(now.substr(0, size))) << size;
@@ -205,15 +206,32 @@ TEST(BanSpec, OfAnEarlierLifeThatIsCompletedHasNoTests) {
 }
 
 TEST(BanSpec, OfAnEarlierLifeHasDuplicatesUnlessItDependsOnItsTime) {
-  std::string spec = Spec().put(0x18).lump(std::string("/\0", 2)).put(0x10).done();
-  const auto flags = [&spec](int before, bool no_duplicates) {
+  const auto flags = [](unsigned field, const std::string& operand, unsigned oper, int before) {
+    std::string spec = Spec().put(field).lump(operand).put(oper).done();
     spec[12] = static_cast<char>(before);
-    return static_cast<int>((*renewed(spec, no_duplicates))[12]);
+    return static_cast<int>((*renewed(spec))[12]);
   };
-  EXPECT_EQ(flags(1 | 32, false), 1);
-  EXPECT_EQ(flags(2 | 16 | 32, false), 2 | 16 | 32);
-  EXPECT_EQ(flags(2 | 16, false), 2 | 16);
-  EXPECT_EQ(flags(1, true), 1 | 32);
+  EXPECT_EQ(flags(0x18, std::string("/\0", 2), 0x10, 1 | 32), 1);
+  const std::string seconds(8, '\0');
+  EXPECT_EQ(flags(0x1c, seconds, 0x14, 2 | 16 | 32), 2 | 16 | 32);
+  EXPECT_EQ(flags(0x1d, seconds, 0x14, 2 | 16 | 32), 2 | 16 | 32);
+  EXPECT_EQ(flags(0x1e, seconds, 0x14, 2 | 16 | 32), 2 | 16);
+}
+
+TEST(BanSpec, WithAnOperatorThatItsFieldDoesNotHaveIsNone) {
+  EXPECT_FALSE(read(Spec().put(0x1c).lump(std::string(8, '\0')).put(0x12).lump("code").done()));
+  EXPECT_FALSE(read(Spec().put(0x18).lump(std::string("/\0", 2)).put(0x14).done()));
+}
+
+TEST(BanSpec, WithoutItsTestsKeepsItsPlace) {
+  std::string spec = Spec().put(0x18).lump(std::string("*\0", 2)).put(0x12).lump("code").done();
+  for (std::size_t i = 0; i < 8; ++i) spec[i] = static_cast<char>(i + 1);
+  spec[12] = 1;
+  const auto made = completed_spec(std::as_bytes(std::span(spec)));
+  ASSERT_TRUE(made);
+  const std::string head(reinterpret_cast<const char*>(made->data()), made->size());
+  EXPECT_EQ(head, std::string("\1\2\3\4\5\6\7\10\0\0\0\20\5\0\0\0", 16));
+  EXPECT_FALSE(completed_spec({}));
 }
 
 }  // namespace

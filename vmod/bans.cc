@@ -173,6 +173,22 @@ Unsent take_unsent(const std::string& socket) {
 
 namespace {
 
+// BAN_Reload ends the process where bans did not come in the order of their times: two at once may
+// not, nor those before and after the clock was set back.
+bool in_order() {
+  bool rises = true;
+  Lck_Lock(varnish.ban_mtx);
+  double newer = std::numeric_limits<double>::infinity();
+  const struct ban* ban = nullptr;
+  VTAILQ_FOREACH(ban, varnish.ban_head, list) {
+    const double time = varnish.ban_time(ban->spec);
+    rises = rises && time < newer;
+    newer = time;
+  }
+  Lck_Unlock(varnish.ban_mtx);
+  return rises;
+}
+
 // As BAN_AddTest does it. Empty: does not compile.
 std::string export_pattern(const std::string& text) {
   int error = 0;
@@ -190,22 +206,30 @@ std::string export_pattern(const std::string& text) {
 
 }  // namespace
 
-Restored::Restored(const region::BanLog::Loaded& saved) : lost_until_(saved.lost_until) {
-  // While clients are served, a lookup may be between two bans (equal_bans.h).
-  const bool no_duplicates = adoption::serves_clients();
+Restored::Restored(const region::BanLog::Loaded& saved)
+    : count_(saved.count), lost_until_(saved.lost_until) {
   std::vector<std::byte> specs;
   specs.reserve(saved.specs.size());
   std::span<const std::byte> rest(saved.specs);
   for (std::size_t n = 0; (n = region::ban_spec_bytes(rest)) != 0; rest = rest.subspan(n)) {
-    if (const auto spec = renew_spec(rest.first(n), export_pattern, no_duplicates))
-      specs.insert(specs.end(), spec->begin(), spec->end());
-    else
+    auto spec = renew_spec(rest.first(n), export_pattern);
+    if (!spec) {
+      // Who was tested against it keeps its place behind it.
+      --count_;
       lost_until_ = std::max(lost_until_, region::ban_spec_time(rest));
+      spec = completed_spec(rest.first(n));
+    }
+    specs.insert(specs.end(), spec->begin(), spec->end());
   }
   const double wanted = specs.empty() ? 0. : region::ban_spec_time(specs);
   places_.reserve(saved.count + 64);
   // The lurker may drop the oldest between the two steps: again, then.
   for (int tries = 0; places_.empty(); ++tries) {
+    if (!specs.empty() && !in_order()) {
+      specs.clear();
+      count_ = 0;
+      lost_until_ = std::numeric_limits<double>::infinity();
+    }
     if (!specs.empty())
       varnish.BAN_Reload(reinterpret_cast<const uint8_t*>(specs.data()),
                          static_cast<unsigned>(specs.size()));
@@ -257,20 +281,6 @@ void let_go() {
   Lck_Lock(varnish.ban_mtx);
   if (struct ban* const ban = std::exchange(held, nullptr)) ban->refcount--;
   Lck_Unlock(varnish.ban_mtx);
-}
-
-bool in_order() {
-  bool rises = true;
-  Lck_Lock(varnish.ban_mtx);
-  double newer = std::numeric_limits<double>::infinity();
-  const struct ban* ban = nullptr;
-  VTAILQ_FOREACH(ban, varnish.ban_head, list) {
-    const double time = varnish.ban_time(ban->spec);
-    rises = rises && time < newer;
-    newer = time;
-  }
-  Lck_Unlock(varnish.ban_mtx);
-  return rises;
 }
 
 double newest_time() {

@@ -43,6 +43,8 @@ class Restored {
   ~Restored();
   // Objects that were not tested against this one have no place in the list any more.
   [[nodiscard]] double oldest() const { return places_.front().time; }
+  // Of the bans that are in the list with their tests.
+  [[nodiscard]] std::size_t count() const { return count_; }
   // Objects with an older ban time may have missed a ban, as in BanLog::Loaded: with those that
   // could not be brought back.
   [[nodiscard]] double lost_until() const { return lost_until_; }
@@ -58,6 +60,7 @@ class Restored {
   // Oldest first. Varnish drops bans from the old end only, and stops at one that is referenced:
   // all of these stay while the first is pinned.
   std::vector<Place> places_;
+  std::size_t count_;
   double lost_until_;
 };
 
@@ -65,9 +68,6 @@ class Restored {
 // earlier life may still come back, with a later VCL. Until let_go(); a second call does nothing.
 void hold_all();
 void let_go();
-// Whether bans came in the order of their times: BAN_Reload ends the process where they did not.
-// Two at once may not, nor those before and after the clock was set back.
-bool in_order();
 // Of the newest ban in Varnish's list; there is one at least, from the start of the child on.
 double newest_time();
 // The time of the newest ban that the object was tested against; 0: none.

@@ -9,6 +9,7 @@ import threading
 import time
 import unittest
 
+from protocol import client as om
 from removals.caches import BUILD, WAIT_S, Machine
 from support.daemon import wait_until
 
@@ -90,15 +91,23 @@ class EqualBans(unittest.TestCase):
             current = machine.origin.change(URL)
             for _ in range(3):
                 cache.admin("ban", BAN)
+            # Lest one of them comes again in its next life, as one that it may not have.
+            with om.Connection(machine.daemon.socket, seconds=WAIT_S) as connection:
+                def is_known():
+                    status = connection.status()
+                    return status["removals.head"] >= 3 and status["removals.caches_behind"] == 0
+                wait_until(is_known, "the daemon knows that it has them", WAIT_S)
             # The manager, too: its child has other addresses then, and so has what patterns are compiled to.
             cache.restart()
             cache.wait_current()
             self.assertEqual(counting(cache), 1)
             cache.admin("ban", BAN)
             time.sleep(LOOKUP_MAX_S + 1)
-            before = counting(cache)
+            before, applied = counting(cache), cache.counters()["c_applied"]
             cache.admin("ban", BAN)
-            self.assertLessEqual(counting(cache), before)
+            # It comes again where the daemon's answer was late.
+            again = cache.counters()["c_applied"] - applied
+            self.assertLessEqual(counting(cache), before + again)
             self.assertEqual(cache.get("/holds/the/list"), 0)
             self.assertEqual(cache.get(URL), current)
 
