@@ -5,8 +5,8 @@ One varnishd with its cache in objmapper. Every request is for a URL that it has
 origin does not look at), and so is a fetch: from H2O (`origin`), through a director that finds the body
 shared (`hit`), or through one that finds nothing and asks H2O (`miss`). Ways take turns, in pairs; CPU of
 varnishd's worker per GB that clients received, and the median time to the first byte as clients saw it; the
-median of the pairs' ratios with its 95 % interval. That each way was what it is called is checked by the
-director's counters; bodies are compared beforehand.
+median of the pairs' ratios with its 95 % interval. Nothing is measured before the store's memory is full. That
+each way was what it is called is checked by the director's counters; bodies are compared beforehand.
 
     bench/director/director.py [--pairs 20] [--requests 3000] [--connections 1] [--memory 512M] [--untrusted] [--json FILE]
 
@@ -111,6 +111,12 @@ class Run:
                 way, got["errors"] or "no", hits, misses, wanted))
         return {"cpu": spent / (got["body_bytes"] / GB), "first_byte": got["first_byte_us"]["p50"]}
 
+    def fill(self, ways, size):
+        """Until the store evicts, as that of a cache does that has been there for a while."""
+        while self.cache.counter("OBJM.store.c_nuked") == 0:
+            for way in ways:
+                self.once(way, size)
+
 
 def publish(cache, files, size):
     subprocess.run([machine.BUILD / "test" / "put_shared", cache.folder / "s", "bench:/o/%d/0" % size,
@@ -151,6 +157,7 @@ def main():
             run = Run(cache, folder, arguments.requests, arguments.connections)
             for name, (way, against, size, what, bound) in claims.items():
                 ratios, seen = [], {way: [], against: []}
+                run.fill((way, against), size)
                 for pair in range(arguments.pairs):
                     for one in (way, against) if pair % 2 == 0 else (against, way):
                         seen[one].append(run.once(one, size)[what])
