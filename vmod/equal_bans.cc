@@ -21,7 +21,7 @@ std::size_t length_of(const std::uint8_t* spec) {
 }
 
 double time_of(const std::uint8_t* spec) {
-  return region::ban_spec_time(std::as_bytes(std::span(spec, length_of(spec))));
+  return region::ban_spec_time(std::as_bytes(std::span(spec, kBanLengthAt)));
 }
 
 bool equal(const std::uint8_t* one, const std::uint8_t* other) {
