@@ -27,9 +27,6 @@ using abi::varnish;
 
 namespace {
 
-// A response that has come up to here as a whole is handed on as a whole.
-constexpr std::ptrdiff_t kAtOnceBytesMax = 64 * 1024;
-
 // --- the director of a VCL
 
 struct OfVcl {
@@ -59,11 +56,12 @@ namespace {
 
 // In the filter entry's priv1, until the fetch is over.
 struct Tee final : landing::Source {
-  std::unique_ptr<Share> share;  // until init
+  std::unique_ptr<Share> share;  // until the publication begins
   std::unique_ptr<Publication> publication;
-  bool whole = false;                 // the end was seen
-  struct vmod_priv* later = nullptr;  // that ends with the fetch's task
-  struct vmod_priv* owner = nullptr;  // the same, of this; nullptr: the entry owns it
+  std::optional<std::uint64_t> length;  // of the body, where no filter changes it
+  bool whole = false;                   // the end was seen
+  struct vmod_priv* later = nullptr;    // that ends with the fetch's task
+  struct vmod_priv* owner = nullptr;    // the same, of this; nullptr: the entry owns it
   std::optional<landing::Room> land(struct worker* wrk, std::uint64_t there) override {
     return publication ? publication->land(wrk, there) : std::nullopt;
   }
@@ -191,11 +189,23 @@ void publish(std::unique_ptr<Publication> publication, struct vmod_priv* later) 
   later->priv = publication.release();
 }
 
-// It came with the headers.
-bool is_whole(const struct http_conn* htc) {
-  return htc->body_status == BS_LENGTH && htc->pipeline_b != nullptr &&
-         htc->content_length <= kAtOnceBytesMax &&
-         htc->pipeline_e - htc->pipeline_b >= htc->content_length;
+// False: nothing is published.
+bool begin(const struct busyobj* bo, Tee& tee) {
+  const std::unique_ptr<Share>& share = tee.share;
+  auto metadata = describe_response(bo, share->began);
+  auto tags = metadata ? tags_of(*metadata) : std::nullopt;
+  if (!tags) {
+    count(share->director->counters().c_tee_not_cacheable);
+    tee.share = nullptr;
+    return false;
+  }
+  share->stem = removal_index::stem_of(bo);
+  tags->push_back(shared::digest_tag(std::span(bo->digest)));
+  tee.publication =
+      std::make_unique<Publication>(std::move(tee.share), *std::move(metadata), *std::move(tags));
+  if (tee.publication->begin(tee.length)) return true;
+  tee.publication.reset();
+  return false;
 }
 
 // False: nothing to be published.
@@ -204,30 +214,20 @@ bool open(VRT_CTX, struct vfp_ctx* vc, const struct vfp_entry* entry, Tee& tee) 
   if (bo == nullptr || is_from_store(vc)) return false;
   if (tee.share == nullptr) tee.share = share_for(ctx);
   if (tee.share == nullptr) return false;
-  VSC_objmd& counters = tee.share->director->counters();
-  auto metadata = is_cacheable(bo) ? describe_response(bo, tee.share->began) : std::nullopt;
-  auto tags = metadata ? tags_of(*metadata) : std::nullopt;
-  if (!tags) {
-    count(counters.c_tee_not_cacheable);
+  if (!is_cacheable(bo)) {
+    count(tee.share->director->counters().c_tee_not_cacheable);
     tee.share = nullptr;
     return false;
   }
-  tee.share->stem = removal_index::stem_of(bo);
-  tags->push_back(shared::digest_tag(std::span(bo->digest)));
-  tee.publication =
-      std::make_unique<Publication>(std::move(tee.share), *std::move(metadata), *std::move(tags));
-  if (!tee.publication->begin(length_of(bo))) {
-    tee.publication.reset();
-    return false;
-  }
   tee.later = task_of(ctx);
+  tee.length = length_of(bo);
+  // A body that cannot land begins with its first bytes: by then the client has its headers.
+  if (tee.length && *tee.length != 0 && *tee.length < landing::kBytesMin) return true;
+  if (!begin(bo, tee)) return false;
   if (bo->htc->body_status == BS_NONE) {
     publish(std::move(tee.publication), tee.later);
     return false;
   }
-  // Nothing is left to wait for: then client and fetch wake each other once, and headers and body
-  // go out together.
-  if (tee.later != nullptr && is_whole(bo->htc)) bo->do_stream = 0;
   // Nothing may come after us that would change what has been received.
   if (entry == VTAILQ_FIRST(&vc->vfp) && tee.publication->may_land() &&
       lease_body::may_take_over(bo))
@@ -272,9 +272,12 @@ enum vfp_status pull(struct vfp_ctx* vc, struct vfp_entry* entry, void* into,
                      ssize_t* length) noexcept {
   auto& tee = *static_cast<Tee*>(entry->priv1);
   try {
+    if (const struct busyobj* bo = tee.share == nullptr ? nullptr : varnish.THR_GetBusyobj())
+      (void)begin(bo, tee);
     if (tee.publication && tee.publication->has_unannounced() && has_to_wait())
       tee.publication->announce();
   } catch (const std::exception&) {
+    tee.share.reset();
     tee.publication.reset();
   }
   const enum vfp_status status = VFP_Suck(vc, into, length);
