@@ -8,7 +8,7 @@ varnishd's worker per GB that clients received, and the median time to the first
 median of the pairs' ratios with its 95 % interval. Nothing is measured before the store's memory is full. That
 each way was what it is called is checked by the director's counters; bodies are compared beforehand.
 
-    bench/director/director.py [--pairs 20] [--requests 3000] [--connections 1] [--memory 512M] [--untrusted] [--json FILE]
+    bench/director/director.py [--pairs 80] [--requests 3000] [--connections 1] [--memory 512M] [--untrusted] [--json FILE]
 
 varnishd writes in place what it publishes, as a member of --write-gid, which the packaged configuration makes it;
 --untrusted: it does not, and the daemon copies.
@@ -132,7 +132,7 @@ def compare(cache, files, size):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=80, help="%(default)s: a miss is decided by few per cent")
     parser.add_argument("--requests", type=int, default=3000, help="of a turn, so that it lasts")
     parser.add_argument("--connections", type=int, default=1, help="that ask at once; with more than there are processors "
                                                                   "a latency is the work of all of them; %(default)s")
