@@ -170,13 +170,14 @@ class Field:
                 del self.running[name]
         return list(self.running)
 
-    def rounds(self, case, count, what, after=None, only=None):
+    def rounds(self, case, count, what, after=None, only=None, part=(0, 1)):
         """`count` rounds of what(contestant, round) -> metrics, interleaved; who begins changes from round to
-        round, so that a drift of the machine hits all alike. Who is not of the head: RIVAL_ROUNDS of them."""
+        round, so that a drift of the machine hits all alike. Who is not of the head: RIVAL_ROUNDS of them.
+        `part`: the i-th of n parts of them, the others being another field's."""
         bench = self.bench
         count = bench.rounds_wanted or count
         out = set()
-        for number in range(count):
+        for number in range(count * part[0] // part[1], count * (part[0] + 1) // part[1]):
             if number >= 2 and bench.over():
                 bench.say("   %s: time is up after %d rounds" % (case, number))
                 break
