@@ -265,9 +265,6 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
     // In VCL's name this fetch will say what is there instead.
     return Found{nullptr, std::move(share), std::move(expired)};
   };
-  auto hit = std::make_unique<Hit>();
-  hit->director = &director;
-  hit->client = client;
   int lost_writers = 0;
   tee::There& stale = share->replaces;  // what was found, and why it is of no use
   std::uint64_t* why_stale = &counters.c_miss;
@@ -351,6 +348,9 @@ Found look_up(VRT_CTX, Director& director, VCL_BACKEND real) {
         expired = refresh::Stale{std::move(*lease), *std::move(metadata), share->key};
       continue;
     }
+    auto hit = std::make_unique<Hit>();
+    hit->director = &director;
+    hit->client = client;
     hit->metadata = *std::move(metadata);
     if (auto* follower = std::get_if<Follower>(&answer)) {
       hit->source = source_of(director, client, share->primary, share->key, real, stale,

@@ -72,7 +72,7 @@ void publish(struct busyobj* bo, Task& task) {
       oc->t_origin + static_cast<double>(oc->ttl) <= VTIM_real())
     return;
   Director& director = *share->director;
-  auto metadata = tee::describe_response(bo, share->began);
+  auto metadata = tee::describe_response(bo, tee::timers_of(bo->fetch_objcore), share->began);
   auto tags = metadata ? tee::tags_of(*metadata) : std::nullopt;
   if (!tags) {
     count(director.counters().c_tee_not_cacheable);

@@ -39,7 +39,13 @@ std::string_view value_of(std::string_view line) {
 
 }  // namespace
 
-std::optional<shared::Metadata> describe_response(const struct busyobj* bo, double began) {
+Timers timers_of(const struct objcore* oc) {
+  return {oc->t_origin, static_cast<double>(oc->ttl), static_cast<double>(oc->grace),
+          static_cast<double>(oc->keep)};
+}
+
+std::optional<shared::Metadata> describe_response(const struct busyobj* bo, const Timers& timers,
+                                                  double began) {
   shared::Metadata metadata;
   const struct http* response = bo->beresp;
   metadata.status = response->status;
@@ -57,11 +63,10 @@ std::optional<shared::Metadata> describe_response(const struct busyobj* bo, doub
     const auto fields = shared::select(*names, director::headers_of(bo->bereq));
     metadata.vary.insert(metadata.vary.end(), fields.begin(), fields.end());
   }
-  const struct objcore* oc = bo->fetch_objcore;
-  metadata.t_origin = oc->t_origin;
-  metadata.ttl = static_cast<double>(oc->ttl);
-  metadata.grace = static_cast<double>(oc->grace);
-  metadata.keep = static_cast<double>(oc->keep);
+  metadata.t_origin = timers.t_origin;
+  metadata.ttl = timers.ttl;
+  metadata.grace = timers.grace;
+  metadata.keep = timers.keep;
   metadata.ban_time = began;
   return metadata;
 }

@@ -10,9 +10,20 @@
 
 namespace om::vmod::tee {
 
+// What VCL made of an object's life, in seconds. Varnish cuts it short where it finds no room for
+// the object, and others may once the object is shown.
+struct Timers {
+  double t_origin = 0;
+  double ttl = 0;
+  double grace = 0;
+  double keep = 0;
+};
+Timers timers_of(const struct objcore* oc);
+
 // The response of this fetch as it is stored. nullopt: it cannot be shared (a Vary that names no
 // headers).
-std::optional<shared::Metadata> describe_response(const struct busyobj* bo, double began);
+std::optional<shared::Metadata> describe_response(const struct busyobj* bo, const Timers& timers,
+                                                  double began);
 
 // For purge_tag(): the words of the headers that other caches know tags by. nullopt: more than an
 // object may have, so that a purge could miss it.

@@ -56,10 +56,10 @@ namespace {
 
 // In the filter entry's priv1, until the fetch is over.
 struct Tee final : landing::Source {
-  std::unique_ptr<Share> share;  // until init
+  std::unique_ptr<Share> share;  // until the publication begins: in init, or with the first bytes
   std::unique_ptr<Publication> publication;
+  Timers timers;                        // of the object, in init
   std::optional<std::uint64_t> length;  // of the body, where no filter changes it
-  bool begun = false;                   // the publication: with the first bytes, or before
   bool whole = false;                   // the end was seen
   struct vmod_priv* later = nullptr;    // that ends with the fetch's task
   struct vmod_priv* owner = nullptr;    // the same, of this; nullptr: the entry owns it
@@ -192,9 +192,21 @@ void publish(std::unique_ptr<Publication> publication, struct vmod_priv* later) 
 
 // False: nothing is published.
 bool begin(const struct busyobj* bo, Tee& tee) {
-  tee.begun = true;
+  std::unique_ptr<Share> share = std::move(tee.share);
   // Varnish may have refused it since: a Vary that it does not understand.
-  if (bo != nullptr && bo->uncacheable == 0 && tee.publication->begin(tee.length)) return true;
+  auto metadata = bo != nullptr && bo->uncacheable == 0
+                      ? describe_response(bo, tee.timers, share->began)
+                      : std::nullopt;
+  auto tags = metadata ? tags_of(*metadata) : std::nullopt;
+  if (!tags) {
+    count(share->director->counters().c_tee_not_cacheable);
+    return false;
+  }
+  share->stem = removal_index::stem_of(bo);
+  tags->push_back(shared::digest_tag(std::span(bo->digest)));
+  tee.publication =
+      std::make_unique<Publication>(std::move(share), *std::move(metadata), *std::move(tags));
+  if (tee.publication->begin(tee.length)) return true;
   tee.publication.reset();
   return false;
 }
@@ -205,19 +217,12 @@ bool open(VRT_CTX, struct vfp_ctx* vc, const struct vfp_entry* entry, Tee& tee) 
   if (bo == nullptr || is_from_store(vc)) return false;
   if (tee.share == nullptr) tee.share = share_for(ctx);
   if (tee.share == nullptr) return false;
-  // Now: the timers are VCL's. Varnish may cut those of an object that it finds no room for.
-  VSC_objmd& counters = tee.share->director->counters();
-  auto metadata = is_cacheable(bo) ? describe_response(bo, tee.share->began) : std::nullopt;
-  auto tags = metadata ? tags_of(*metadata) : std::nullopt;
-  if (!tags) {
-    count(counters.c_tee_not_cacheable);
+  if (!is_cacheable(bo)) {
+    count(tee.share->director->counters().c_tee_not_cacheable);
     tee.share = nullptr;
     return false;
   }
-  tee.share->stem = removal_index::stem_of(bo);
-  tags->push_back(shared::digest_tag(std::span(bo->digest)));
-  tee.publication =
-      std::make_unique<Publication>(std::move(tee.share), *std::move(metadata), *std::move(tags));
+  tee.timers = timers_of(bo->fetch_objcore);
   tee.later = task_of(ctx);
   tee.length = length_of(bo);
   // A body that cannot land begins with its first bytes: by then the client has its headers.
@@ -271,7 +276,7 @@ enum vfp_status pull(struct vfp_ctx* vc, struct vfp_entry* entry, void* into,
                      ssize_t* length) noexcept {
   auto& tee = *static_cast<Tee*>(entry->priv1);
   try {
-    if (tee.publication && !tee.begun) (void)begin(varnish.THR_GetBusyobj(), tee);
+    if (tee.share != nullptr) (void)begin(varnish.THR_GetBusyobj(), tee);
     if (tee.publication && tee.publication->has_unannounced() && has_to_wait())
       tee.publication->announce();
   } catch (const std::exception&) {
