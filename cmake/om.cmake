@@ -102,3 +102,11 @@ function(om_script_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT ${timeout} COST ${ARG_COST} LABELS "${ARG_LABELS}"
     ENVIRONMENT "OM_BUILD_DIR=${CMAKE_BINARY_DIR};OM_SOURCE_DIR=${CMAKE_SOURCE_DIR};PYTHONDONTWRITEBYTECODE=1;PYTHONPATH=${CMAKE_SOURCE_DIR}/tests${slow}")
 endfunction()
+
+# om_preload(name): name.c as test/name.so, for tests to put into a program that knows nothing of it (LD_PRELOAD).
+function(om_preload name)
+  add_library(om_${name} MODULE ${name}.c)
+  set_target_properties(om_${name} PROPERTIES PREFIX "" OUTPUT_NAME ${name}
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/test)
+  target_link_libraries(om_${name} PRIVATE ${CMAKE_DL_LIBS})
+endfunction()

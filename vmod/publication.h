@@ -60,7 +60,7 @@ struct Share {
   std::shared_ptr<Client> client;
   std::string primary;  // shared_object.h
   std::string key;      // that `writer` writes
-  Writer writer;        // may be empty: reserved when the headers are there
+  Writer writer;        // may be empty: reserved when the publication begins
   // Of `primary`, and then `writer` is empty: whoever looks for it waits until this is over.
   std::optional<Claim> claim{};
   There replaces;        // what `key` names, and is of no use as it is
